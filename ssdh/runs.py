@@ -1,0 +1,233 @@
+"""What every stage needs around its work: atomic files, resumable work folders, timings and the stage's shell.
+
+Nothing here imports torch; devices and ranks are in `ssdh.devices`.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+from loguru import logger
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ssdh.errors import DataError, ParameterError, SSDHError
+from ssdh.params import Params, read_params
+
+RESTORE = "git checkout params.yaml dvc.lock metrics && dvc checkout"
+KEEP_WORK_DAYS = 14
+
+
+class RuntimeParams(Params):
+    """How the work is done, never what comes out: results are the same for any number of workers."""
+
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    workers: int | None = Field(ge=0, le=256)
+    processes: int | None = Field(ge=1, le=4096)
+    deterministic: bool
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+def ssdh_home() -> Path:
+    """The folder of downloads, unfinished work and timings: `$SSDH_HOME`, by default in the user's cache directory."""
+    if home := os.environ.get("SSDH_HOME"):
+        return Path(home).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ssdh"
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed.
+
+    So `path` is either the whole new file or what stood there before. The temporary name keeps the suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write `array` as `.npy`, atomically."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as indented JSON with a final newline, atomically; NaN is refused: leave a missing metric out."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> None:
+    """Write rows as CSV with a header line, atomically; floats keep every digit."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
+    """Open a `.npy` as a read-only memory map (outs may be links into DVC's cache); "c" is private copy-on-write."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
+    except (ValueError, OSError):
+        try:  # an array of size 0 cannot be mapped
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{path} is not a whole .npy file ({error}): remove it and run `dvc repro`") from None
+    return array
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- unfinished work ------------------------------------------------------------------------------------------------
+
+
+def fingerprint(inputs: Sequence[Path], parameters: dict[str, Any]) -> str:
+    """A hexadecimal digest of the input files' bytes, the parameters and the code that is loaded.
+
+    The code is every loaded module of `ssdh` and `stages`: call it when the stage has imported all it uses.
+    """
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode())
+    for path in inputs:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(f"{file.name}:{file_sha256(file)};".encode())
+    for name, module in sorted(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        if name.split(".")[0] in ("ssdh", "stages") and source:
+            digest.update(f"{name}:{file_sha256(Path(source))};".encode())
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def work_folder(key: str) -> Iterator[Path]:
+    """Give the folder `$SSDH_HOME/work/<key>` for resumable work, under an exclusive lock that dies with the process.
+
+    A second process with the same key waits (a killed `dvc` may leave its stage running) and then finds the first
+    one's work. The folder is removed when the body succeeds and kept when it fails; folders that nobody touched for
+    14 days are removed first.
+    """
+    root = ssdh_home() / "work"
+    folder = root / key
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_old_work(root)
+    with _lock(root / f"{key}.lock", waiting_for=f"another process is at the same work ({folder}): waiting for it"):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder)
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _lock(path: Path, waiting_for: str) -> Iterator[None]:
+    """Hold an exclusive file lock; says once why it waits."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info(waiting_for)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_old_work(root: Path) -> None:
+    oldest = time.time() - KEEP_WORK_DAYS * 86_400
+    for folder in root.iterdir():
+        if folder.is_dir() and folder.stat().st_mtime < oldest:
+            logger.info("removing unfinished work older than {} days: {}", KEEP_WORK_DAYS, folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- the stage's shell ----------------------------------------------------------------------------------------------
+
+
+def configure_logging(level: str = "INFO") -> None:
+    """Log to stderr, short lines, without locals or tracebacks of expected errors."""
+    logger.remove()
+    logger.add(sys.stderr, level=level, format="{time:HH:mm:ss} {level: <7} {message}", diagnose=False)
+
+
+def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Decorate a stage's `main`: logging, one line for an expected error (exit code 1), and the seconds it took."""
+
+    def decorate(main: Callable[[], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run() -> None:
+            configure_logging(_log_level())
+            started = time.perf_counter()
+            try:
+                main()
+            except SSDHError as error:
+                for line in str(error).splitlines():
+                    print(f"{name}: {line}", file=sys.stderr)
+                print(f"{name}: earlier results: {RESTORE}", file=sys.stderr)
+                raise SystemExit(1) from None
+            record_seconds(name, time.perf_counter() - started)
+
+        return run
+
+    return decorate
+
+
+def record_seconds(name: str, seconds: float) -> None:
+    """Append a line (stage, seconds, time, commit) to `$SSDH_HOME/timings.csv`; never fails the stage."""
+    path = ssdh_home() / "timings.csv"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            if file.tell() == 0:
+                file.write("stage,seconds,time,commit\n")
+            stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+            file.write(f"{name},{seconds:.3f},{stamp},{_commit()}\n")
+    except OSError as error:
+        logger.warning("{} could not be written: {}", path, error)
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def _log_level() -> str:
+    """The level of `runtime.log_level` where it can be read; the stage itself reports what is wrong with it."""
+    try:
+        level = read_params().get("runtime", {}).get("log_level", "INFO")
+    except (ParameterError, AttributeError):
+        return "INFO"
+    return level if level in ("DEBUG", "INFO", "WARNING", "ERROR") else "INFO"
