@@ -1,1 +1,11 @@
-"""Command line subcommands, one module each."""
+"""Command line subcommands, one module each: `register(subparsers)` adds the parser, `run(options)` does the work."""
+
+import importlib
+from types import ModuleType
+
+COMMANDS = ["run", "datasets"]
+
+
+def load(name: str) -> ModuleType:
+    """Import the module of one subcommand; only what is run is imported."""
+    return importlib.import_module(f"ssdh.cli.{name}")

@@ -1,0 +1,100 @@
+"""Everything that can be known to be wrong before a stage runs: parameters, raw data, weights, device."""
+
+from typing import Any
+
+from ssdh.backbones import BackboneParams, ensure_weights
+from ssdh.datasets import registry
+from ssdh.devices import select_device
+from ssdh.errors import ParameterError
+from ssdh.images import ImageParams
+from ssdh.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, section, validate
+from ssdh.retrieval import EvaluateParams
+from ssdh.runs import RuntimeParams
+from ssdh.structure import StructureParams
+from ssdh.training import TrainParams
+
+KINDS: dict[str, Any] = {
+    "bits": Bits,
+    "seed": Seed,
+    "backbone": BackboneParams,
+    "evaluate": EvaluateParams,
+    "runtime": RuntimeParams,
+}
+RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": TrainParams}
+TOP_LEVEL = {*KINDS, *RECIPE_SECTIONS, "dataset", "datasets", "recipe", "recipes"}
+
+
+def check(params: dict[str, Any]) -> None:
+    """Validate all of `params.yaml`, then make sure that the raw data set and the weights are there.
+
+    Raises ParameterError with one line for each mistake, of all sections at once; DataError where data or weights are
+    missing and cannot be fetched.
+    """
+    check_parameters(params)
+    runtime = section(params, "runtime", RuntimeParams)
+    select_device(runtime.device)
+    name = str(lookup(params, "dataset"))
+    dataset = registry.get(name)
+    dataset.ensure(section(params, f"datasets.{name}.data", dataset.Params))
+    ensure_weights(section(params, "backbone", BackboneParams), section(params, f"datasets.{name}.images", ImageParams))
+
+
+def check_parameters(params: dict[str, Any]) -> None:
+    """Validate every section; raises one ParameterError that holds a line for each mistake found."""
+    mistakes: list[str] = []
+
+    def attempt(kind: Any, name: str) -> None:
+        try:
+            section(params, name, kind)
+        except ParameterError as error:
+            mistakes.extend(line for line in str(error).splitlines() if line not in mistakes)
+
+    mistakes += [
+        f"{key} is not a parameter: remove it or correct its spelling (params.yaml: {key})"
+        for key in params
+        if key not in TOP_LEVEL
+    ]
+    for name, kind in KINDS.items():
+        attempt(kind, name)
+    _check_datasets(params, attempt, mistakes)
+    for name, kind in RECIPE_KINDS.items():
+        attempt(kind, name)
+    _check_recipes(params, mistakes)
+    if mistakes:
+        raise ParameterError("\n".join(mistakes))
+
+
+def _check_datasets(params: dict[str, Any], attempt: Any, mistakes: list[str]) -> None:
+    """The chosen data set must be known; every block is validated, chosen or not."""
+    try:
+        registry.get(str(lookup(params, "dataset")))
+    except ParameterError as error:
+        mistakes.append(str(error))
+    for name, block in (params.get("datasets") or {}).items():
+        if name not in registry.names():
+            mistakes.append(f"datasets.{name} is not a data set: known are {', '.join(registry.names())}")
+            continue
+        attempt(registry.get(name).Params, f"datasets.{name}.data")
+        attempt(ImageParams, f"datasets.{name}.images")
+        attempt(TopK, f"datasets.{name}.topk")
+        mistakes += [
+            f"datasets.{name}.{key} is not a parameter: a data set has data, images and topk"
+            for key in (block if isinstance(block, dict) else {})
+            if key not in ("data", "images", "topk")
+        ]
+
+
+def _check_recipes(params: dict[str, Any], mistakes: list[str]) -> None:
+    """Every recipe must hold complete, valid values; top-level keys that no recipe has are validated with it."""
+    for recipe in params.get("recipes") or {}:
+        for name, kind in RECIPE_KINDS.items():
+            try:
+                extra = {key: value for key, value in lookup(params, name).items() if value is not None}
+                own = lookup(params, f"recipes.{recipe}.{name}")
+                validate(
+                    kind,
+                    {key: value for key, value in extra.items() if key not in own} | own,
+                    f"recipes.{recipe}.{name}",
+                )
+            except ParameterError as error:
+                mistakes.extend(line for line in str(error).splitlines() if line not in mistakes)

@@ -1,0 +1,50 @@
+"""The short table after a run: mAP beside the baselines, pairs labelled, and each stage's seconds or "cached"."""
+
+import csv
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+STAGES = ("check", "prepare", "extract", "structure", "train", "encode", "evaluate", "baselines", "report")
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return `{name: content}` of every JSON file of `folder`, e.g. `{"metrics": {"map": …}, "structure": …}`."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def stage_seconds(timings: Path, since: datetime) -> dict[str, float]:
+    """Return the seconds of each stage that ended at or after `since`, from `$SSDH_HOME/timings.csv`."""
+    if not timings.exists():
+        return {}
+    with timings.open(newline="", encoding="utf-8") as file:
+        return {
+            row["stage"]: float(row["seconds"])
+            for row in csv.DictReader(file)
+            if datetime.fromisoformat(row["time"]) >= since
+        }
+
+
+def summary_table(metrics: Mapping[str, Any], seconds: Mapping[str, float], *, smoke_run: bool) -> str:
+    """Lay out the table as lines of text.
+
+    metrics: what `read_metrics` returns; a part that is absent is left out. seconds: stages that ran; others are
+    "cached". smoke_run: say that random weights are no measurement of the method.
+    """
+    results = metrics.get("metrics", {})
+    lines = [f"{'data set':<16}{results.get('dataset', '?')}", f"{'bits':<16}{results.get('bits', '?')}"]
+    if "map" in results:
+        lines.append(f"{'mAP@' + str(results['topk']):<16}{results['map']:.4f}")
+        for method in ("itq", "lsh", "float"):
+            if "map" in metrics.get("baselines", {}).get(method, {}):
+                lines.append(f"{'  ' + method.upper():<16}{metrics['baselines'][method]['map']:.4f}")
+    if structure := metrics.get("structure"):
+        similar, dissimilar = structure["fraction_similar"], structure["fraction_dissimilar"]
+        lines.append(f"{'pairs labelled':<16}{similar:.1%} similar, {dissimilar:.1%} dissimilar")
+    took = [f"{stage} {seconds[stage]:.1f}" if stage in seconds else f"{stage} cached" for stage in STAGES]
+    lines.append(f"{'seconds':<16}{', '.join(took)}")
+    if smoke_run:
+        lines.append("A smoke run: the backbone's weights are random, so this is no measurement of the method.")
+    return "\n".join(lines)
