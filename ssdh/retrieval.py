@@ -1,0 +1,264 @@
+"""Hamming retrieval: one pass counts items and relevant items at each distance; every metric follows from the counts.
+
+No sort and no matrix of distances: codes and labels are compared as machine words (xor, popcount, and), the key
+distance + (K + 1)·relevant of each pair is counted by `np.bincount`, and the database streams through in blocks that
+stay in the processor's cache, on one thread a core. Formulas: `ssdh.ranking`. Numpy only, no torch.
+
+    from ssdh.retrieval import mean_average_precision
+    mean_average_precision(query_codes, database_codes, query_labels, database_labels, topk=5000)
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssdh import ranking
+from ssdh.codes import check_packed, pack, words
+
+Ties = Literal["expected", "stable"]
+
+BLOCK = 32_768  # database rows a step: the temporaries of one step (under 1 MB) stay in a core's cache
+
+
+@dataclass(frozen=True)
+class DistanceCounts:
+    """Database items, and relevant ones, at each Hamming distance from each query.
+
+    total, relevant: int64 (q, K + 1), column = distance.
+    """
+
+    total: NDArray[np.int64]
+    relevant: NDArray[np.int64]
+
+    def __add__(self, other: "DistanceCounts") -> "DistanceCounts":
+        """The counts of both parts of a database together."""
+        return DistanceCounts(self.total + other.total, self.relevant + other.relevant)
+
+
+def mean_average_precision(
+    query_codes: ArrayLike,
+    database_codes: ArrayLike,
+    query_labels: ArrayLike,
+    database_labels: ArrayLike,
+    topk: int | None = None,
+    ties: Ties = "expected",
+) -> float:
+    """Mean over queries of the average precision at `topk` of the ranking by Hamming distance.
+
+    query_codes (q, K), database_codes (n, K): −1 or +1; query_labels (q, C), database_labels (n, C): multi-hot;
+    relevant = shares a label. topk: None or more than n for the whole database. AP = mean of the precision at each
+    relevant rank over the relevant items inside the top-k; a query with none counts 0.
+    ties: "expected" is the exact mean over all orders of items at equal distance; "stable" keeps the database's order.
+    Raises ValueError where shapes or values do not fit.
+
+    >>> codes, labels = [[1, 1], [1, -1], [-1, -1]], [[1, 0], [0, 1], [1, 0]]
+    >>> round(mean_average_precision(codes[:1], codes, labels[:1], labels), 4)
+    0.8333
+    """
+    query, database = np.asarray(query_codes), np.asarray(database_codes)
+    if query.ndim != 2 or database.ndim != 2 or query.shape[1] != database.shape[1]:
+        raise ValueError(f"codes must be (q, K) and (n, K), got {query.shape} and {database.shape}")
+    bits = query.shape[1]
+    found = average_precisions(
+        pack(query), pack(database), query_labels, database_labels, bits=bits, topk=topk, ties=ties
+    )
+    return float(found.mean()) if len(found) else 0.0
+
+
+def average_precisions(
+    query_packed: ArrayLike,
+    database_packed: ArrayLike,
+    query_labels: ArrayLike,
+    database_labels: ArrayLike,
+    *,
+    bits: int,
+    topk: int | None = None,
+    ties: Ties = "expected",
+) -> NDArray[np.float64]:
+    """Average precision of each query, from packed codes; float64 (q,). As `mean_average_precision` otherwise.
+
+    query_packed (q, ⌈bits/8⌉), database_packed (n, ⌈bits/8⌉): uint8 as `ssdh.codes.pack` makes them.
+    """
+    if ties not in ("expected", "stable"):
+        raise ValueError(f'ties must be "expected" or "stable", got {ties!r}')
+    if topk is not None and topk < 1:
+        raise ValueError(f"topk must be at least 1 or None, got {topk}")
+    counts = count_distances(query_packed, database_packed, query_labels, database_labels, bits=bits)
+    if ties == "expected":
+        return ranking.average_precision(counts.total, counts.relevant, topk)
+    return stable_average_precisions(
+        query_packed, database_packed, query_labels, database_labels, bits=bits, topk=topk, counts=counts
+    )
+
+
+def count_distances(
+    query_packed: ArrayLike,
+    database_packed: ArrayLike,
+    query_labels: ArrayLike,
+    database_labels: ArrayLike,
+    *,
+    bits: int,
+    threads: int | None = None,
+) -> DistanceCounts:
+    """Count database items and relevant ones at each Hamming distance from each query.
+
+    query_packed (q, ⌈bits/8⌉), database_packed (n, ⌈bits/8⌉): uint8; query_labels (q, C), database_labels (n, C):
+    multi-hot (C = 0: nothing is relevant); threads: None for one a core. Beside the inputs and the result it needs a
+    few MB a thread, whatever n. Raises ValueError where shapes do not fit.
+    """
+    pairs = _Pairs.make(query_packed, database_packed, query_labels, database_labels, bits)
+    total = np.zeros((pairs.num_queries, bits + 1), np.int64)
+    relevant = np.zeros_like(total)
+
+    def count(rows: NDArray[np.int64]) -> None:
+        for start in range(0, pairs.num_items, BLOCK):
+            _count_block(pairs, rows, slice(start, min(start + BLOCK, pairs.num_items)), total, relevant)
+
+    _each_core(count, pairs.num_queries, threads)
+    return DistanceCounts(total, relevant)
+
+
+def stable_average_precisions(
+    query_packed: ArrayLike,
+    database_packed: ArrayLike,
+    query_labels: ArrayLike,
+    database_labels: ArrayLike,
+    *,
+    bits: int,
+    topk: int | None = None,
+    counts: DistanceCounts | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Average precision where items at equal distance keep the database's order; float64 (q,).
+
+    Equal to a stable argsort of each query's distances; only the items that can be in the top-k are sorted.
+    counts: those of the same arguments, if at hand.
+    """
+    pairs = _Pairs.make(query_packed, database_packed, query_labels, database_labels, bits)
+    if counts is None:
+        counts = count_distances(query_packed, database_packed, query_labels, database_labels, bits=bits)
+    kept = min(topk or pairs.num_items, pairs.num_items)
+    farthest = np.argmax(np.cumsum(counts.total, axis=1) >= kept, axis=1)  # (q,) distance of the last item inside
+    result = np.zeros(pairs.num_queries)
+
+    def rank(rows: NDArray[np.int64]) -> None:
+        everything = slice(0, pairs.num_items)
+        scratch = _Scratch(pairs, pairs.num_items)
+        for row in rows:
+            distance = pairs.distances(row, everything, scratch)
+            near = np.flatnonzero(distance <= farthest[row])
+            near = near[np.argsort(distance[near], kind="stable")[:kept]]
+            ranks = np.flatnonzero(pairs.relevance(row, near)) + 1
+            if len(ranks):
+                result[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+
+    _each_core(rank, pairs.num_queries, threads)
+    return result
+
+
+# --- the inner loop -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Codes and labels as machine words, one row a word: (words, q) and (words, n)."""
+
+    query: NDArray[Any]
+    database: NDArray[Any]
+    query_labels: NDArray[Any]
+    database_labels: NDArray[Any]
+    bits: int
+
+    @classmethod
+    def make(cls, query: Any, database: Any, query_labels: Any, database_labels: Any, bits: int) -> "_Pairs":
+        query = check_packed(query, bits, "query codes")
+        database = check_packed(database, bits, "database codes")
+        query_labels, database_labels = np.asarray(query_labels), np.asarray(database_labels)
+        for name, labels, codes in (("query", query_labels, query), ("database", database_labels, database)):
+            if labels.ndim != 2 or len(labels) != len(codes):
+                raise ValueError(f"{name} labels must be ({len(codes)}, C), got shape {labels.shape}")
+        if query_labels.shape[1] != database_labels.shape[1]:
+            raise ValueError(
+                f"labels must have the same C, got {query_labels.shape[1]} for queries and "
+                f"{database_labels.shape[1]} for the database"
+            )
+        return cls(words(query), words(database), _label_words(query_labels), _label_words(database_labels), bits)
+
+    @property
+    def num_queries(self) -> int:
+        return int(self.query.shape[1])
+
+    @property
+    def num_items(self) -> int:
+        return int(self.database.shape[1])
+
+    def distances(self, row: int, items: slice, scratch: "_Scratch") -> NDArray[Any]:
+        """Distances of query `row` to database rows `items`, in a buffer that the next call overwrites."""
+        n = items.stop - items.start
+        words_out, ones, sums = scratch.words[:n], scratch.ones[:n], scratch.sums[:n]
+        np.bitwise_xor(self.database[0, items], self.query[0, row], out=words_out)
+        np.bitwise_count(words_out, out=ones)
+        if len(self.query) == 1:
+            return ones
+        np.copyto(sums, ones)
+        for word in range(1, len(self.query)):
+            np.bitwise_xor(self.database[word, items], self.query[word, row], out=words_out)
+            np.bitwise_count(words_out, out=ones)
+            np.add(sums, ones, out=sums)
+        return sums
+
+    def relevance(self, row: int, items: slice | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether database rows `items` share a label with query `row`."""
+        shared: NDArray[np.bool_] = (self.database_labels[0, items] & self.query_labels[0, row]) != 0
+        for word in range(1, len(self.query_labels)):
+            shared |= (self.database_labels[word, items] & self.query_labels[word, row]) != 0
+        return shared
+
+
+class _Scratch:
+    """Buffers of one thread for `n` distances: words, ones in a word, sums of ones."""
+
+    def __init__(self, pairs: _Pairs, n: int) -> None:
+        self.words = np.empty(n, pairs.database.dtype)
+        self.ones = np.empty(n, np.uint8)
+        self.sums = np.empty(n, np.uint8 if pairs.bits < 256 else np.uint16)
+
+
+def _label_words(labels: NDArray[Any]) -> NDArray[Any]:
+    """Multi-hot (n, C) as bit words (⌈C/w⌉, n); without labels one word of zeros, which shares nothing."""
+    present = labels != 0
+    if labels.shape[1] == 0:
+        present = np.zeros((len(labels), 1), np.bool_)
+    return words(np.packbits(present, axis=1))
+
+
+def _count_block(
+    pairs: _Pairs, rows: NDArray[np.int64], items: slice, total: NDArray[np.int64], relevant: NDArray[np.int64]
+) -> None:
+    """Add the counts of queries `rows` against database rows `items` to `total` and `relevant` (q, K + 1)."""
+    scratch = _Scratch(pairs, items.stop - items.start)
+    distances = pairs.bits + 1
+    for row in rows:
+        key = pairs.distances(row, items, scratch) + pairs.relevance(row, items) * np.uint16(distances)
+        found = np.bincount(key, minlength=2 * distances)
+        total[row] += found[:distances] + found[distances:]
+        relevant[row] += found[distances:]
+
+
+def _each_core(work: Callable[[NDArray[np.int64]], None], count: int, threads: int | None) -> None:
+    """Share rows 0..count−1 out to one thread a core (numpy releases the interpreter's lock in its loops)."""
+    threads = threads or _cores()
+    shares = [rows for rows in np.array_split(np.arange(count), min(threads, max(count, 1))) if len(rows)]
+    with ThreadPoolExecutor(max(len(shares), 1)) as pool:
+        list(pool.map(work, shares))
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
