@@ -1,0 +1,168 @@
+"""The real pipeline in a temporary clone: which change reruns which stages, and that results can be trusted.
+
+One small run is made for the module; every case changes something, runs `dvc repro` and puts it back.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clone import Clone, make_clone
+
+pytestmark = pytest.mark.timeout(600)
+
+AFTER_CODES = ["evaluate", "report"]
+AFTER_TRAIN = ["train", "encode", *AFTER_CODES]
+ALL = {"check", "prepare", "extract", "structure", "train", "encode", "evaluate", "baselines", "report"}
+
+
+@pytest.fixture(scope="module")
+def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = make_clone(project, tmp_path_factory.mktemp("pipeline") / "clone")
+    assert set(clone.repro()) == ALL & set(stage_names(project))
+    clone.commit("first run")
+    return clone
+
+
+@pytest.fixture
+def restored(clone: Clone) -> Iterator[Clone]:
+    """The clone as after its first run, before and after the test."""
+    yield clone
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("git", "clean", "-fdq")
+    clone.dvc("checkout", "--force")
+
+
+def stage_names(project: Path) -> list[str]:
+    return [path.stem for path in (project / "stages").glob("*.py") if path.stem != "__init__"]
+
+
+def test_nothing_reruns_when_nothing_changed(clone: Clone) -> None:
+    done = clone.dvc("repro")
+    assert "Running stage" not in done.stdout
+    assert "Data and pipelines are up to date." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("bits", "16", [*AFTER_TRAIN, "baselines"]),
+        ("structure.alpha", "1.5", ["structure", *AFTER_TRAIN]),
+        ("train.lr", "2.0e-3", AFTER_TRAIN),
+        ("seed", "1", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
+        ("datasets.digits.topk", "500", [*AFTER_CODES, "baselines"]),
+        ("evaluate.radius", "3", [*AFTER_CODES, "baselines"]),
+        ("datasets.digits.data.num_train", "200", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
+        ("backbone.layer", "penultimate", ["extract", *AFTER_TRAIN]),
+        ("runtime.log_level", "DEBUG", []),
+        ("runtime.workers", "1", []),
+        ("datasets.cifar10.topk", "1000", []),
+        ("datasets.cifar10.data.num_train", "4000", []),
+        ("recipes.published.train.epochs", "7", []),
+        ("recipes.published.structure.alpha", "1.0", []),
+    ],
+)
+def test_a_parameter_reruns_exactly_the_stages_that_read_it(
+    project: Path, restored: Clone, name: str, value: str, expected: list[str]
+) -> None:
+    restored.set_all({name: value})
+    assert set(restored.repro()) == {"check", *expected} & set(stage_names(project))
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("ssdh/loss.py", {"check", "train"}),
+        ("ssdh/baselines.py", {"baselines"}),
+        ("ssdh/datasets/splits.py", {"check", "prepare", "structure", "train", "evaluate", "baselines", "report"}),
+    ],
+)
+def test_a_changed_module_reruns_the_stages_that_import_it(
+    project: Path, restored: Clone, module: str, expected: set[str]
+) -> None:
+    """A comment changes no result, so nothing further down reruns."""
+    with (restored.folder / module).open("a") as file:
+        file.write("# a comment\n")
+    assert set(restored.repro()) == expected & set(stage_names(project))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("bits", "0", "bits must be greater than or equal to 1, got 0"),
+        ("train.epochs", "abc", "train.epochs must be a valid integer, got 'abc'"),
+        ("dataset", "cifar100", "cifar100"),
+        ("recipe", "best", "recipe must be one of"),
+    ],
+)
+def test_a_mistake_is_one_line_and_earlier_results_stay(restored: Clone, name: str, value: str, line: str) -> None:
+    outs = ("models/codes.npy", "metrics/metrics.json", "features/features.npy", "data/checked.txt")
+    before = {out: (restored.folder / out).read_bytes() for out in outs}
+    restored.set_all({name: value})
+    done = restored.dvc("repro", check=False)
+    assert done.returncode != 0
+    assert f"check: {line}" in done.stderr or (line in done.stderr and "check: " in done.stderr)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert {out: (restored.folder / out).read_bytes() for out in outs} == before
+
+
+def test_an_unknown_key_is_named(restored: Clone) -> None:
+    with (restored.folder / "params.yaml").open("a") as file:
+        file.write("bitz: 16\n")
+    done = restored.dvc("repro", check=False)
+    assert "check: bitz is not a parameter" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_data_and_no_network_say_what_to_do(restored: Clone) -> None:
+    restored.set(dataset="cifar10")
+    done = restored.dvc("repro", check=False)
+    assert done.returncode != 0
+    assert "SSDH_OFFLINE" in done.stderr
+    assert "cifar-10-python.tar.gz" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (restored.folder / "models/codes.npy").exists()
+
+
+def test_shuffled_labels_change_no_code(restored: Clone) -> None:
+    """No label reaches features, pseudo-labels or weights: the codes of shuffled labels are the same bytes."""
+    import numpy as np
+
+    labels = np.load(restored.folder / "data/labels.npy")
+    shuffled = np.random.default_rng(0).permutation(labels)
+    assert not np.array_equal(labels, shuffled)
+    outs = ("features/pseudo_labels.npy", "models/hashnet.safetensors", "models/codes.npy")
+    before = {out: (restored.folder / out).read_bytes() for out in outs}
+    np.save(restored.folder / "data/labels.npy", shuffled)
+    for out in outs:
+        (restored.folder / out).unlink()
+    for name in ("structure", "train", "encode"):
+        restored.run("python", "-m", f"stages.{name}")
+    assert {out: (restored.folder / out).read_bytes() for out in outs} == before
+
+
+def test_a_second_clean_run_gives_the_same_bits(
+    clone: Clone, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = make_clone(project, tmp_path_factory.mktemp("again") / "clone")
+    other.repro()
+    assert (other.folder / "dvc.lock").read_text() == (clone.folder / "dvc.lock").read_text()
+    for name in ("metrics/metrics.json", "metrics/per_query.csv", "metrics/train.csv", "models/codes.npy"):
+        assert (other.folder / name).read_bytes() == (clone.folder / name).read_bytes(), name
+    shutil.rmtree(other.folder)
+
+
+def test_a_queued_experiment_runs_its_own_copy_of_the_code(restored: Clone) -> None:
+    """The loss is broken in the workspace after queueing: the queued run must not see it."""
+    restored.dvc("exp", "run", "--queue", "--name", "queued", "-S", "bits=24")
+    (restored.folder / "ssdh" / "loss.py").write_text("raise RuntimeError('the workspace, not the queue')\n")
+    done = restored.dvc("exp", "run", "--run-all", check=False)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(restored.dvc("exp", "show", "--json").stdout)
+    assert "queued" in json.dumps(shown)
+    metrics = restored.run("git", "show", "queued:metrics/metrics.json", check=False)
+    reference = metrics.stdout or restored.run("git", "show", "refs/exps/queued:metrics/metrics.json").stdout
+    assert json.loads(reference)["bits"] == 24
