@@ -1,0 +1,52 @@
+"""Distances → thresholds → pseudo-labels of the train images, without any label: `python -m stages.structure`."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from loguru import logger
+from numpy.lib.format import open_memmap
+
+from ssdh.datasets.splits import read_split
+from ssdh.distances import PairDistances
+from ssdh.pair_labels import write_structure
+from ssdh.params import read_params, section
+from ssdh.runs import RuntimeParams, atomic_path, read_array, stage, write_array, write_csv, write_json
+from ssdh.structure import StructureParams, distance_table, fit_pairs, pseudo_labels
+
+FEATURES, SPLIT = Path("features/features.npy"), Path("data/split")
+LABELS, STRUCTURE = Path("features/pseudo_labels.npy"), Path("features/structure.npz")
+METRICS, DISTANCES = Path("metrics/structure.json"), Path("metrics/distances.csv")
+
+
+@stage("structure")
+def main() -> None:
+    """Fit the half Gaussians on the train images' distances and write labels, thresholds and the histogram."""
+    params = read_params()
+    chosen: StructureParams = section(params, "structure", StructureParams)
+    runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
+    logger.info("structure: {}", chosen.model_dump())
+    rows = read_split(SPLIT).train
+    pairs = PairDistances(np.ascontiguousarray(read_array(FEATURES)[rows]), device=runtime.device)
+    structure, histogram, edges = fit_pairs(pairs, alpha=chosen.alpha, beta=chosen.beta, bins=chosen.bins)
+    logger.info(
+        "mode {:.4f}; {:.2%} of {} pairs similar (d < {:.4f}), {:.2%} dissimilar (d > {:.4f})",
+        *(structure.mode, structure.fraction_similar, structure.num_pairs, structure.threshold_similar),
+        *(structure.fraction_dissimilar, structure.threshold_dissimilar),
+    )
+    if not structure.fraction_similar or not structure.fraction_dissimilar:
+        logger.warning("no pair is similar or none is dissimilar: nothing to learn from; lower structure.alpha or beta")
+    n = len(rows)
+    if n * n / 2**30 <= chosen.max_matrix_gib:
+        with atomic_path(LABELS) as temporary:
+            pseudo_labels(pairs, structure, open_memmap(temporary, mode="w+", dtype=np.int8, shape=(n, n)))
+    else:
+        logger.info("{} images: no n×n label file; train computes the labels batch by batch", n)
+        write_array(LABELS, np.empty((0, 0), np.int8))
+    write_structure(STRUCTURE, structure, rows, embedding=None)
+    write_json(METRICS, asdict(structure))
+    write_csv(DISTANCES, *distance_table(structure, histogram, edges))
+
+
+if __name__ == "__main__":
+    main()
