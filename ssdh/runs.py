@@ -40,6 +40,14 @@ class RuntimeParams(Params):
     deterministic: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
+    @property
+    def num_workers(self) -> int:
+        """`workers`, or where it is null one for each CPU core that this process may use; 0 works in the process."""
+        if self.workers is not None:
+            return self.workers
+        affinity = getattr(os, "sched_getaffinity", None)
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
+
 
 def ssdh_home() -> Path:
     """The folder of downloads, unfinished work and timings: `$SSDH_HOME`, by default in the user's cache directory."""
@@ -59,6 +67,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     So `path` is either the whole new file or what stood there before. The temporary name keeps the suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_torn(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
@@ -69,6 +78,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise DataError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_torn(path: Path) -> None:
+    """Remove what writers of `path` that were killed left beside it."""
+    for left in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):
+        writer = left.name.removeprefix(f".{path.stem}.").split(".")[0]
+        if writer.isdecimal() and not _alive(int(writer)):
+            left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
@@ -144,16 +171,30 @@ def work_folder(key: str) -> Iterator[Path]:
     folder = root / key
     root.mkdir(parents=True, exist_ok=True)
     _remove_old_work(root)
-    with _lock(root / f"{key}.lock", waiting_for=f"another process is at the same work ({folder}): waiting for it"):
+    with file_lock(root / f"{key}.lock", waiting_for=f"another process is at the same work ({folder}): waiting for it"):
         folder.mkdir(exist_ok=True)
         os.utime(folder)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def mark_finished(key: str, outs: Sequence[Path]) -> None:
+    """Note that the work `key` put `outs` in place: for a run that waited for this one and need not do it again."""
+    write_json(ssdh_home() / "work" / f"{key}.done", {str(path.resolve()): file_sha256(path) for path in outs})
+
+
+def finished_before(key: str, outs: Sequence[Path]) -> bool:
+    """Whether the same work was finished by another process and all its outs stand in place, byte for byte."""
+    note = ssdh_home() / "work" / f"{key}.done"
+    if not note.is_file() or not all(path.is_file() for path in outs):
+        return False
+    known = json.loads(note.read_text(encoding="utf-8"))
+    return all(known.get(str(path.resolve())) == file_sha256(path) for path in outs)
+
+
 @contextmanager
-def _lock(path: Path, waiting_for: str) -> Iterator[None]:
-    """Hold an exclusive file lock; says once why it waits."""
+def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
+    """Hold an exclusive file lock, which dies with the process; logs `waiting_for` once where it must wait."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -172,6 +213,8 @@ def _remove_old_work(root: Path) -> None:
         if folder.is_dir() and folder.stat().st_mtime < oldest:
             logger.info("removing unfinished work older than {} days: {}", KEEP_WORK_DAYS, folder)
             shutil.rmtree(folder, ignore_errors=True)
+        elif folder.suffix in (".lock", ".done") and folder.stat().st_mtime < oldest:
+            folder.unlink(missing_ok=True)
 
 
 # --- the stage's shell ----------------------------------------------------------------------------------------------

@@ -1,0 +1,373 @@
+"""Pretrained networks as feature extractors: any torchvision classification network, a layer and its weights by name.
+
+torch and torchvision are imported where they are used, so that parameters can be checked without them.
+"""
+
+import difflib
+import importlib.util
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from loguru import logger
+from pydantic import field_validator
+
+from ssdh.errors import DataError, ParameterError
+from ssdh.images import ImageParams, Preprocessing
+from ssdh.params import Params
+from ssdh.runs import ssdh_home
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+RANDOM_SEED = 0  # of `weights: random`; never the pipeline's seed, so that a new seed extracts nothing anew
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BackboneParams(Params):
+    """The frozen network: architecture, feature layer, precision, and the file of `images.weights: file`."""
+
+    arch: str
+    layer: Literal["auto", "fc7", "fc6", "pool5", "penultimate"]
+    precision: Literal["fp32", "bf16"]
+    weights_file: str
+
+    @field_validator("arch")
+    @classmethod
+    def _known(cls, arch: str) -> str:
+        known = architectures()
+        if arch not in known:
+            close = difflib.get_close_matches(arch, known, n=3) or ["vgg16", "alexnet", "resnet50"]
+            raise ValueError(f"must be a classification network of torchvision, such as {', '.join(close)}")
+        return arch
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A feature extractor in evaluation mode: images (n, 3, size, size), preprocessed, to features (n, dim)."""
+
+    module: "nn.Module"
+    dim: int
+    layer: str
+    preprocessing: Preprocessing
+
+
+def architectures() -> list[str]:
+    """Names of torchvision's classification networks, read from its sources: importing it takes seconds."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError("torchvision is not installed: run `make setup`")
+    sources = (Path(spec.submodule_search_locations[0]) / "models").glob("*.py")
+    registered = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+    return sorted(name for source in sources for name in registered.findall(source.read_text(encoding="utf-8")))
+
+
+# --- the network and its layer --------------------------------------------------------------------------------------
+
+
+def resolve_layer(params: BackboneParams, weights: str) -> str:
+    """The layer that `auto` means; raises ParameterError where network or weights do not have the one asked for."""
+    arch, layer = params.arch, params.layer
+    classic = arch.startswith("vgg") or arch == "alexnet"
+    convolutions = weights == "features" or (weights == "file" and _only_convolutions(read_weights(params.weights_file)))
+    if weights == "features" and arch != "vgg16":
+        raise ParameterError(
+            f"images.weights 'features' exist for vgg16 only, got backbone.arch {arch!r}: choose imagenet, random or file"
+        )
+    if layer == "auto":
+        return "pool5" if convolutions else "fc7" if classic else "penultimate"
+    if convolutions and layer != "pool5":
+        raise ParameterError(
+            f"backbone.layer {layer!r} needs weights beyond the convolutions, but images.weights {weights!r} has only "
+            "these: set backbone.layer to pool5 (params.yaml: backbone.layer)"
+        )
+    if layer != "penultimate" and not classic:
+        raise ParameterError(
+            f"backbone.layer {layer!r} exists in VGG and AlexNet, not in {arch}: choose penultimate or auto "
+            "(params.yaml: backbone.layer)"
+        )
+    return layer
+
+
+def build_network(arch: str, layer: str, size: int, *, transform_input: bool = False) -> "nn.Module":
+    """A torchvision network with fresh weights that ends at `layer`; parameters keep torchvision's names.
+
+    fc6 and fc7 are the outputs of the first and second linear layer (before the ReLU), pool5 the average of the last
+    convolution's maps, penultimate the input of the last layer.
+    """
+    import torchvision
+    from torch import nn
+
+    options: dict[str, Any] = {}
+    if arch in ("googlenet", "inception_v3"):
+        options = {"init_weights": False, "aux_logits": False, "transform_input": transform_input}
+    elif arch.startswith("vit_"):
+        options = {"image_size": size}
+    elif arch.startswith("maxvit"):
+        options = {"input_size": (size, size)}
+    network = torchvision.models.get_model(arch, weights=None, **options)
+    if layer == "pool5":
+        return _pool5(network)
+    if layer in ("fc6", "fc7"):
+        linear = [i for i, child in enumerate(network.classifier) if isinstance(child, nn.Linear)]
+        network.classifier = network.classifier[: linear[0 if layer == "fc6" else 1] + 1]
+        return network
+    parts = {name: part for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
+    linear_names = [name for name, part in parts.items() if isinstance(part, nn.Linear)]
+    last = linear_names[-1] if linear_names else list(parts)[-1]  # SqueezeNet ends with a convolution
+    network.set_submodule(last, nn.Identity())
+    return network
+
+
+def _pool5(network: "nn.Module") -> "nn.Module":
+    from collections import OrderedDict
+
+    from torch import nn
+
+    parts = {"features": network.features, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    return nn.Sequential(OrderedDict(parts))
+
+
+def feature_size(arch: str, layer: str, size: int) -> int:
+    """D of the features of images of `size` px, found without any weights; ParameterError where the size is unfit."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            network = build_network(arch, layer, size).eval()
+            return int(network(torch.empty(1, 3, size, size)).shape[1])
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ParameterError(
+            f"images.size {size} does not fit backbone.arch {arch}: {reason} (params.yaml: datasets.<dataset>.images.size)"
+        ) from None
+
+
+def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
+    """Build the frozen network with its weights; logs which weights and which preprocessing it uses.
+
+    Raises ParameterError for a layer or size that does not fit, DataError for weights that are missing or broken.
+    """
+    import torch
+
+    layer = resolve_layer(params, images.weights)
+    dim = feature_size(params.arch, layer, images.size)
+    if images.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            network = build_network(params.arch, layer, images.size)
+    else:
+        if images.weights == "file":
+            state = read_weights(params.weights_file)
+        else:
+            state = _torchvision_weights(params.arch, images.weights)
+        transform_input = images.weights == "imagenet" and params.arch in ("googlenet", "inception_v3")
+        with torch.device("meta"):
+            network = build_network(params.arch, layer, images.size, transform_input=transform_input)
+        _fill(network, state, params, images.weights)
+    preprocessing = resolve_preprocessing(params, images)
+    logger.info(
+        "backbone {} {}: {} weights, {} values an image, {} px, mean {} std {}",
+        params.arch,
+        layer,
+        "random (seed 0: a smoke run, not the paper's setting)" if images.weights == "random" else images.weights,
+        dim,
+        images.size,
+        _short(preprocessing.mean),
+        _short(preprocessing.std),
+    )
+    return Backbone(network.eval(), dim, layer, preprocessing)
+
+
+def _fill(network: "nn.Module", state: "dict[str, Tensor]", params: BackboneParams, weights: str) -> None:
+    """Put `state` into a network without storage; names the keys that are missing, unknown or of another shape."""
+    import torch
+    import torchvision
+
+    wanted = network.state_dict()
+    with torch.device("meta"):
+        options = {"init_weights": False} if params.arch in ("googlenet", "inception_v3") else {}
+        whole = torchvision.models.get_model(params.arch, weights=None, **options).state_dict()
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in wanted and key not in whole]
+    shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    if missing or unknown or shapes:
+        told = "; ".join(
+            f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+            for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+            if keys
+        )
+        source = f"backbone.weights_file {params.weights_file}" if weights == "file" else f"weights {weights}"
+        raise DataError(f"{source} does not fit {params.arch}: {told}; keys must be torchvision's names")
+    chosen = {key: state.get(key, torch.zeros((), dtype=torch.long)) for key in wanted}
+    chosen = {key: value.float() if value.is_floating_point() else value for key, value in chosen.items()}
+    network.load_state_dict(chosen, strict=True, assign=True)
+    network.requires_grad_(True)
+
+
+# --- weights and their preprocessing --------------------------------------------------------------------------------
+
+
+def ensure_weights(params: BackboneParams, images: ImageParams) -> None:
+    """Make sure before any stage runs that layer and weights are there, downloading torchvision's where they are not.
+
+    Quick (no torch) for random weights with layer auto and for weights downloaded before.
+    """
+    layer = resolve_layer(params, images.weights)
+    if images.weights in ("imagenet", "features"):
+        _torchvision_file(params.arch, images.weights)
+    elif images.weights == "file":
+        read_weights(params.weights_file)
+    if images.weights != "random" or images.size < 224:
+        feature_size(params.arch, layer, images.size)
+
+
+def read_weights(name: str) -> "dict[str, Tensor]":
+    """Read a state dict from `.safetensors` or `.pth`/`.pt` (tensors only, no pickled code); DataError if it is none."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(name)
+    _check_file(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"backbone.weights_file {path} is not a whole state dict: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # noqa: BLE001 (an unpickling error of any kind)
+        reason = type(error).__name__
+        raise DataError(f"backbone.weights_file {path} holds more than tensors ({reason}): save a state dict") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(f"backbone.weights_file {path} is not a state dict: save model.state_dict()")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _check_file(path: Path) -> None:
+    hint = "name a .safetensors or .pth file (params.yaml: backbone.weights_file)"
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise ParameterError(f"backbone.weights_file {path} has the unknown suffix {path.suffix!r}: {hint}")
+    if not path.is_file():
+        raise DataError(f"backbone.weights_file {path} does not exist: {hint}")
+    if path.stat().st_size == 0:
+        raise ParameterError(f"images.weights is 'file', but backbone.weights_file {path} is the empty placeholder: {hint}")
+
+
+def _only_convolutions(state: "dict[str, Tensor]") -> bool:
+    return all(key.startswith("features.") for key in state)
+
+
+def _torchvision_weights(arch: str, weights: str) -> "dict[str, Tensor]":
+    """Torchvision's state dict, from `$SSDH_HOME/weights` or its hash-checked download."""
+    import torch
+
+    path = _torchvision_file(arch, weights)
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 (a broken file fails in many ways)
+        raise DataError(f"{path} is not a whole weight file: remove it and run again to download it anew") from None
+    if arch.startswith("densenet"):  # saved when torchvision's modules had dots in their names
+        state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): v for key, v in state.items()}
+    return state
+
+
+def _torchvision_file(arch: str, weights: str) -> Path:
+    """The downloaded file of torchvision's weights; fetches it when it is not there, unless SSDH_OFFLINE is set."""
+    kept = ssdh_home() / "weights"
+    marker = kept / f"{arch}.{weights}"  # the file's name, so that a second check needs no torchvision
+    if marker.is_file() and (path := kept / marker.read_text(encoding="utf-8").strip()).is_file():
+        return path
+    enum = _torchvision_enum(arch, weights)
+    url = str(enum.url)
+    path = kept / url.rsplit("/", 1)[1]
+    if not path.is_file():
+        _download(url, path)
+    marker.write_text(path.name + "\n", encoding="utf-8")
+    return path
+
+
+def _download(url: str, path: Path) -> None:
+    import torch
+
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    way_out = f"download {url} to {path}" + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
+    if os.environ.get("SSDH_OFFLINE", "") not in ("", "0"):
+        raise DataError(f"the weights are not here and SSDH_OFFLINE is set: {way_out}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("downloading {} to {}", url, path)
+    try:
+        torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"the weights could not be downloaded ({error}): try again, or {way_out}") from None
+
+
+def _torchvision_enum(arch: str, weights: str) -> Any:
+    import torchvision
+
+    enum = torchvision.models.get_model_weights(arch)
+    return enum.IMAGENET1K_FEATURES if weights == "features" else enum.DEFAULT
+
+
+def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Preprocessing:
+    """Size and normalisation: `images.mean`/`std` if set, else the weight file's metadata, else torchvision's."""
+    mean, std = _normalisation(params, images)
+    mean = tuple(images.mean) if images.mean is not None else mean
+    std = tuple(images.std) if images.std is not None else std
+    return Preprocessing(resize=images.resize, size=images.size, mean=mean, std=std)
+
+
+Triple = tuple[float, float, float]
+
+
+def _normalisation(params: BackboneParams, images: ImageParams) -> tuple[Triple, Triple]:
+    if images.weights == "file" and (found := _file_normalisation(Path(params.weights_file))):
+        return found
+    if images.weights == "features":
+        transforms = _torchvision_enum(params.arch, "features").transforms()
+        return _triple(transforms.mean), _triple(transforms.std)
+    if images.weights == "imagenet":
+        transforms = _torchvision_enum(params.arch, "imagenet").transforms()
+        return _triple(transforms.mean), _triple(transforms.std)
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _file_normalisation(path: Path) -> tuple[Triple, Triple] | None:
+    """Mean and std of a safetensors file's metadata: keys `mean` and `std`, or `preprocessing: … mean a b c, std d`."""
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    text = metadata.get("preprocessing", "") + "".join(f" {key} {metadata.get(key, '')}," for key in ("mean", "std"))
+    numbers = r"\W*((?:\d+(?:\.\d+)?(?:/\d+)?[\s,]*)+)"
+    found = [re.search(key + numbers, text) for key in ("mean", "std")]
+    if not found[0] or not found[1]:
+        return None
+    mean, std = ([_fraction(part) for part in re.split(r"[\s,]+", match[1].strip(" ,"))] for match in found if match)
+    return _triple(mean), _triple(std)
+
+
+def _fraction(text: str) -> float:
+    over, _, under = text.partition("/")
+    return float(over) / float(under or 1)
+
+
+def _triple(values: Sequence[float]) -> Triple:
+    """Three channel values; one value stands for all three."""
+    found = [float(value) for value in values]
+    if len(found) == 1:
+        found *= 3
+    if len(found) != 3:
+        raise DataError(f"normalisation must have 1 or 3 values, got {found}: set images.mean and images.std")
+    return found[0], found[1], found[2]
+
+
+def _short(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)

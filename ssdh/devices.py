@@ -1,0 +1,205 @@
+"""Device, rank and launching: the one place that knows about accelerators and about several processes.
+
+A process is a rank when a launcher (torchrun) says so in its environment; gloo on the CPU and NCCL on GPUs take the same
+path. A stage that profits from several processes starts itself again through torchrun's own launcher:
+
+    runtime.processes: 2            # or SSDH_NPROC=2, on one machine
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m stages.train
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from loguru import logger
+
+from ssdh.errors import ParameterError, SSDHError
+from ssdh.runs import finished_before, mark_finished, work_folder
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+# A rank that dies ends the others at once (the launcher stops them); the time-out is for waiting on a lock.
+PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among `count`, as the launcher numbered them; `local` numbers those of one machine."""
+
+    index: int = 0
+    count: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files."""
+        return self.index == 0
+
+
+def current_rank() -> Rank:
+    """The rank that the launcher's environment names; rank 0 of 1 without a launcher."""
+    if "RANK" not in os.environ:
+        return Rank()
+    return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+
+
+def check_device(name: str) -> None:
+    """Raise ParameterError where the device is not there; imports torch only for cuda and mps."""
+    if name not in ("auto", "cpu"):
+        select_device(name)
+
+
+def select_device(name: str) -> "torch.device":
+    """Return the device of this rank: auto is CUDA where there is one, else the CPU.
+
+    With several processes each takes the GPU of its local number. Raises ParameterError where the device is missing.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            raise ParameterError(
+                f"runtime.device is {name!r}, but PyTorch finds no CUDA device here: set it to auto or cpu "
+                "(params.yaml: runtime.device)"
+            )
+        rank = current_rank()
+        index = int(number) if number and rank.count == 1 else rank.local
+        if index >= torch.cuda.device_count():
+            raise ParameterError(
+                f"runtime.device asks for cuda:{index}, but there are {torch.cuda.device_count()} CUDA devices: use a "
+                "lower number or fewer runtime.processes (params.yaml: runtime)"
+            )
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ParameterError(f"runtime.device is {name!r}, but PyTorch finds no such device here: set it to auto or cpu")
+    return torch.device(kind)
+
+
+def describe(device: "torch.device") -> str:
+    """The device in words, for logs and a model's metadata: `cpu` or the card's name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def make_deterministic(device: "torch.device", wanted: bool) -> None:
+    """Let CUDA use only kernels that give the same bits every time (`runtime.deterministic`); the CPU always does."""
+    import torch
+
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = not wanted
+    torch.backends.cudnn.deterministic = wanted
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+
+
+def barrier(rank: Rank) -> None:
+    """Wait until every rank is here; nothing to wait for with one."""
+    if rank.count > 1:
+        import torch.distributed
+
+        torch.distributed.barrier()
+
+
+@contextmanager
+def process_group(device: "torch.device") -> Iterator[Rank]:
+    """Join the ranks of this run (gloo on the CPU, NCCL on GPUs) for the body; one process joins nothing."""
+    rank = current_rank()
+    if rank.count == 1:
+        yield rank
+        return
+    import torch.distributed as dist
+
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield rank
+    finally:
+        dist.destroy_process_group()
+
+
+def wanted_processes(processes: int | None) -> int:
+    """The number of processes to start: `runtime.processes`, else `$SSDH_NPROC`, else 1."""
+    if processes is not None:
+        return processes
+    text = os.environ.get("SSDH_NPROC", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ParameterError(f"SSDH_NPROC must be a positive integer, got {text!r} (environment)")
+    return int(text)
+
+
+def relaunch(module: str, processes: int | None) -> bool:
+    """Run `python -m module` on several local processes through torchrun's launcher; False where one is enough.
+
+    A process that is a rank already (started here or by torchrun) goes on itself. Raises SSDHError when a rank fails;
+    its own line is on stderr.
+    """
+    if "RANK" in os.environ or (count := wanted_processes(processes)) == 1:
+        return False
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    threads = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // count)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    logger.info("{}: {} processes, {} threads each", module, count, os.environ["OMP_NUM_THREADS"])
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=f"ssdh-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise SSDHError(f"rank {rank} of {count} ended with exit code {failure.exitcode}: its own line is above") from None
+    return True
+
+
+def broadcast(value: T, rank: Rank) -> T:
+    """Rank 0's value, on every rank."""
+    if rank.count == 1:
+        return value
+    import torch.distributed as dist
+
+    box = [value if rank.first else None]
+    dist.broadcast_object_list(box, src=0)
+    return cast("T", box[0])
+
+
+@contextmanager
+def shared_work(rank: Rank, make_key: Callable[[], str], outs: Sequence[Path]) -> Iterator[Path | None]:
+    """Give every rank the folder of this resumable work; None where a run that we waited for has put the outs in place.
+
+    Rank 0 holds the lock; the folder goes when the body has ended on every rank.
+    """
+    if not rank.first:
+        yield broadcast(None, rank)
+        barrier(rank)
+        return
+    key = make_key()
+    with work_folder(key) as folder:
+        finished = finished_before(key, outs)
+        if finished:
+            logger.info("another process has finished this work: {} in place", ", ".join(map(str, outs)))
+        yield broadcast(None if finished else folder, rank)
+        barrier(rank)
+        mark_finished(key, outs)

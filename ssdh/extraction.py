@@ -1,0 +1,149 @@
+"""Features or codes of every image, in fixed blocks of rows: resumable, shared out over ranks, the same bits always.
+
+A block always holds BLOCK rows when it is computed (the last one is padded), so neither the number of processes nor an
+interruption changes a value. Finished blocks lie in the work folder until the whole array is put together.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssdh.devices import Rank, barrier
+from ssdh.errors import DataError
+from ssdh.runs import atomic_path, read_array, write_array
+
+BLOCK = 64  # rows; part of the result's definition: another size may round differently
+FLUSH_SECONDS = 1.0  # finished blocks are written at least this often
+
+Array = NDArray[Any]
+
+
+def compute_rows(
+    path: Path,
+    folder: Path,
+    num_rows: int,
+    blocks_of: Callable[[NDArray[np.int64]], Iterator[Array]],
+    rank: Rank,
+) -> None:
+    """Compute `num_rows` rows block by block and put them together at `path`, continuing what `folder` holds.
+
+    blocks_of(rows) yields arrays (≤ BLOCK, …) that cover the rows asked for, in order. Memory does not grow with
+    num_rows. Only rank 0 writes `path`.
+    """
+    count = -(-num_rows // BLOCK)
+    done = _finished_blocks(folder, num_rows)
+    missing = [block for block in range(count) if block not in done]
+    if done:
+        logger.info("continuing: {} of {} blocks are there", len(done), count)
+    barrier(rank)  # every rank has looked before any writes
+    mine = missing[len(missing) * rank.index // rank.count : len(missing) * (rank.index + 1) // rank.count]
+    if mine:
+        rows = np.concatenate([np.arange(b * BLOCK, min((b + 1) * BLOCK, num_rows)) for b in mine])
+        _write_parts(folder, mine, blocks_of(rows))
+    barrier(rank)
+    if rank.first:
+        _assemble(path, folder, num_rows, count)
+
+
+def _write_parts(folder: Path, blocks: Sequence[int], values: Iterable[Array]) -> None:
+    """Write runs of neighbouring blocks as `part-<first>-<count>.npy`, about one file a second."""
+    waiting: list[Array] = []
+    first, written = blocks[0], time.monotonic()
+    for block, value in zip(blocks, values, strict=True):
+        if waiting and block != first + len(waiting):
+            _write_part(folder, first, waiting)
+            waiting, written = [], time.monotonic()
+        if not waiting:
+            first = block
+        waiting.append(value)
+        if time.monotonic() - written > FLUSH_SECONDS:
+            _write_part(folder, first, waiting)
+            waiting, written = [], time.monotonic()
+    if waiting:
+        _write_part(folder, first, waiting)
+
+
+def _write_part(folder: Path, first: int, values: list[Array]) -> None:
+    write_array(folder / f"part-{first:08d}-{len(values):06d}.npy", np.concatenate(values))
+
+
+def _parts(folder: Path) -> list[tuple[int, int, Path]]:
+    """(first block, number of blocks, file) of every part, in order."""
+    found = [(path.stem.split("-"), path) for path in folder.glob("part-*.npy")]
+    return sorted((int(name[1]), int(name[2]), path) for name, path in found)
+
+
+def _finished_blocks(folder: Path, num_rows: int) -> set[int]:
+    """Blocks whose values are on disk; a part that is not whole is removed."""
+    done: set[int] = set()
+    for first, count, path in _parts(folder):
+        expected = min(num_rows, (first + count) * BLOCK) - first * BLOCK
+        try:
+            whole = len(read_array(path)) == expected
+        except DataError:
+            whole = False
+        if whole:
+            done.update(range(first, first + count))
+        else:
+            logger.warning("{} is not whole: computing it again", path)
+            path.unlink(missing_ok=True)
+    return done
+
+
+def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
+    """Copy the parts, in order, into one array at `path`."""
+    parts = _parts(folder)
+    if sum(count for _, count, _ in parts) != num_blocks:
+        raise DataError(f"{folder} does not hold all {num_blocks} blocks: remove it and run `dvc repro`")
+    sample = read_array(parts[0][2])
+    with atomic_path(path) as temporary:
+        shape = (num_rows, *sample.shape[1:])
+        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=sample.dtype, shape=shape)
+        for first, _, part in parts:
+            values = read_array(part)
+            whole[first * BLOCK : first * BLOCK + len(values)] = values
+        whole.flush()
+        del whole
+
+
+# --- a network over blocks ------------------------------------------------------------------------------------------
+
+
+def run_network(
+    network: nn.Module, batches: Iterable[Tensor], device: torch.device, precision: str = "fp32"
+) -> Iterator[NDArray[np.float32]]:
+    """Outputs (n, D) float32 of each batch (n, …), n ≤ BLOCK; computed on BLOCK rows, in evaluation mode.
+
+    The next batch is started before the last one is fetched, so that a GPU never waits for the copy.
+    """
+    network = network.to(device, memory_format=torch.channels_last).eval()
+    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    previous: tuple[Tensor, int] | None = None
+    for batch in batches:
+        with torch.inference_mode(), autocast:
+            output = network(_padded(batch.to(device, non_blocking=True))).float()
+        if previous is not None:
+            yield _fetched(*previous)
+        previous = (output, len(batch))
+    if previous is not None:
+        yield _fetched(*previous)
+
+
+def _padded(batch: Tensor) -> Tensor:
+    """`batch` with zeros appended to BLOCK rows; images in channels-last memory."""
+    if len(batch) < BLOCK:
+        batch = torch.cat([batch, batch.new_zeros(BLOCK - len(batch), *batch.shape[1:])])
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
+
+
+def _fetched(output: Tensor, rows: int) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = output[:rows].cpu().numpy()
+    return values

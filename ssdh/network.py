@@ -1,0 +1,129 @@
+"""The hash network z = tanh(W·(φ − c) + b), alone on features φ or with the backbone that computes them, and its file."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssdh.backbones import build_network
+from ssdh.errors import DataError
+from ssdh.runs import atomic_path
+
+
+class HashNet(nn.Module):
+    """Relaxed codes of features or images.
+
+    dim: D of the features; bits: K; backbone: the network from preprocessed images (n, 3, size, size) to features
+    (n, D), or None. `center` (D,) is subtracted from the features: their train mean, or zeros.
+    """
+
+    center: Tensor
+
+    def __init__(self, dim: int, bits: int, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("center", torch.zeros(dim))
+        self.hash = nn.Linear(dim, bits)
+
+    @property
+    def bits(self) -> int:
+        """K, the length of a code."""
+        return self.hash.out_features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs: features (n, D), or images (n, 3, size, size) where there is a backbone; returns (n, K) in (−1, 1)."""
+        features = self.features(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return torch.tanh(self.hash(features.to(self.hash.weight.dtype) - self.center))
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Features (n, D) of images; features pass through."""
+        if inputs.ndim == 2:
+            return inputs
+        if self.backbone is None:
+            raise DataError("this model holds the hash layer alone and takes features (n, D): load_encoder takes images")
+        features: Tensor = self.backbone(inputs)
+        return features
+
+
+def seeded_hashnet(dim: int, bits: int, seed: int, backbone: nn.Module | None = None) -> HashNet:
+    """A network whose hash layer has PyTorch's usual initial weights, drawn from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return HashNet(dim, bits, backbone)
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
+    """Write the weights as `.safetensors` with metadata (values as JSON text), atomically and with the same bytes each time."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(state, temporary, text)
+        except SafetensorError as error:
+            raise DataError(f"{path} could not be written: {error}") from None
+        _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the header's JSON in place: safetensors writes metadata in random order, and outs must be bit-identical."""
+    with path.open("rb+") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.dumps(json.loads(file.read(length)), separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+        encoded = header.encode()
+        if len(encoded) > length:
+            raise DataError(f"{path}: the header of {length} bytes grew to {len(encoded)}")
+        file.seek(8)
+        file.write(encoded.ljust(length))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a model file, values parsed from JSON where they are; DataError where it is not a model."""
+    try:
+        with safe_open(path, "pt") as file:
+            text: dict[str, str] = file.metadata() or {}
+            names = set(file.keys())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is not a whole model file ({error}): train it anew") from None
+    if not {"hash.weight", "hash.bias", "center"} <= names:
+        raise DataError(f"{path} is not a hash network: it has no hash.weight, hash.bias and center")
+    return {name: _parsed(value) for name, value in text.items()} | {"has_backbone": any("backbone." in n for n in names)}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def load_hashnet(path: Path) -> HashNet:
+    """Read a trained network in evaluation mode.
+
+    It takes features (n, D), and preprocessed images too where the whole network was trained. Raises DataError where the
+    file is missing, broken or not a hash network.
+    """
+    metadata = read_metadata(path)
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    bits, dim = state["hash.weight"].shape
+    with torch.device("meta"):
+        backbone = None
+        if metadata["has_backbone"]:
+            backbone = build_network(str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"]))
+        model = HashNet(dim, bits, backbone)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise DataError(f"{path} does not fit its own metadata: {str(error).splitlines()[-1].strip()}") from None
+    return model.eval()
