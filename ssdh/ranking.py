@@ -74,8 +74,9 @@ def _precision_sum(hits_before: Any, before: Any, size: Any, hits: Any) -> Float
 def _divided_group(sums: Floats, hits: Counts, before: Counts, size: Counts, relevant: Counts, kept: Counts) -> Floats:
     """Expected AP where the cut-off keeps `kept` of a group's `size` items: the mean over h ~ Hypergeometric.
 
-    All arguments (q,); h of the kept items are relevant. Only values of h that matter are summed: Bernstein's inequality,
-    which holds for draws without replacement (Hoeffding 1963), puts less than 1e-16 of the mass outside mean ± t.
+    All arguments (q,); h of the kept items are relevant. Only values of h that matter are summed: Bernstein's
+    inequality, which holds for draws without replacement (Hoeffding 1963), puts less than 1e-16 of the mass outside
+    mean ± t.
     """
     share = relevant / size
     mean, variance = kept * share, kept * share * (1 - share)

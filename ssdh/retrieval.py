@@ -112,15 +112,14 @@ def count_distances(
     few MB a thread, whatever n. Raises ValueError where shapes do not fit.
     """
     pairs = _Pairs.make(query_packed, database_packed, query_labels, database_labels, bits)
-    total = np.zeros((pairs.num_queries, bits + 1), np.int64)
-    relevant = np.zeros_like(total)
+    counts = np.zeros((pairs.num_queries, 2, bits + 1), np.int64)
 
     def count(rows: NDArray[np.int64]) -> None:
         for start in range(0, pairs.num_items, BLOCK):
-            _count_block(pairs, rows, slice(start, min(start + BLOCK, pairs.num_items)), total, relevant)
+            _count_block(pairs, rows, slice(start, min(start + BLOCK, pairs.num_items)), counts)
 
     _each_core(count, pairs.num_queries, threads)
-    return DistanceCounts(total, relevant)
+    return DistanceCounts(total=counts.sum(axis=1), relevant=counts[:, 1].copy())
 
 
 def stable_average_precisions(
@@ -147,13 +146,13 @@ def stable_average_precisions(
     result = np.zeros(pairs.num_queries)
 
     def rank(rows: NDArray[np.int64]) -> None:
-        everything = slice(0, pairs.num_items)
-        scratch = _Scratch(pairs, pairs.num_items)
+        block = _Block(pairs, slice(0, pairs.num_items))
         for row in rows:
-            distance = pairs.distances(row, everything, scratch)
+            distance = block.distances(row)
             near = np.flatnonzero(distance <= farthest[row])
             near = near[np.argsort(distance[near], kind="stable")[:kept]]
-            ranks = np.flatnonzero(pairs.relevance(row, near)) + 1
+            shared = pairs.database_labels[:, near] & pairs.query_labels[:, row, None]
+            ranks = np.flatnonzero(shared.any(axis=0)) + 1
             if len(ranks):
                 result[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
 
@@ -197,37 +196,6 @@ class _Pairs:
     def num_items(self) -> int:
         return int(self.database.shape[1])
 
-    def distances(self, row: int, items: slice, scratch: "_Scratch") -> NDArray[Any]:
-        """Distances of query `row` to database rows `items`, in a buffer that the next call overwrites."""
-        n = items.stop - items.start
-        words_out, ones, sums = scratch.words[:n], scratch.ones[:n], scratch.sums[:n]
-        np.bitwise_xor(self.database[0, items], self.query[0, row], out=words_out)
-        np.bitwise_count(words_out, out=ones)
-        if len(self.query) == 1:
-            return ones
-        np.copyto(sums, ones)
-        for word in range(1, len(self.query)):
-            np.bitwise_xor(self.database[word, items], self.query[word, row], out=words_out)
-            np.bitwise_count(words_out, out=ones)
-            np.add(sums, ones, out=sums)
-        return sums
-
-    def relevance(self, row: int, items: slice | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether database rows `items` share a label with query `row`."""
-        shared: NDArray[np.bool_] = (self.database_labels[0, items] & self.query_labels[0, row]) != 0
-        for word in range(1, len(self.query_labels)):
-            shared |= (self.database_labels[word, items] & self.query_labels[word, row]) != 0
-        return shared
-
-
-class _Scratch:
-    """Buffers of one thread for `n` distances: words, ones in a word, sums of ones."""
-
-    def __init__(self, pairs: _Pairs, n: int) -> None:
-        self.words = np.empty(n, pairs.database.dtype)
-        self.ones = np.empty(n, np.uint8)
-        self.sums = np.empty(n, np.uint8 if pairs.bits < 256 else np.uint16)
-
 
 def _label_words(labels: NDArray[Any]) -> NDArray[Any]:
     """Multi-hot (n, C) as bit words (⌈C/w⌉, n); without labels one word of zeros, which shares nothing."""
@@ -237,17 +205,72 @@ def _label_words(labels: NDArray[Any]) -> NDArray[Any]:
     return words(np.packbits(present, axis=1))
 
 
-def _count_block(
-    pairs: _Pairs, rows: NDArray[np.int64], items: slice, total: NDArray[np.int64], relevant: NDArray[np.int64]
-) -> None:
-    """Add the counts of queries `rows` against database rows `items` to `total` and `relevant` (q, K + 1)."""
-    scratch = _Scratch(pairs, items.stop - items.start)
-    distances = pairs.bits + 1
-    for row in rows:
-        key = pairs.distances(row, items, scratch) + pairs.relevance(row, items) * np.uint16(distances)
-        found = np.bincount(key, minlength=2 * distances)
-        total[row] += found[:distances] + found[distances:]
-        relevant[row] += found[distances:]
+class _Block:
+    """Some rows of the database, with one thread's buffers: every step writes in place, since fresh memory costs more.
+
+    What a method returns is overwritten by its next call.
+    """
+
+    def __init__(self, pairs: _Pairs, items: slice) -> None:
+        n = items.stop - items.start
+        self.pairs = pairs
+        self.codes = pairs.database[:, items]
+        self.labels = pairs.database_labels[:, items]
+        self.different = np.empty(n, self.codes.dtype)
+        self.shared, self.also_shared = np.empty(n, self.labels.dtype), np.empty(n, self.labels.dtype)
+        self.relevant = np.empty(n, np.bool_)
+        self.ones = np.empty(n, np.uint8)
+        self.distance, self.other = np.empty(n, np.uint16), np.empty(n, np.uint16)
+        self.key = np.empty(n, np.intp)
+
+    def distances(self, row: int) -> NDArray[np.uint16]:
+        """Hamming distances of the block's items from query `row`; (n,)."""
+        for word, code in enumerate(self.codes):
+            np.bitwise_xor(code, self.pairs.query[word, row], out=self.different)
+            np.bitwise_count(self.different, out=self.ones)
+            if word == 0:
+                np.copyto(self.distance, self.ones)
+            else:
+                np.add(self.distance, self.ones, out=self.distance)
+        return self.distance
+
+    def keys(self, row: int) -> NDArray[np.uint16]:
+        """distance + (K + 1)·(shares a label with query `row`); (n,)."""
+        for word, label in enumerate(self.labels):
+            out = self.also_shared if word else self.shared
+            np.bitwise_and(label, self.pairs.query_labels[word, row], out=out)
+            if word:
+                np.bitwise_or(self.shared, self.also_shared, out=self.shared)
+        np.not_equal(self.shared, 0, out=self.relevant)
+        np.copyto(self.other, self.relevant)
+        np.multiply(self.other, self.pairs.bits + 1, out=self.other)
+        return np.add(self.distances(row), self.other, out=self.distance)
+
+    def count(self, row: int) -> NDArray[np.int64]:
+        """Items at each key of query `row`; (2, K + 1), first irrelevant then relevant ones."""
+        np.copyto(self.key, self.keys(row))
+        return np.bincount(self.key, minlength=2 * (self.pairs.bits + 1)).reshape(2, -1)
+
+    def count_two(self, row: int, next_row: int) -> NDArray[np.int64]:
+        """The same for two queries, (2, 2, K + 1): their keys are counted jointly, so each item is counted once."""
+        keys = 2 * (self.pairs.bits + 1)
+        np.copyto(self.key, self.keys(row))
+        np.multiply(self.key, keys, out=self.key)
+        np.add(self.key, self.keys(next_row), out=self.key)
+        joint = np.bincount(self.key, minlength=keys * keys).reshape(keys, keys)
+        return np.stack([joint.sum(axis=1), joint.sum(axis=0)]).reshape(2, 2, -1)
+
+
+def _count_block(pairs: _Pairs, rows: NDArray[np.int64], items: slice, counts: NDArray[np.int64]) -> None:
+    """Add the counts of queries `rows` against database rows `items` to `counts` (q, 2, K + 1)."""
+    block = _Block(pairs, items)
+    single = 0
+    if (2 * (pairs.bits + 1)) ** 2 <= items.stop - items.start:  # the joint table is smaller than what it counts
+        single = len(rows) - len(rows) % 2
+        for row, next_row in rows[:single].reshape(-1, 2):
+            counts[row : next_row + 1] += block.count_two(row, next_row)
+    for row in rows[single:]:
+        counts[row] += block.count(row)
 
 
 def _each_core(work: Callable[[NDArray[np.int64]], None], count: int, threads: int | None) -> None:
