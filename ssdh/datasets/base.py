@@ -1,0 +1,97 @@
+"""What every data set module gives: its parameters, where its raw files lie, and its images and labels."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ssdh.datasets.roots import raw_folder
+from ssdh.datasets.splits import Protocol
+from ssdh.params import Params
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+class DataParams(Params):
+    """A set's block `datasets.<name>.data`: where it lies (null: in `$SSDH_HOME`), how many images have a role."""
+
+    root: str | None = None
+    num_query: Count | None = None
+    num_train: Count | None = None
+
+
+class FileParams(DataParams):
+    """Of a set that is image files; `on_bad_image` says what a broken file does."""
+
+    on_bad_image: Literal["fail", "skip"] = "fail"
+
+
+P = TypeVar("P", bound=DataParams)
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set as it lies on the disk, in its canonical order, which no seed changes.
+
+    classes: C names. labels: (N, C) uint8 multi-hot; C = 0 without labels. names: N stable names, for file sets paths
+    relative to the root with forward slashes. images: (N, H, W, 3) uint8 RGB of array sets, None for file sets.
+    skipped: files left out already (path, reason). counts: further numbers for `metrics/data.json`.
+    """
+
+    classes: tuple[str, ...]
+    labels: NDArray[np.uint8]
+    names: list[str]
+    protocol: Protocol
+    images: NDArray[np.uint8] | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a set was found (None: nowhere), and what is missing there, each a short text."""
+
+    where: Path | None
+    missing: tuple[str, ...] = ()
+
+
+class Dataset(ABC, Generic[P]):
+    """One data set of the registry; instances hold no state."""
+
+    name: str
+    title: str
+    size: str  # "60,000 images, 10 classes, 163 MiB to download"
+    Params: type[P]
+
+    def root(self, params: P) -> Path | None:
+        """The folder of the raw files, to which a file set's manifest paths are relative."""
+        return raw_folder(self.name, params.model_dump())
+
+    @abstractmethod
+    def find(self, params: P) -> Found:
+        """Look for the raw files, without network and without reading them whole."""
+
+    @abstractmethod
+    def ensure(self, params: P) -> None:
+        """Make sure that the raw files are there, downloading them where that is possible.
+
+        Quick where they are. Raises DataError with the way out: what to fetch, where to put it, its checksum.
+        """
+
+    @abstractmethod
+    def read(self, params: P) -> RawDataset:
+        """Read labels, names and, of array sets, pixels; raises DataError where a file does not fit."""
+
+
+AnyDataset = Dataset[Any]
+
+
+def one_hot(classes: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.uint8]:
+    """(N,) class numbers to (N, num_classes) uint8 with a single 1 in each row."""
+    labels = np.zeros((len(classes), num_classes), dtype=np.uint8)
+    labels[np.arange(len(classes)), classes] = 1
+    return labels

@@ -1,0 +1,127 @@
+"""CIFAR-10 (Krizhevsky 2009) from its official Python archive, or from a folder that holds `cifar-10-batches-py/`."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, one_hot
+from ssdh.datasets.downloads import Archive, obtain
+from ssdh.datasets.splits import Protocol
+from ssdh.errors import DataError
+
+ARCHIVE = Archive(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170_498_071
+)
+FOLDER = "cifar-10-batches-py"
+BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+META = "batches.meta"
+
+# the globals that a pickled batch may name: what numpy arrays and Python 2 strings need, nothing else
+_ALLOWED = {
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("_codecs", "encode"),
+}
+
+
+class Cifar10Params(DataParams):
+    """Both counts are given: 1000 / 5000 in the field's protocol."""
+
+    num_query: Count
+    num_train: Count
+
+
+class Cifar10(Dataset[Cifar10Params]):
+    """60,000 colour images of 32×32; queries are drawn per class from all of them, as in the field."""
+
+    name = "cifar10"
+    title = "CIFAR-10"
+    size = "60,000 images, 10 classes, 163 MiB to download"
+    Params = Cifar10Params
+
+    def find(self, params: Cifar10Params) -> Found:
+        """The seven files of `cifar-10-batches-py/`."""
+        folder = self._folder(params)
+        missing = tuple(f"{FOLDER}/{name}" for name in (*BATCHES, META) if not (folder / name).is_file())
+        return Found(folder if folder.is_dir() else None, missing)
+
+    def ensure(self, params: Cifar10Params) -> None:
+        """Check the layout of an existing folder, or download and unpack the official archive."""
+        folder = self._folder(params)
+        if params.root is None:
+            obtain(ARCHIVE, folder.parent, folder, member=FOLDER)
+        missing = self.find(params).missing
+        if missing and params.root is None:
+            raise DataError(f"{folder} lacks {', '.join(missing)}: remove the folder, it will be unpacked again")
+        if missing:
+            raise DataError(
+                f"{', '.join(missing)} not found under {params.root}: give the folder that holds {FOLDER}/, or null to "
+                "download it (params.yaml: datasets.cifar10.data.root)"
+            )
+
+    def read(self, params: Cifar10Params) -> RawDataset:
+        """Images in the order of the batches, train then test, named `data_batch_1/00000` on."""
+        folder = self._folder(params)
+        classes = _class_names(folder / META)
+        images, targets, names = [], [], []
+        for batch in BATCHES:
+            pixels, numbers = _read_batch(folder / batch, len(classes))
+            images.append(pixels)
+            targets.append(numbers)
+            names += [f"{batch}/{row:05d}" for row in range(len(pixels))]
+        return RawDataset(
+            classes=classes,
+            labels=one_hot(np.concatenate(targets), len(classes)),
+            names=names,
+            images=np.concatenate(images),
+            protocol=Protocol(params.num_query, params.num_train, stratified=True),
+        )
+
+    def _folder(self, params: Cifar10Params) -> Path:
+        root = self.root(params)
+        assert root is not None
+        return root if root.name == FOLDER else root / FOLDER
+
+
+class _Unpickler(pickle.Unpickler):
+    """Loads arrays, lists and strings only: a pickle can otherwise run any code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core.", "numpy._core.", 1)  # as numpy 1 and Python 2 wrote it
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 file does")
+        return super().find_class(module, name)
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    """A batch file's mapping, with its text keys; files written by Python 2 and 3 both."""
+    try:
+        with path.open("rb") as file:
+            value = _Unpickler(file, encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError, KeyError) as error:
+        raise DataError(f"{path} is not a whole CIFAR-10 file ({error}): fetch it again") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold a mapping, got {type(value).__name__}: fetch it again")
+    return value
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    names = _load(path).get("label_names")
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{path} has no label_names: fetch it again")
+    return tuple(map(str, names))
+
+
+def _read_batch(path: Path, num_classes: int) -> tuple[Any, Any]:
+    """(n, 32, 32, 3) uint8 pixels and (n,) class numbers of one batch."""
+    batch = _load(path)
+    data, labels = batch.get("data"), np.asarray(batch.get("labels", []), dtype=np.int64)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise DataError(f"{path} must hold rows of 3072 bytes (32×32 RGB): fetch it again")
+    if labels.shape != (len(data),) or (len(labels) and not 0 <= labels.min() <= labels.max() < num_classes):
+        raise DataError(f"{path} has {len(data)} images and labels that do not fit them: fetch it again")
+    return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels

@@ -1,0 +1,267 @@
+"""Images on their way to a network: `data/images/` opened as a source, deterministic preprocessing, batches.
+
+    source = open_images(Path("data/images"), root)
+    for block in eval_loader(source, preprocessing, batch_size=64, workers=2):   # (B, 3, size, size) uint8
+        features = network(normalise(block.to(device), preprocessing))
+
+A block's pixels do not depend on the number of workers nor on what else is in the block. Memory does not grow with the
+number of images. Augmentation for training is in `ssdh.augmentation`.
+"""
+
+import csv
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from ssdh.decoding import BadImageError, decode_image
+from ssdh.errors import DataError
+from ssdh.params import Params
+
+Triple = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=3, max_length=3)]
+Rows = NDArray[np.int64]
+
+
+class ImageParams(Params):
+    """What a network gets to see of a data set: its block `datasets.<name>.images`."""
+
+    size: int = Field(ge=8, le=2048)
+    resize: int | None = Field(default=None, ge=8, le=4096)
+    weights: Literal["imagenet", "features", "random", "file"]
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Short side to `resize` pixels (bicubic, antialiased), centre crop of `size`, then (x / 255 − mean) / std."""
+
+    resize: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class ArrayImages:
+    """Images of one shape in `images.npy`. Opened anew for each block: a standing map would count all it ever read."""
+
+    is_array = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shape: tuple[int, ...] = self._open().shape
+        if len(self.shape) != 4 or self.shape[3] != 3:
+            raise DataError(f"{path} must hold (N, H, W, 3) bytes, got {self.shape}: run `dvc repro -f prepare`")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, rows: Rows) -> NDArray[np.uint8]:
+        """(B, H, W, 3) uint8 pixels of the given rows."""
+        images = self._open()
+        first, count = (int(rows[0]), len(rows)) if len(rows) else (0, 0)
+        if np.array_equal(rows, np.arange(first, first + count)):
+            return np.array(images[first : first + count])
+        return np.asarray(images[rows])
+
+    def _open(self) -> NDArray[np.uint8]:
+        try:
+            images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.path} cannot be opened ({error}): run `dvc repro prepare`") from None
+        return images
+
+
+class FileImages:
+    """Image files that `manifest.csv` lists by path under `root`, each with the SHA-256 of its bytes.
+
+    A file that is gone or is no longer the one of the manifest raises DataError: nothing stale is ever read. Paths
+    are kept in one array of bytes, so that worker processes share them.
+    """
+
+    is_array = False
+
+    def __init__(self, manifest: Path, root: Path) -> None:
+        self.root = root
+        paths, digests = bytearray(), bytearray()
+        ends = [0]
+        for _, path, digest in _manifest_rows(manifest):
+            paths += path.encode()
+            digests += bytes.fromhex(digest)
+            ends.append(len(paths))
+        self._paths = np.frombuffer(bytes(paths), np.uint8)
+        self._digests = np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32)
+        self._ends = np.asarray(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def path(self, row: int) -> Path:
+        """The file of a row."""
+        return self.root / self._paths[self._ends[row] : self._ends[row + 1]].tobytes().decode()
+
+    def read_bytes(self, row: int) -> bytes:
+        """The file's bytes, which are those that the manifest was written for."""
+        path = self.path(row)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}): run `dvc repro prepare`") from None
+        if hashlib.sha256(data).digest() != self._digests[row].tobytes():
+            raise DataError(f"{path} has changed since it was listed: run `dvc repro prepare`")
+        return data
+
+
+ImageSource = ArrayImages | FileImages
+
+
+def open_images(folder: Path, root: Path | None = None) -> ImageSource:
+    """Open `data/images/`: its `images.npy` where there is one, else the files of its manifest under `root`."""
+    if (folder / "images.npy").exists():
+        return ArrayImages(folder / "images.npy")
+    if root is None:
+        raise DataError(f"{folder} lists image files: the folder they are relative to must be given")
+    return FileImages(folder / "manifest.csv", root)
+
+
+def read_manifest(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths (or names) and SHA-256 digests of `manifest.csv`, by row."""
+    rows = list(_manifest_rows(folder / "manifest.csv"))
+    return [path for _, path, _ in rows], [digest for _, _, digest in rows]
+
+
+def resized(images: Tensor, resize: int) -> Tensor:
+    """(B, 3, H, W) uint8 to short side `resize`, bicubic and antialiased; the long side rounds down (torchvision's)."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    target = (max(1, int(resize * height / short)), max(1, int(resize * width / short)))
+    if target == (height, width):
+        return images
+    return functional.interpolate(images, target, mode="bicubic", antialias=True)
+
+
+def preprocess(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
+    """(B, H, W, 3) uint8 pixels to (B, 3, size, size) uint8: resized, then the centre (padded black if too small)."""
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory: torch's fast path
+    batch = resized(batch, preprocessing.resize)
+    size = preprocessing.size
+    height, width = batch.shape[-2:]
+    if height < size or width < size:
+        left, top = max(0, (size - width) // 2), max(0, (size - height) // 2)
+        right, bottom = max(0, size - width - left), max(0, size - height - top)
+        batch = functional.pad(batch, (left, right, top, bottom))
+        height, width = batch.shape[-2:]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return batch[..., top : top + size, left : left + size].contiguous()
+
+
+def normalise(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(B, 3, H, W) uint8 to float32 on the batch's device: (x / 255 − mean) / std, channel by channel."""
+    mean = torch.tensor(preprocessing.mean, device=batch.device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=batch.device).view(3, 1, 1)
+    return batch.float().div_(255.0).sub_(mean).div_(std)
+
+
+def eval_loader(
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    *,
+    rows: Rows | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+) -> Iterator[Tensor]:
+    """Yield (B, 3, size, size) uint8 blocks of the rows (None: all) in their order; the last one may be smaller.
+
+    Decoding and resizing happen in `workers` processes, ahead of the consumer. Raises DataError where a file is gone,
+    changed or bad.
+    """
+    count = len(source) if rows is None else len(rows)
+    blocks = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    return load_blocks(_EvalBlocks(source, preprocessing, rows, blocks), workers, _bytes(batch_size, preprocessing))
+
+
+def load_blocks(blocks: Dataset[Tensor | str], workers: int, block_bytes: int) -> Iterator[Tensor]:
+    """Yield the items of a sized dataset of blocks in order, made by `workers` processes (0: in this one).
+
+    An item is a tensor, or the text of a DataError, which is raised here as one.
+    """
+    prefetch = 2
+    workers = min(workers, len(blocks))  # type: ignore[arg-type]
+    if workers and (shared := _shared_memory()) is not None and shared < (need := workers * prefetch * block_bytes):
+        logger.warning(
+            "/dev/shm has {} MiB free, {} workers need {}: working without them (docker run --shm-size=1g helps)",
+            shared >> 20,
+            workers,
+            need >> 20,
+        )
+        workers = 0
+    loader = DataLoader(
+        blocks, batch_size=None, num_workers=workers, prefetch_factor=prefetch if workers else None, shuffle=False
+    )
+    for block in loader:
+        if isinstance(block, str):
+            raise DataError(block)
+        yield block
+
+
+class _EvalBlocks(Dataset["Tensor | str"]):
+    """Item i is block i, preprocessed; a picklable map-style dataset for DataLoader workers."""
+
+    def __init__(
+        self, source: ImageSource, preprocessing: Preprocessing, rows: Rows | None, blocks: Sequence[tuple[int, int]]
+    ) -> None:
+        self.source, self.preprocessing, self.rows, self.blocks = source, preprocessing, rows, blocks
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        start, end = self.blocks[index]
+        rows = np.arange(start, end) if self.rows is None else self.rows[start:end]
+        try:
+            if isinstance(self.source, ArrayImages):
+                return preprocess(self.source.read(rows), self.preprocessing)
+            return torch.cat([self._file(self.source, int(row)) for row in rows])
+        except DataError as error:  # as a text: a worker's exception would come with its whole traceback
+            return str(error)
+
+    def _file(self, source: FileImages, row: int) -> Tensor:
+        data = source.read_bytes(row)
+        try:
+            pixels = decode_image(data, self.preprocessing.resize)
+        except BadImageError as error:
+            raise DataError(f"{source.path(row)}: {error}") from None
+        return preprocess(pixels[None], self.preprocessing)  # (1, 3, size, size)
+
+
+def _bytes(batch_size: int, preprocessing: Preprocessing) -> int:
+    return batch_size * 3 * preprocessing.size**2
+
+
+def _shared_memory() -> int | None:
+    """Free bytes of /dev/shm, through which workers hand over blocks; None where there is no such thing."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
+
+
+def _manifest_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            next(reader, None)
+            yield from ((row, name, digest) for row, name, digest in reader)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): run `dvc repro prepare`") from None
