@@ -8,6 +8,7 @@ A stage reads its part so:
     structure = section(params, "structure", StructureParams)   # the recipe's values, overridden by top-level ones
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -32,11 +33,20 @@ class Params(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as DVC does: `dvc exp run -S train.lr=1.0e-5` itself writes 1e-05 into the file."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """Read a YAML mapping; raises ParameterError where the file is missing, is not YAML or is not a mapping."""
     try:
         with path.open(encoding="utf-8") as file:
-            raw = yaml.safe_load(file)
+            raw = yaml.load(file, _Loader)  # a SafeLoader
     except FileNotFoundError:
         raise ParameterError(f"{path} does not exist: run from the project's root") from None
     except yaml.YAMLError as error:
@@ -117,7 +127,7 @@ def _describe(name: str, value: Any, item: Any) -> str:
     message = message.replace("Input should be", "must be", 1)
     hint = ""
     if isinstance(found, str) and _is_number(found):
-        hint = " (a string: YAML reads 1e-3 as text, write 1.0e-3)"
+        hint = " (a string: write it without quotes)"
     return f"{path} {message}, got {found!r}{hint} (params.yaml: {path})"
 
 

@@ -34,8 +34,7 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
         ({"lr": float("nan")}, "train.lr must be a finite number, got nan (params.yaml: train.lr)"),
         (
             {"lr": "1e-3"},
-            "train.lr must be a valid number, got '1e-3' (a string: YAML reads 1e-3 as text, write 1.0e-3)"
-            " (params.yaml: train.lr)",
+            "train.lr must be a valid number, got '1e-3' (a string: write it without quotes) (params.yaml: train.lr)",
         ),
         (
             {"epoch": 5},
@@ -96,6 +95,13 @@ def test_a_broken_file_is_one_line(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(ParameterError, match=message) as error:
         read_params(path)
     assert "\n" not in str(error.value)
+
+
+def test_scientific_numbers_are_numbers_as_dvc_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("a: 1e-05\nb: 1.0e-5\nc: -2E3\nd: '1e-3'\ne: 1e\nf: 12\ng: e5\n")
+    expected = {"a": 1e-5, "b": 1e-5, "c": -2000.0, "d": "1e-3", "e": "1e", "f": 12, "g": "e5"}
+    assert read_params(path) == expected
 
 
 def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
