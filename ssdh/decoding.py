@@ -13,33 +13,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ssdh.errors import DataError
 
 # every extension that people give to pictures; a file with one of them that cannot be read is bad, not ignored
 EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".gif",
-        ".bmp",
-        ".dib",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".heic",
-        ".heif",
-    ]
+    ("." + name)
+    for group in ("jpg jpeg jpe jfif", "png gif bmp dib webp", "tif tiff avif jp2", "ppm pgm pbm pnm", "heic heif")
+    for name in group.split()
 )
 MAX_PIXELS = 89_478_485  # a quarter GiB of RGB, where Pillow begins to warn of decompression bombs
 
@@ -83,7 +65,7 @@ def decode_image(source: Path | bytes, min_side: int | Callable[[int, int], floa
             return _to_rgb(image, min_side)
     except BadImageError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadImageError(_kind_of_junk(data)) from None
     except Image.DecompressionBombError:
         raise BadImageError(f"decompression bomb: more than {MAX_PIXELS:,} pixels") from None
@@ -138,7 +120,8 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
         scaled = np.nan_to_num(values, nan=0.0) * (255.0 / top)
     else:
         scaled = values.astype(np.float64) / 257.0
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    eight: Pixels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return eight
 
 
 def _kind_of_junk(data: bytes) -> str:

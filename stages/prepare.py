@@ -4,16 +4,13 @@ import shutil
 from pathlib import Path
 
 from ssdh.datasets import registry
+from ssdh.datasets.base import DataParams
 from ssdh.datasets.preparation import counts, prepare, write_images, write_roles
 from ssdh.params import Seed, read_params, section
 from ssdh.runs import RuntimeParams, stage, write_array, write_json
 
-IMAGES, LABELS, SPLIT, METRICS = (
-    Path("data/images"),
-    Path("data/labels.npy"),
-    Path("data/split"),
-    Path("metrics/data.json"),
-)
+IMAGES, LABELS, SPLIT = Path("data/images"), Path("data/labels.npy"), Path("data/split")
+METRICS = Path("metrics/data.json")
 
 
 @stage("prepare")
@@ -22,7 +19,7 @@ def main() -> None:
     params = read_params()
     name: str = section(params, "dataset", str)
     dataset = registry.get(name)
-    data = section(params, f"datasets.{name}.data", dataset.Params)
+    data: DataParams = section(params, f"datasets.{name}.data", dataset.Params)
     prepared = prepare(
         dataset.read(data),
         root=dataset.root(data),
