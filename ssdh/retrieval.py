@@ -22,7 +22,7 @@ from ssdh.codes import check_packed, pack, words
 
 Ties = Literal["expected", "stable"]
 
-BLOCK = 32_768  # database rows a step: the temporaries of one step (under 1 MB) stay in a core's cache
+BLOCK = 65_536  # database rows a step: the buffers of one step (1.5 MB) stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,18 @@ def count_distances(
     few MB a thread, whatever n. Raises ValueError where shapes do not fit.
     """
     pairs = _Pairs.make(query_packed, database_packed, query_labels, database_labels, bits)
-    counts = np.zeros((pairs.num_queries, 2, bits + 1), np.int64)
+    counts = np.zeros((pairs.num_queries, 2 * (bits + 1)), np.int64)
 
     def count(rows: NDArray[np.int64]) -> None:
         for start in range(0, pairs.num_items, BLOCK):
-            _count_block(pairs, rows, slice(start, min(start + BLOCK, pairs.num_items)), counts)
+            block = _Block(pairs, slice(start, min(start + BLOCK, pairs.num_items)))
+            for first in range(0, len(rows), block.together):
+                some = rows[first : first + block.together]
+                counts[some] += block.count(some)
 
-    _each_core(count, pairs.num_queries, threads)
-    return DistanceCounts(total=counts.sum(axis=1), relevant=counts[:, 1].copy())
+    _each_core(count, np.lexsort(pairs.query_labels), threads)  # queries with the same labels follow each other
+    relevant = counts[:, bits + 1 :].copy()
+    return DistanceCounts(total=counts[:, : bits + 1] + relevant, relevant=relevant)
 
 
 def stable_average_precisions(
@@ -156,7 +160,7 @@ def stable_average_precisions(
             if len(ranks):
                 result[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
 
-    _each_core(rank, pairs.num_queries, threads)
+    _each_core(rank, np.arange(pairs.num_queries), threads)
     return result
 
 
@@ -208,75 +212,66 @@ def _label_words(labels: NDArray[Any]) -> NDArray[Any]:
 class _Block:
     """Some rows of the database, with one thread's buffers: every step writes in place, since fresh memory costs more.
 
-    What a method returns is overwritten by its next call.
+    A key is distance + (K + 1)·relevant, of M = 2(K + 1) values; the key of two queries is M·(first key) + second key.
     """
 
     def __init__(self, pairs: _Pairs, items: slice) -> None:
         n = items.stop - items.start
         self.pairs = pairs
-        self.codes = pairs.database[:, items]
-        self.labels = pairs.database_labels[:, items]
-        self.different = np.empty(n, self.codes.dtype)
-        self.shared, self.also_shared = np.empty(n, self.labels.dtype), np.empty(n, self.labels.dtype)
-        self.relevant = np.empty(n, np.bool_)
-        self.ones = np.empty(n, np.uint8)
-        self.distance, self.other = np.empty(n, np.uint16), np.empty(n, np.uint16)
-        self.key = np.empty(n, np.intp)
+        self.codes, self.labels = pairs.database[:, items], pairs.database_labels[:, items]
+        self.different, self.ones = np.empty(n, self.codes.dtype), np.empty(n, np.uint8)
+        self.distance, self.joint, self.key = np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.intp)
+        self.num_keys = 2 * (pairs.bits + 1)
+        # the joint table must be smaller than what it counts, and a joint key must fit in 16 bits
+        self.together = 2 if self.num_keys**2 <= min(n, 2**16) else 1
+        self._same_labels, self._relevant = b"", np.zeros(n, np.uint16)
 
-    def distances(self, row: int) -> NDArray[np.uint16]:
-        """Hamming distances of the block's items from query `row`; (n,)."""
+    def distances(self, row: int) -> NDArray[Any]:
+        """Hamming distances of the block's items from query `row`; (n,), overwritten by the next call."""
         for word, code in enumerate(self.codes):
             np.bitwise_xor(code, self.pairs.query[word, row], out=self.different)
             np.bitwise_count(self.different, out=self.ones)
+            if len(self.codes) == 1:
+                return self.ones
             if word == 0:
                 np.copyto(self.distance, self.ones)
             else:
                 np.add(self.distance, self.ones, out=self.distance)
         return self.distance
 
-    def keys(self, row: int) -> NDArray[np.uint16]:
-        """distance + (K + 1)·(shares a label with query `row`); (n,)."""
-        for word, label in enumerate(self.labels):
-            out = self.also_shared if word else self.shared
-            np.bitwise_and(label, self.pairs.query_labels[word, row], out=out)
-            if word:
-                np.bitwise_or(self.shared, self.also_shared, out=self.shared)
-        np.not_equal(self.shared, 0, out=self.relevant)
-        np.copyto(self.other, self.relevant)
-        np.multiply(self.other, self.pairs.bits + 1, out=self.other)
-        return np.add(self.distances(row), self.other, out=self.distance)
+    def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """What relevance adds to the keys of one or two queries; (n,), kept while the next have the same labels."""
+        same_labels = self.pairs.query_labels[:, rows].tobytes()
+        if same_labels != self._same_labels:
+            self._same_labels, self._relevant = same_labels, np.zeros_like(self._relevant)
+            for row in rows:
+                self._relevant *= np.uint16(self.num_keys)
+                shared = self.labels[0] & self.pairs.query_labels[0, row]
+                for word in range(1, len(self.labels)):
+                    shared |= self.labels[word] & self.pairs.query_labels[word, row]
+                self._relevant += (shared != 0) * np.uint16(self.pairs.bits + 1)
+        return self._relevant
 
-    def count(self, row: int) -> NDArray[np.int64]:
-        """Items at each key of query `row`; (2, K + 1), first irrelevant then relevant ones."""
-        np.copyto(self.key, self.keys(row))
-        return np.bincount(self.key, minlength=2 * (self.pairs.bits + 1)).reshape(2, -1)
-
-    def count_two(self, row: int, next_row: int) -> NDArray[np.int64]:
-        """The same for two queries, (2, 2, K + 1): their keys are counted jointly, so each item is counted once."""
-        keys = 2 * (self.pairs.bits + 1)
-        np.copyto(self.key, self.keys(row))
-        np.multiply(self.key, keys, out=self.key)
-        np.add(self.key, self.keys(next_row), out=self.key)
-        joint = np.bincount(self.key, minlength=keys * keys).reshape(keys, keys)
-        return np.stack([joint.sum(axis=1), joint.sum(axis=0)]).reshape(2, 2, -1)
-
-
-def _count_block(pairs: _Pairs, rows: NDArray[np.int64], items: slice, counts: NDArray[np.int64]) -> None:
-    """Add the counts of queries `rows` against database rows `items` to `counts` (q, 2, K + 1)."""
-    block = _Block(pairs, items)
-    single = 0
-    if (2 * (pairs.bits + 1)) ** 2 <= items.stop - items.start:  # the joint table is smaller than what it counts
-        single = len(rows) - len(rows) % 2
-        for row, next_row in rows[:single].reshape(-1, 2):
-            counts[row : next_row + 1] += block.count_two(row, next_row)
-    for row in rows[single:]:
-        counts[row] += block.count(row)
+    def count(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Items at each key of one or two queries; (len(rows), M). Two are counted jointly: one step an item."""
+        for step, row in enumerate(rows):
+            if step == 0:
+                np.copyto(self.joint, self.distances(row))
+            else:
+                np.multiply(self.joint, self.num_keys, out=self.joint)
+                np.add(self.joint, self.distances(row), out=self.joint)
+        np.add(self.joint, self.relevant(rows), out=self.joint)
+        np.copyto(self.key, self.joint)
+        counts = np.bincount(self.key, minlength=self.num_keys ** len(rows))
+        if len(rows) == 1:
+            return counts[None]
+        table = counts.reshape(self.num_keys, self.num_keys)
+        return np.stack([table.sum(axis=1), table.sum(axis=0)])
 
 
-def _each_core(work: Callable[[NDArray[np.int64]], None], count: int, threads: int | None) -> None:
-    """Share rows 0..count−1 out to one thread a core (numpy releases the interpreter's lock in its loops)."""
-    threads = threads or _cores()
-    shares = [rows for rows in np.array_split(np.arange(count), min(threads, max(count, 1))) if len(rows)]
+def _each_core(work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64], threads: int | None) -> None:
+    """Share `rows` out to one thread a core (numpy releases the interpreter's lock in most of its loops)."""
+    shares = [share for share in np.array_split(rows, threads or _cores()) if len(share)]
     with ThreadPoolExecutor(max(len(shares), 1)) as pool:
         list(pool.map(work, shares))
 
