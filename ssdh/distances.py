@@ -62,7 +62,7 @@ class PairDistances:
         self.features = features
         self.num_vectors = len(features)
         self.num_pairs = self.num_vectors * (self.num_vectors - 1) // 2
-        self._device = device
+        self._multiply = multiplier(device)
         self._probe = self._probed(features)
         self._keep = 4 * self.num_pairs <= keep_bytes
         self._vectors: Float32 | None = None
@@ -115,17 +115,16 @@ class PairDistances:
         if self._vectors is None or self._half_norms is None:
             self._vectors, self._half_norms = shifted_unit_vectors(self.features)
         x, half = self._vectors, self._half_norms
-        multiply = multiplier(self._device)
         space = np.empty(max(size for *_, size in self._layout()) or 1, np.float32) if out is None else out
         at = 0
         for start, stop, inner, size in self._layout():
             values = space[at : at + size]
             if inner:
-                square = distances(x[start:stop], x[start:stop], half[start:stop], half[start:stop], multiply)
+                square = distances(x[start:stop], x[start:stop], half[start:stop], half[start:stop], self._multiply)
                 values[:] = square[np.triu_indices(stop - start, 1)]
             else:
                 target = values.reshape(stop - start, self.num_vectors - stop)
-                distances(x[start:stop], x[stop:], half[start:stop], half[stop:], multiply, target)
+                distances(x[start:stop], x[stop:], half[start:stop], half[stop:], self._multiply, target)
             yield Block(values, start, stop, self.num_vectors, inner)
             at += size if out is not None else 0
 

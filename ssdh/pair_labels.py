@@ -7,6 +7,7 @@ matrix has shape (0, 0) and a batch's labels come from two features (or embeddin
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ def read_structure(path: Path) -> tuple[Structure, NDArray[np.int64], NDArray[np
             return structure, stored["rows"], stored.get("embedding")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
         raise DataError(f"{path} is not a whole structure file ({error}): remove it and run `dvc repro`") from None
 
 

@@ -9,8 +9,9 @@ from numpy.lib.format import open_memmap
 
 from ssdh.datasets.splits import read_split
 from ssdh.distances import PairDistances
+from ssdh.manifold import embed
 from ssdh.pair_labels import write_structure
-from ssdh.params import read_params, section
+from ssdh.params import Seed, read_params, section
 from ssdh.runs import RuntimeParams, atomic_path, read_array, stage, write_array, write_csv, write_json
 from ssdh.structure import StructureParams, distance_table, fit_pairs, pseudo_labels
 
@@ -27,7 +28,9 @@ def main() -> None:
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
-    pairs = PairDistances(np.ascontiguousarray(read_array(FEATURES)[rows]), device=runtime.device)
+    features = np.ascontiguousarray(read_array(FEATURES)[rows])
+    embedding = embed(features, chosen, seed=section(params, "seed", Seed))
+    pairs = PairDistances(features if embedding is None else embedding, device=runtime.device)
     structure, histogram, edges = fit_pairs(pairs, alpha=chosen.alpha, beta=chosen.beta, bins=chosen.bins)
     logger.info(
         "mode {:.4f}; {:.2%} of {} pairs similar (d < {:.4f}), {:.2%} dissimilar (d > {:.4f})",
@@ -43,7 +46,7 @@ def main() -> None:
     else:
         logger.info("{} images: no n×n label file; train computes the labels batch by batch", n)
         write_array(LABELS, np.empty((0, 0), np.int8))
-    write_structure(STRUCTURE, structure, rows, embedding=None)
+    write_structure(STRUCTURE, structure, rows, embedding)
     write_json(METRICS, asdict(structure))
     write_csv(DISTANCES, *distance_table(structure, histogram, edges))
 

@@ -1,0 +1,261 @@
+"""The fit against scipy on all pairs, the labels against a float64 brute force, degenerate input and memory."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import halfnorm
+
+from ssdh.distances import PairDistances, exact_distances, torch_multiplier
+from ssdh.errors import DataError
+from ssdh.pair_labels import PairLabels, open_pair_labels, read_structure, write_structure
+from ssdh.structure import Structure, distance_table, fit_pairs, fit_structure, pseudo_labels
+
+Array = NDArray[np.float32]
+
+
+def clustered(n: int = 700, dim: int = 48, *, mean: float = 0.0, seed: int = 0) -> Array:
+    """Features in eight clusters, around a shared mean that pushes all distances towards 0."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((8, dim))
+    return (centres[rng.integers(0, 8, n)] + rng.standard_normal((n, dim)) + mean).astype(np.float32)
+
+
+def brute_force(features: NDArray[np.floating], structure: Structure) -> NDArray[np.int8]:
+    """S from scipy's distances in float64."""
+    d = squareform(pdist(features.astype(np.float64), "cosine"))
+    labels = (d < structure.threshold_similar).astype(np.int8) - (d > structure.threshold_dissimilar).astype(np.int8)
+    np.fill_diagonal(labels, 1)
+    return labels
+
+
+def reference_mode(distances: NDArray[np.float64], bins: int) -> float:
+    counts, edges = np.histogram(distances, bins)
+    fullest = int(counts.argmax())
+    return float(edges[fullest] + edges[fullest + 1]) / 2
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 60.0])  # mean 60: every distance is below 0.001
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_fit_is_scipys_on_all_pairs(mean: float, kept: bool) -> None:
+    features = clustered(mean=mean)
+    pairs = PairDistances(features, keep_bytes=10**9 if kept else 0)
+    structure, counts, edges = fit_pairs(pairs, alpha=2.0, beta=1.5, bins=40)
+    d = pdist(features.astype(np.float64), "cosine")
+    assert structure.mode == pytest.approx(reference_mode(d, 40), abs=1e-9)
+    left, right = d[d <= structure.mode], d[d > structure.mode]
+    sigma_left = halfnorm.fit(np.abs(left - structure.mode), floc=0)[1]
+    sigma_right = halfnorm.fit(np.abs(right - structure.mode), floc=0)[1]
+    assert structure.sigma_left == pytest.approx(sigma_left, rel=1e-6)
+    assert structure.sigma_right == pytest.approx(sigma_right, rel=1e-6)
+    assert structure.threshold_similar == pytest.approx(structure.mode - 2.0 * sigma_left, abs=1e-6)
+    assert structure.threshold_dissimilar == pytest.approx(structure.mode + 1.5 * sigma_right, abs=1e-6)
+    assert structure.num_pairs == len(d) == counts.sum()
+    assert structure.fraction_similar == np.mean(d < structure.threshold_similar)
+    assert structure.fraction_dissimilar == np.mean(d > structure.threshold_dissimilar)
+    np.testing.assert_allclose(edges[[0, -1]], [d.min(), d.max()], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(("n", "mean"), [(2, 0.0), (3, 0.0), (257, 0.0), (700, 60.0)])
+def test_labels_are_those_of_float64_distances(n: int, mean: float, dtype: type) -> None:
+    features = clustered(n, mean=mean).astype(dtype)
+    d = pdist(features.astype(np.float64), "cosine")
+    low, high = np.quantile(d, [0.3, 0.8])
+    structure = Structure(0.0, 0.0, 0.0, float(low), float(high), len(d), 0.0, 0.0)
+    np.testing.assert_array_equal(pseudo_labels(features, structure), brute_force(features, structure))
+
+
+def test_a_threshold_that_equals_a_distance_is_decided_in_float64() -> None:
+    """Thresholds are placed exactly on, and one float64 step beside, distances that float32 cannot tell apart."""
+    features = clustered(300)
+    i, j = np.triu_indices(300, 1)
+    d = exact_distances(features, i, j)
+    order = np.argsort(d)
+    for at in (1000, 20_000):
+        exactly = float(d[order[at]])
+        for threshold in (exactly, np.nextafter(exactly, 2)):
+            structure = Structure(0.0, 0.0, 0.0, float(threshold), float(d.max()), len(d), 0.0, 0.0)
+            labels = pseudo_labels(features, structure)
+            assert np.count_nonzero(labels[i, j] == 1) == np.count_nonzero(d < threshold)
+            assert np.count_nonzero(labels == -1) == 0  # no distance is strictly above the largest
+
+
+def test_the_mode_is_decided_in_float64_when_bins_are_almost_equally_full() -> None:
+    """Each of eight angles occurs as often: float32 counts near the bin edges must not choose between equals."""
+    angles = np.repeat(np.arange(8), 40) * 2 * np.pi / 8
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    for bins in (2, 3, 4, 5):
+        structure = fit_structure(features, alpha=1.0, beta=1.0, bins=bins)
+        i, j = np.triu_indices(len(features), 1)
+        d = exact_distances(features, i, j)
+        assert structure.mode == pytest.approx(reference_mode(d, bins), abs=1e-9)
+
+
+def test_labels_into_a_memory_map_and_without_kept_distances(tmp_path: Path) -> None:
+    features = clustered()
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
+    labels = pseudo_labels(features, structure)
+    out = np.lib.format.open_memmap(tmp_path / "labels.npy", mode="w+", dtype=np.int8, shape=(700, 700))
+    assert pseudo_labels(PairDistances(features, keep_bytes=0), structure, out) is out
+    np.testing.assert_array_equal(out, labels)
+    np.testing.assert_array_equal(labels, labels.T)
+    assert (np.diag(labels) == 1).all()
+
+
+def test_labels_follow_features_that_were_changed_in_place_after_the_fit() -> None:
+    features = clustered()
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
+    np.random.default_rng(1).shuffle(features)
+    np.testing.assert_array_equal(pseudo_labels(features, structure), brute_force(features, structure))
+
+
+def test_labels_on_the_fly_equal_the_matrix(tmp_path: Path) -> None:
+    everything = clustered(1000)
+    rows = np.random.default_rng(2).permutation(1000)[:600]
+    structure = fit_structure(everything[rows], alpha=1.0, beta=1.0, bins=50)
+    matrix = pseudo_labels(everything[rows], structure)
+    write_structure(tmp_path / "structure.npz", structure, rows, None)
+    stored = open_pair_labels(tmp_path / "structure.npz", matrix, everything)
+    flying = open_pair_labels(tmp_path / "structure.npz", np.empty((0, 0), np.int8), everything)
+    rng = np.random.default_rng(3)
+    for size in (1, 7, 256):
+        i, j = rng.permutation(600)[:size], rng.permutation(600)[: size + 1]
+        np.testing.assert_array_equal(flying.block(i, j), matrix[np.ix_(i, j)])
+        np.testing.assert_array_equal(stored.block(i, j), matrix[np.ix_(i, j)])
+    d = squareform(pdist(everything[rows].astype(np.float64), "cosine"))
+    np.testing.assert_allclose(flying.affinities(i, j), 1 - d[np.ix_(i, j)], atol=1e-6)
+
+
+def test_structure_file_round_trip_and_what_is_wrong_with_a_broken_one(tmp_path: Path) -> None:
+    features = clustered(50)
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=10)
+    path = tmp_path / "structure.npz"
+    write_structure(path, structure, np.arange(50), features)
+    again, rows, embedding = read_structure(path)
+    assert again == structure
+    np.testing.assert_array_equal(rows, np.arange(50))
+    np.testing.assert_array_equal(embedding, features)
+    with pytest.raises(DataError, match=r"\(3, 3\) do not fit 50 train images"):
+        PairLabels(features, structure, np.ones((3, 3), np.int8))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="not a whole structure file"):
+        read_structure(path)
+    with pytest.raises(DataError, match="does not exist: run `dvc repro`"):
+        read_structure(tmp_path / "none.npz")
+
+
+def test_the_same_labels_through_torch() -> None:
+    """The path that a GPU takes, on the CPU's torch."""
+    features = clustered()
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
+    pairs = PairDistances(features, keep_bytes=0)
+    pairs._multiply = torch_multiplier("cpu")
+    np.testing.assert_array_equal(pseudo_labels(pairs, structure), pseudo_labels(features, structure))
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.ones((1, 4)), "at least two training images, got 1"),
+        (np.ones((9, 4)), "all 36 distances between train features are 0"),
+        (np.arange(1.0, 10)[:, None] * np.ones(4), "all 36 distances"),
+        (np.eye(5), "all 10 distances between train features are 1"),
+        (np.vstack([np.eye(4), np.zeros((1, 4))]), "features of train image 4 are all zero"),
+        (np.vstack([np.eye(4), np.full((1, 4), np.nan)]), "features of train image 4 hold NaN or infinity"),
+        (np.ones(4), r"must be \(images, dimensions\), got an array of shape \(4,\)"),
+    ],
+)
+def test_features_without_a_distribution_are_one_clear_error(features: Array, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        fit_structure(features, alpha=2.0, beta=2.0, bins=10)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_side_of_the_mode_has_no_spread() -> None:
+    """Three vectors, distances 1, 1 and 2 in two bins: [1, 1.5) holds two of them, all below its centre."""
+    features = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=2)
+    assert structure.mode == pytest.approx(1.25)
+    assert structure.sigma_left == pytest.approx(0.25)
+    assert structure.sigma_right == pytest.approx(0.75)
+    only_left = fit_structure(features, alpha=1.0, beta=1.0, bins=1_000_000)
+    assert only_left.sigma_left == pytest.approx(5e-7, rel=1e-3)
+
+
+def test_wrong_out_is_refused() -> None:
+    features = clustered(20)
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=10)
+    with pytest.raises(DataError, match=r"out must be int8 of shape \(20, 20\), got int8 of shape \(20, 19\)"):
+        pseudo_labels(features, structure, np.empty((20, 19), np.int8))
+
+
+def test_both_densities_of_the_table_integrate_to_one() -> None:
+    structure, counts, edges = fit_pairs(PairDistances(clustered()), alpha=2.0, beta=2.0, bins=200)
+    header, rows = distance_table(structure, counts, edges)
+    assert header == ("distance", "density", "fit", "threshold_similar", "threshold_dissimilar")
+    table = np.array(rows)
+    width = edges[1] - edges[0]
+    assert table[:, 1].sum() * width == pytest.approx(1)
+    assert table[:, 2].sum() * width == pytest.approx(1, abs=0.02)  # the tails outside the observed range are missing
+    assert (table[:, 3] == structure.threshold_similar).all()
+
+
+def test_real_features_match_scipy(shared: Path) -> None:
+    with np.load(shared / "cifar10-vgg16-pool5-128px.npz") as data:
+        features = data["features"][::30]  # (2000, 512) float16
+    structure = fit_structure(features, alpha=2.0, beta=2.0, bins=500)
+    d = pdist(features.astype(np.float64), "cosine")
+    assert structure.mode == pytest.approx(reference_mode(d, 500), abs=1e-9)
+    sigma = halfnorm.fit(structure.mode - d[d <= structure.mode], floc=0)[1]
+    assert structure.sigma_left == pytest.approx(sigma, abs=1e-7)
+    np.testing.assert_array_equal(pseudo_labels(features, structure), brute_force(features, structure))
+
+
+MEMORY = """
+import json, resource, sys
+import numpy as np
+from ssdh.structure import fit_structure, pseudo_labels
+n, dim = int(sys.argv[1]), int(sys.argv[2])
+rng = np.random.default_rng(0)
+features = rng.standard_normal((n, dim), dtype=np.float32)
+features += 1
+out = np.ones((n, n), np.int8)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+np.ones((600, 600), np.float32) @ np.ones((600, 600), np.float32)  # the workspace of BLAS
+before = peak()
+structure = fit_structure(features, alpha=2.0, beta=2.0, bins=500)
+pseudo_labels(features, structure, out)
+print(json.dumps({"mb": peak() - before, "torch": "torch" in sys.modules, "similar": int((out == 1).sum())}))
+"""
+
+
+@pytest.mark.parametrize(("n", "dim", "limit_mb"), [(5000, 4096, 150), (5000, 512, 150), (12_000, 512, 300)])
+def test_peak_memory_above_features_and_labels(n: int, dim: int, limit_mb: int, project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(n), str(dim)], cwd=project, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["mb"] < limit_mb
+    assert found["similar"] >= n
+    assert not found["torch"]
+
+
+def test_the_eight_fields_of_the_contract() -> None:
+    structure = fit_structure(clustered(50), alpha=1.0, beta=1.0, bins=10)
+    assert list(asdict(structure)) == [
+        "mode",
+        "sigma_left",
+        "sigma_right",
+        "threshold_similar",
+        "threshold_dissimilar",
+        "num_pairs",
+        "fraction_similar",
+        "fraction_dissimilar",
+    ]
