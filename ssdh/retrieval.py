@@ -12,17 +12,32 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 
 from ssdh import ranking
 from ssdh.codes import check_packed, pack, words
+from ssdh.params import Params
 
 Ties = Literal["expected", "stable"]
 
 BLOCK = 65_536  # database rows a step: the buffers of one step (1.5 MB) stay in a core's cache
+
+
+class EvaluateParams(Params):
+    """What is reported beside the mAP; cut-offs above the size of the database are left out.
+
+    precision_at: N of precision@N. radius: of precision within a Hamming radius. curve_points: of the precision@N
+    curve. neighbors: k of the recall of the k nearest images by float features; an empty list skips it.
+    """
+
+    precision_at: list[Annotated[int, Field(ge=1)]]
+    radius: int = Field(ge=0, le=4096)
+    curve_points: int = Field(default=50, ge=2, le=10_000)
+    neighbors: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[10, 100])
 
 
 @dataclass(frozen=True)

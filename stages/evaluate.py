@@ -1,0 +1,41 @@
+"""Measure the codes: `python -m stages.evaluate`, mAP and curves where there are labels (see `ssdh.evaluation`)."""
+
+from pathlib import Path
+
+from ssdh.datasets.splits import read_split
+from ssdh.evaluation import PER_QUERY, PR_CURVE, PRECISION_AT_N, evaluate, pair_precision
+from ssdh.pair_labels import open_pair_labels
+from ssdh.params import Bits, TopK, read_params, section
+from ssdh.retrieval import EvaluateParams
+from ssdh.runs import read_array, stage, write_csv, write_json
+
+METRICS = Path("metrics")
+
+
+@stage("evaluate")
+def main() -> None:
+    """Read codes, labels, split, features and structure; write metrics, pairs, and three tables."""
+    params = read_params()
+    dataset: str = section(params, "dataset", str)
+    split = read_split(Path("data/split"))
+    labels = read_array(Path("data/labels.npy"))
+    features = read_array(Path("features/features.npy"))
+    pairs = open_pair_labels(Path("features/structure.npz"), None, features)
+    result = evaluate(
+        read_array(Path("models/codes.npy")),
+        labels,
+        features,
+        split,
+        bits=section(params, "bits", Bits),
+        topk=section(params, f"datasets.{dataset}.topk", TopK),
+        params=section(params, "evaluate", EvaluateParams),
+    )
+    write_json(METRICS / "pairs.json", pair_precision(pairs, labels[split.train]))
+    write_csv(METRICS / "per_query.csv", PER_QUERY, result.per_query)
+    write_csv(METRICS / "pr_curve.csv", PR_CURVE, result.pr_curve)
+    write_csv(METRICS / "precision_at_n.csv", PRECISION_AT_N, result.precision_at_n)
+    write_json(METRICS / "metrics.json", {"dataset": dataset, **result.metrics})
+
+
+if __name__ == "__main__":
+    main()
