@@ -4,6 +4,9 @@ from ssdh.datasets.base import AnyDataset
 from ssdh.datasets.cifar10 import Cifar10
 from ssdh.datasets.digits import Digits
 from ssdh.datasets.fashion_mnist import FashionMnist
+from ssdh.datasets.flickr25k import Flickr25k
+from ssdh.datasets.folder import Folder
+from ssdh.datasets.nus_wide import NusWide
 from ssdh.errors import ParameterError
 
 DATASETS: dict[str, AnyDataset] = {
@@ -12,6 +15,10 @@ DATASETS: dict[str, AnyDataset] = {
         Digits(),
         Cifar10(),
         FashionMnist(),
+        Flickr25k(),
+        NusWide(10),
+        NusWide(21),
+        Folder(),
     )
 }
 

@@ -1,0 +1,142 @@
+"""Anyone's own photos: a tree of image files without labels, with class sub-folders, or with a `labels.csv`."""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from loguru import logger
+from numpy.typing import NDArray
+
+from ssdh.datasets.base import Dataset, FileParams, Found, RawDataset, one_hot
+from ssdh.datasets.lists import clean_name, first_few
+from ssdh.datasets.splits import Protocol
+from ssdh.decoding import EXTENSIONS
+from ssdh.errors import DataError
+
+LABEL_FILE = "labels.csv"
+
+
+class FolderParams(FileParams):
+    """`labels`: from `labels.csv`, from the names of the first-level sub-folders, none, or (auto) what is there.
+
+    num_query: null is a tenth, at most 1000. num_train: null is 5000, or all that remain.
+    """
+
+    root: str
+    labels: Literal["auto", "csv", "folders", "none"] = "auto"
+
+
+class Folder(Dataset[FolderParams]):
+    """Every file with an image's extension below the root; hidden files and folders are not looked at."""
+
+    name = "folder"
+    title = "your own photos"
+    size = "any number of images; labels are optional"
+    Params = FolderParams
+
+    def find(self, params: FolderParams) -> Found:
+        """The root, if it holds an image."""
+        root = Path(params.root).expanduser()
+        if not root.is_dir():
+            return Found(None, ("the folder itself",))
+        return Found(root, () if next(_images(root), None) else ("images",))
+
+    def ensure(self, params: FolderParams) -> None:
+        """The root exists, holds an image, and has the labels asked for."""
+        root = Path(params.root).expanduser()
+        where = "(params.yaml: datasets.folder.data.root)"
+        if not root.is_dir():
+            raise DataError(f"{root} is not a folder: give the one that holds your photos {where}")
+        if next(_images(root), None) is None:
+            raise DataError(f"{root} holds no images: put photos there, or name another folder {where}")
+        if params.labels == "csv" and not (root / LABEL_FILE).is_file():
+            raise DataError(f"{root / LABEL_FILE} does not exist (params.yaml: datasets.folder.data.labels: csv)")
+
+    def read(self, params: FolderParams) -> RawDataset:
+        """Images sorted by path; C = 0 without labels."""
+        self.ensure(params)
+        root = Path(params.root).expanduser()
+        names = sorted(_images(root))
+        kind = _kind(root, names) if params.labels == "auto" else params.labels
+        classes, labels = _LABELS[kind](root, names)
+        logger.info("{}: {:,} images, labels: {} ({} classes)", root, len(names), kind, len(classes))
+        return RawDataset(
+            classes=classes, labels=labels, names=names, protocol=Protocol(params.num_query, params.num_train)
+        )
+
+
+def _images(root: Path) -> Iterator[str]:
+    """Paths with an image's extension, relative to the root, with forward slashes; in no particular order."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root)
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield (relative / name).as_posix()
+
+
+def _kind(root: Path, names: list[str]) -> str:
+    """`labels.csv` where there is one; sub-folders where every image is in one and there are at least two."""
+    if (root / LABEL_FILE).is_file():
+        return "csv"
+    tops = {name.split("/", 1)[0] if "/" in name else "" for name in names}
+    return "folders" if "" not in tops and len(tops) >= 2 else "none"
+
+
+def _no_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    return (), np.zeros((len(names), 0), dtype=np.uint8)
+
+
+def _folder_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """The first-level sub-folder is the class."""
+    tops = [PurePosixPath(name).parts[0] for name in names]
+    outside = [name for name in names if "/" not in name]
+    if outside:
+        raise DataError(
+            f"{len(outside)} images of {root} are in no class sub-folder ({first_few(outside)}): move them, or set "
+            "datasets.folder.data.labels to none"
+        )
+    classes = sorted(set(tops))
+    return tuple(classes), one_hot(np.array([classes.index(top) for top in tops]), len(classes))
+
+
+def _csv_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """`labels.csv`: a path below the root and its labels, set apart by semicolons; a header line is recognised.
+
+    An image that is not listed, or has an empty field, carries no label; several lines of one path add up.
+    """
+    path = root / LABEL_FILE
+    found: dict[str, set[str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for number, cells in enumerate(csv.reader(file), start=1):
+                if not cells or (number == 1 and cells[0].strip().lower() in ("path", "file", "filename", "image")):
+                    continue
+                if len(cells) != 2:
+                    raise DataError(f"{path}, line {number}: expected path,label[;label…], got {len(cells)} fields")
+                own = {label.strip() for label in cells[1].split(";")} - {""}
+                found.setdefault(clean_name(cells[0], path), set()).update(own)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV in UTF-8 ({error})") from None
+    row_of = {name: row for row, name in enumerate(names)}
+    if absent := [name for name in found if name not in row_of]:
+        raise DataError(
+            f"{len(absent)} images of {path} are not in {root} ({first_few(absent)}): correct the paths (they are "
+            "relative to the folder of labels.csv) or remove the lines"
+        )
+    classes = sorted(set().union(*found.values()))
+    if not classes:
+        raise DataError(f"{path} holds no label: write path,label[;label…] lines, or remove it")
+    labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
+    column_of = {name: column for column, name in enumerate(classes)}
+    for name, own in found.items():
+        labels[row_of[name], [column_of[label] for label in own]] = 1
+    if unlisted := len(names) - sum(1 for own in found.values() if own):
+        logger.warning("{:,} of {:,} images carry no label in {}", unlisted, len(names), path)
+    return tuple(classes), labels
+
+
+_LABELS = {"none": _no_labels, "folders": _folder_labels, "csv": _csv_labels}
