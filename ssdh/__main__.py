@@ -9,25 +9,38 @@ from ssdh.runs import configure_logging
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run one subcommand; returns its exit code."""
+    """Parse the command line and run one subcommand, or the earlier program's flags; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
-        prog="python -m ssdh",
-        description="Compact binary codes for images without labels. The pipeline itself is run by `dvc repro`.",
-    )
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    wanted = [name for name in COMMANDS if name in arguments[:1]] or COMMANDS
-    for name in wanted:
-        load(name).register(subparsers)
-    options = parser.parse_args(arguments)
+    old = is_old(arguments)
+    options = None if old else parse(arguments)
     configure_logging()
     try:
-        return int(options.run(options))
+        return int(options.run(options) if options else load("legacy").main(arguments))
     except SSDHError as error:
         print("\n".join(f"ssdh: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of one subcommand; `run` among them is what carries it out."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ssdh",
+        description="Compact binary codes for images without labels. The pipeline itself is run by `dvc repro`.",
+        epilog="The earlier program's flags work too: `python -m ssdh --dataset cifar10 --train …`; "
+        "`python -m ssdh --train --help` lists them.",
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    wanted = [name for name in COMMANDS if name in arguments[:1]] or COMMANDS
+    for name in wanted:
+        load(name).register(subparsers)
+    return parser.parse_args(arguments)
+
+
+def is_old(arguments: list[str]) -> bool:
+    """Whether a command line is the earlier program's: it begins with a flag that is not a request for help."""
+    return bool(arguments) and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,14 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     return raw
 
 
+def parse_value(text: str) -> Any:
+    """The value that `text` stands for in params.yaml; raises ParameterError where it is not YAML."""
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError:
+        raise ParameterError(f"{text!r} is not a YAML value") from None
+
+
 def section(params: dict[str, Any], name: str, kind: type[T] | Any) -> T:
     """Return the part of `params` at the dotted `name`, validated as `kind` (a `Params` class or any typed annotation).
 

@@ -1,0 +1,50 @@
+"""How long the costly steps may take on this machine's CPU: one short forward pass, times the number of images."""
+
+import time
+from typing import Any
+
+from ssdh.backbones import BackboneParams, build_network, resolve_layer
+
+BACKWARD = 3.0  # forward, backward and step against the forward pass alone: 3.1 was measured for VGG16
+PROBE = 2  # images of the forward pass that is timed
+
+
+def forward_seconds(backbone: BackboneParams, weights: str, size: int) -> float:
+    """Seconds a CPU forward pass of one image of `size` px takes here, from one batch of two after a warm-up.
+
+    The network's shape is all that matters: it holds constants, no weights are read.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network = build_network(backbone.arch, resolve_layer(backbone, weights), size).eval()
+    network.to_empty(device="cpu")
+    with torch.inference_mode():
+        for value in (*network.parameters(), *network.buffers()):
+            value.fill_(1)
+        images = torch.zeros(PROBE, 3, size, size)
+        network(images)
+        started = time.perf_counter()
+        network(images)
+        return (time.perf_counter() - started) / PROBE
+
+
+def num_images(dataset: Any) -> int:
+    """The number of images that a data set of the registry states in `size` ("60,000 images, …"); 0 where it varies."""
+    first = str(dataset.size).split()[0].replace(",", "")
+    return int(first) if first.isdigit() else 0
+
+
+def describe(seconds: float) -> str:
+    """A duration as a person says it.
+
+    >>> describe(40), describe(600), describe(30_000), describe(400_000)
+    ('under a minute', '10 minutes', '8 hours', '5 days')
+    """
+    if seconds < 60:
+        return "under a minute"
+    for length, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 1.5 * length or unit == "minute":
+            count = round(seconds / length)
+            return f"{count} {unit}{'s' if count != 1 else ''}"
+    raise AssertionError(seconds)
