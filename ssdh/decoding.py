@@ -81,8 +81,11 @@ def _to_rgb(image: ImageFile.ImageFile, min_side: int | Callable[[int, int], flo
         raise BadImageError(f"has no pixels ({width}×{height})")
     if width * height > MAX_PIXELS:
         raise BadImageError(f"decompression bomb: {width}×{height} pixels, the limit is {MAX_PIXELS:,}")
+    is_jpeg = image.format in ("JPEG", "MPO")  # MPO: several JPEGs in one file, as many phones write
+    if not is_jpeg:  # before its EXIF block is asked for: that decodes some formats, and would swallow their errors
+        image.load()
     orientation = _orientation(image)
-    if min_side is not None and image.format == "JPEG":
+    if min_side is not None and is_jpeg:
         upright = (height, width) if orientation >= 5 else (width, height)
         enough = max(1, int(np.ceil(min_side(*upright) if callable(min_side) else min_side)))
         image.draft(None, (enough, enough))
@@ -128,6 +131,8 @@ def _kind_of_junk(data: bytes) -> str:
     head = data[:512].lstrip().lower()
     if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")) or b"<html" in head:
         return "a web page, not an image"
+    if data[:4] == b"GIF8" and len(data) > 9 and 0 in (data[6] | data[7], data[8] | data[9]):
+        return "has no pixels (its width or height is 0)"
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
         return "HEIC, which cannot be read: convert it to JPEG"
     return "not an image of a known format"

@@ -11,6 +11,8 @@ from pydantic import Field
 
 from ssdh.datasets.roots import raw_folder
 from ssdh.datasets.splits import Protocol
+from ssdh.datasets.verification import inspect_files, refuse_bad
+from ssdh.errors import ParameterError
 from ssdh.params import Params
 
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -95,3 +97,24 @@ def one_hot(classes: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.u
     labels = np.zeros((len(classes), num_classes), dtype=np.uint8)
     labels[np.arange(len(classes)), classes] = 1
     return labels
+
+
+def check_counts(name: str, params: DataParams, num_images: int) -> None:
+    """Raise ParameterError where queries and train images are more than the set can have; by `ensure`, early."""
+    where = f"datasets.{name}.data"
+    query, train = params.num_query or 1, params.num_train or 1
+    for key, wanted, available in (
+        ("num_query", query, num_images - 1),
+        ("num_train", train, max(0, num_images - query)),
+    ):
+        if wanted > available:
+            raise ParameterError(
+                f"{where}.{key} asks for {wanted:,} images, at most {available:,} of {num_images:,} are left for it "
+                f"(params.yaml: {where}.{key})"
+            )
+
+
+def refuse_bad_files(name: str, root: Path, paths: list[str], params: FileParams) -> None:
+    """List all bad files in a DataError if data set `name` fails for them; by `ensure`, before anything is removed."""
+    if params.on_bad_image == "fail":
+        refuse_bad(root, paths, inspect_files(root, paths), f"datasets.{name}.data.on_bad_image")

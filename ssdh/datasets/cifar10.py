@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, one_hot
+from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, check_counts, one_hot
 from ssdh.datasets.downloads import Archive, obtain
 from ssdh.datasets.splits import Protocol
 from ssdh.errors import DataError
@@ -17,6 +17,7 @@ ARCHIVE = Archive(
 FOLDER = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 META = "batches.meta"
+NUM_IMAGES = 60_000
 
 # the globals that a pickled batch may name: what numpy arrays and Python 2 strings need, nothing else
 _ALLOWED = {
@@ -51,6 +52,7 @@ class Cifar10(Dataset[Cifar10Params]):
 
     def ensure(self, params: Cifar10Params) -> None:
         """Check the layout of an existing folder, or download and unpack the official archive."""
+        check_counts(self.name, params, NUM_IMAGES)
         folder = self._folder(params)
         if params.root is None:
             obtain(ARCHIVE, folder.parent, folder, member=FOLDER)

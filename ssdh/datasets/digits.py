@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, one_hot
+from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, check_counts, one_hot
 from ssdh.datasets.splits import Protocol
+
+NUM_IMAGES = 1797
 
 
 class DigitsParams(DataParams):
@@ -34,6 +36,7 @@ class Digits(Dataset[DigitsParams]):
 
     def ensure(self, params: DigitsParams) -> None:
         """Nothing to fetch."""
+        check_counts(self.name, params, NUM_IMAGES)
 
     def read(self, params: DigitsParams) -> RawDataset:
         """Images (1797, 8, 8, 3), named `digits/0000` in scikit-learn's order."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, one_hot
+from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, check_counts, one_hot
 from ssdh.datasets.downloads import Archive, fetch
 from ssdh.datasets.splits import Protocol
 from ssdh.errors import DataError
@@ -32,6 +32,7 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
+NUM_IMAGES = 70_000
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 
@@ -65,6 +66,7 @@ class FashionMnist(Dataset[FashionMnistParams]):
 
     def ensure(self, params: FashionMnistParams) -> None:
         """Check that the four files are there, or download them."""
+        check_counts(self.name, params, NUM_IMAGES)
         folder = self.root(params)
         missing = _missing(folder)
         if missing and params.root is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset
+from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset, check_counts, refuse_bad_files
 from ssdh.datasets.downloads import Archive, obtain
 from ssdh.datasets.lists import first_few, locate, read_binary_rows, read_names
 from ssdh.datasets.splits import Protocol
@@ -73,7 +73,12 @@ class Flickr25k(Dataset[Flickr25kParams]):
                 "or with img.txt, targets.txt and images/ (params.yaml: datasets.flickr25k.data.root)"
             )
         if (root / "img.txt").is_file():
-            _check_images(*_listed(root), root, params)
+            paths, found = _listed(root)
+            _check_images(paths, found, root, params)
+        else:
+            _, paths = _official_images(root)
+        check_counts(self.name, params, len(paths))
+        refuse_bad_files(self.name, root, paths, params)
 
     def read(self, params: Flickr25kParams) -> RawDataset:
         """Photos in the order of the list, or of their numbers."""

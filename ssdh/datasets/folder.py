@@ -10,7 +10,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Dataset, FileParams, Found, RawDataset, one_hot
+from ssdh.datasets.base import Dataset, FileParams, Found, RawDataset, check_counts, one_hot, refuse_bad_files
 from ssdh.datasets.lists import clean_name, first_few
 from ssdh.datasets.splits import Protocol
 from ssdh.decoding import EXTENSIONS
@@ -54,12 +54,16 @@ class Folder(Dataset[FolderParams]):
             raise DataError(f"{root} holds no images: put photos there, or name another folder {where}")
         if params.labels == "csv" and not (root / LABEL_FILE).is_file():
             raise DataError(f"{root / LABEL_FILE} does not exist (params.yaml: datasets.folder.data.labels: csv)")
+        names = sorted(_images(root))
+        check_counts(self.name, params, len(names))
+        refuse_bad_files(self.name, root, names, params)
 
     def read(self, params: FolderParams) -> RawDataset:
         """Images sorted by path; C = 0 without labels."""
-        self.ensure(params)
         root = Path(params.root).expanduser()
         names = sorted(_images(root))
+        if not names:
+            raise DataError(f"{root} holds no images (params.yaml: datasets.folder.data.root)")
         kind = _kind(root, names) if params.labels == "auto" else params.labels
         classes, labels = _LABELS[kind](root, names)
         logger.info("{}: {:,} images, labels: {} ({} classes)", root, len(names), kind, len(classes))

@@ -14,7 +14,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset
+from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset, check_counts, refuse_bad_files
 from ssdh.datasets.lists import first_few, locate, read_binary_rows, read_names
 from ssdh.datasets.splits import Protocol, Rows
 from ssdh.errors import DataError
@@ -80,7 +80,10 @@ class NusWide(Dataset[NusWideParams]):
                 f"{', '.join(self.lists)} or the official {LABEL_FOLDER}, {IMAGE_LIST} and {CONCEPTS}, with the "
                 f"photos under images/ or Flickr/ (params.yaml: datasets.{self.name}.data.root)"
             )
-        self._located(root, self._listed(root), params)
+        paths, found = self._located(root, self._listed(root), params)
+        present = [path for path, there in zip(paths, found, strict=True) if there]
+        check_counts(self.name, params, len(present))
+        refuse_bad_files(self.name, root, present, params)
 
     def read(self, params: NusWideParams) -> RawDataset:
         """Photos in the order of the lists (database, then test), or of the official image list."""

@@ -4,8 +4,6 @@ Images, labels and their order never depend on the seed: only the split does.
 """
 
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,9 @@ from numpy.typing import NDArray
 
 from ssdh.datasets.base import RawDataset
 from ssdh.datasets.splits import Protocol, Rows, Split, draw_split, write_split
-from ssdh.decoding import BadImageError, decode_image
+from ssdh.datasets.verification import inspect_files, refuse_bad
 from ssdh.errors import DataError
 from ssdh.runs import write_array, write_csv
-
-VERIFY_SIDE = 32  # every byte is decoded, but at the smallest scale that a JPEG offers
-NAMED = 20  # bad files named in an error; all of them stand in the count
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Prepared:
 
 
 def prepare(
-    raw: RawDataset, *, root: Path | None, seed: int, workers: int, name: str, on_bad_image: str = "fail"
+    raw: RawDataset, *, root: Path | None, seed: int, workers: int | None, name: str, on_bad_image: str = "fail"
 ) -> Prepared:
     """Verify every image, drop or refuse the bad ones, draw the split; `name` is the set's name in `params.yaml`.
 
@@ -52,7 +47,14 @@ def prepare(
         assert root is not None
         raw, digests = _verified(raw, root, workers, name, on_bad_image)
     split = draw_split(raw.protocol, raw.labels, seed=seed, name=f"datasets.{name}.data")
-    return Prepared(raw, digests, split)
+    prepared = Prepared(raw, digests, split)
+    if prepared.duplicates:
+        logger.warning(
+            "{} of {} queries have an exact copy in the database, which is too easy to find: see docs/datasets.md",
+            prepared.duplicates,
+            len(split.query),
+        )
+    return prepared
 
 
 def write_images(folder: Path, prepared: Prepared) -> None:
@@ -86,32 +88,21 @@ def counts(prepared: Prepared, *, name: str) -> dict[str, Any]:
     }
 
 
-def _verified(raw: RawDataset, root: Path, workers: int, name: str, on_bad_image: str) -> tuple[RawDataset, list[str]]:
-    """Decode every file once; returns the set without its bad files and the SHA-256 of each that stays."""
-    digests: list[str] = []
-    bad: list[tuple[str, str]] = []
-    keep = np.ones(len(raw.names), dtype=bool)
-    for row, (digest, reason) in enumerate(_inspect_all([root / path for path in raw.names], workers)):
-        if reason is None:
-            digests.append(digest)
-        else:
-            keep[row] = False
-            bad.append((raw.names[row], reason))
-    if bad and on_bad_image == "fail":
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in bad[:NAMED])
-        more = f"\n  … and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        raise DataError(
-            f"{len(bad)} of {len(keep)} files under {root} are not whole images: repair or remove them, or leave them "
-            f"out (params.yaml: datasets.{name}.data.on_bad_image: skip)\n{listed}{more}"
-        )
-    if not digests:
+def _verified(
+    raw: RawDataset, root: Path, workers: int | None, name: str, on_bad_image: str
+) -> tuple[RawDataset, list[str]]:
+    """The set without its bad files, and the SHA-256 of each that stays."""
+    inspections = inspect_files(root, raw.names, workers)
+    if on_bad_image == "fail":
+        refuse_bad(root, raw.names, inspections, f"datasets.{name}.data.on_bad_image")
+    keep = np.array([not item.reason for item in inspections])
+    bad = [(path, item.reason) for path, item in zip(raw.names, inspections, strict=True) if item.reason]
+    if not keep.any():
         raise DataError(f"{root} has no image that can be decoded ({len(bad)} bad files)")
     if bad:
-        logger.warning(
-            "{} of {} files are not whole images and are left out: data/split/skipped.csv", len(bad), len(keep)
-        )
+        logger.warning("{} of {} files are bad and left out: see data/split/skipped.csv", len(bad), len(keep))
         raw = _without(raw, keep, bad)
-    return raw, digests
+    return raw, [item.digest for item in inspections if not item.reason]
 
 
 def _without(raw: RawDataset, keep: NDArray[np.bool_], bad: list[tuple[str, str]]) -> RawDataset:
@@ -133,24 +124,3 @@ def _without(raw: RawDataset, keep: NDArray[np.bool_], bad: list[tuple[str, str]
         protocol=protocol,
         skipped=[*raw.skipped, *bad],
     )
-
-
-def _inspect_all(paths: list[Path], workers: int) -> Iterator[tuple[str, str | None]]:
-    """(SHA-256, reason if bad) of each file, in order. Threads: decoding and hashing release Python's lock."""
-    if workers < 2:
-        yield from map(_inspect, paths)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(paths), 1024):
-            yield from pool.map(_inspect, paths[start : start + 1024])
-
-
-def _inspect(path: Path) -> tuple[str, str | None]:
-    try:
-        data = path.read_bytes()
-        decode_image(data, VERIFY_SIDE)
-    except OSError as error:
-        return "", f"cannot be read ({error.strerror})"
-    except BadImageError as error:
-        return "", str(error)
-    return hashlib.sha256(data).hexdigest(), None
