@@ -4,14 +4,14 @@ from typing import Any
 
 from ssdh.backbones import BackboneParams, ensure_weights
 from ssdh.datasets import registry
-from ssdh.devices import select_device
+from ssdh.devices import check_device
 from ssdh.errors import ParameterError
 from ssdh.images import ImageParams
 from ssdh.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, section, validate
 from ssdh.retrieval import EvaluateParams
 from ssdh.runs import RuntimeParams
 from ssdh.structure import StructureParams
-from ssdh.training import TrainParams
+from ssdh.training_params import TrainParams
 
 KINDS: dict[str, Any] = {
     "bits": Bits,
@@ -32,7 +32,7 @@ def check(params: dict[str, Any]) -> None:
     """
     check_parameters(params)
     runtime = section(params, "runtime", RuntimeParams)
-    select_device(runtime.device)
+    check_device(runtime.device)
     name = str(lookup(params, "dataset"))
     dataset = registry.get(name)
     dataset.ensure(section(params, f"datasets.{name}.data", dataset.Params))
