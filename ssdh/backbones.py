@@ -73,7 +73,9 @@ def resolve_layer(params: BackboneParams, weights: str) -> str:
     """The layer that `auto` means; raises ParameterError where network or weights do not have the one asked for."""
     arch, layer = params.arch, params.layer
     classic = arch.startswith("vgg") or arch == "alexnet"
-    convolutions = weights == "features" or (weights == "file" and _only_convolutions(read_weights(params.weights_file)))
+    convolutions = weights == "features" or (
+        weights == "file" and _only_convolutions(read_weights(params.weights_file))
+    )
     if weights == "features" and arch != "vgg16":
         raise ParameterError(
             f"images.weights 'features' exist for vgg16 only, got backbone.arch {arch!r}: choose imagenet, random or file"
@@ -239,8 +241,10 @@ def read_weights(name: str) -> "dict[str, Tensor]":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(f"backbone.weights_file {path} is not a whole state dict: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # noqa: BLE001 (an unpickling error of any kind)
+        raise DataError(
+            f"backbone.weights_file {path} is not a whole state dict: {str(error).splitlines()[0]}"
+        ) from None
+    except Exception as error:
         reason = type(error).__name__
         raise DataError(f"backbone.weights_file {path} holds more than tensors ({reason}): save a state dict") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
@@ -256,7 +260,9 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"backbone.weights_file {path} does not exist: {hint}")
     if path.stat().st_size == 0:
-        raise ParameterError(f"images.weights is 'file', but backbone.weights_file {path} is the empty placeholder: {hint}")
+        raise ParameterError(
+            f"images.weights is 'file', but backbone.weights_file {path} is the empty placeholder: {hint}"
+        )
 
 
 def _only_convolutions(state: "dict[str, Tensor]") -> bool:
@@ -270,7 +276,7 @@ def _torchvision_weights(arch: str, weights: str) -> "dict[str, Tensor]":
     path = _torchvision_file(arch, weights)
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 (a broken file fails in many ways)
+    except Exception:
         raise DataError(f"{path} is not a whole weight file: remove it and run again to download it anew") from None
     if arch.startswith("densenet"):  # saved when torchvision's modules had dots in their names
         state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): v for key, v in state.items()}
@@ -317,9 +323,9 @@ def _torchvision_enum(arch: str, weights: str) -> Any:
 def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Preprocessing:
     """Size and normalisation: `images.mean`/`std` if set, else the weight file's metadata, else torchvision's."""
     mean, std = _normalisation(params, images)
-    mean = tuple(images.mean) if images.mean is not None else mean
-    std = tuple(images.std) if images.std is not None else std
-    return Preprocessing(resize=images.resize, size=images.size, mean=mean, std=std)
+    mean = _triple(images.mean) if images.mean is not None else mean
+    std = _triple(images.std) if images.std is not None else std
+    return Preprocessing(resize=images.resize or images.size, size=images.size, mean=mean, std=std)
 
 
 Triple = tuple[float, float, float]

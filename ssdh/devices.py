@@ -83,7 +83,9 @@ def select_device(name: str) -> "torch.device":
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ParameterError(f"runtime.device is {name!r}, but PyTorch finds no such device here: set it to auto or cpu")
+        raise ParameterError(
+            f"runtime.device is {name!r}, but PyTorch finds no such device here: set it to auto or cpu"
+        )
     return torch.device(kind)
 
 
@@ -105,6 +107,19 @@ def make_deterministic(device: "torch.device", wanted: bool) -> None:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted, warn_only=True)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch use `count` CPU threads for the body (None: as many as before)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def barrier(rank: Rank) -> None:
@@ -153,7 +168,9 @@ def relaunch(module: str, processes: int | None) -> bool:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    threads = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // count)
+    threads = max(
+        1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // count
+    )
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logger.info("{}: {} processes, {} threads each", module, count, os.environ["OMP_NUM_THREADS"])
     config = LaunchConfig(
@@ -170,7 +187,9 @@ def relaunch(module: str, processes: int | None) -> bool:
         elastic_launch(config, sys.executable)("-m", module)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise SSDHError(f"rank {rank} of {count} ended with exit code {failure.exitcode}: its own line is above") from None
+        raise SSDHError(
+            f"rank {rank} of {count} ended with exit code {failure.exitcode}: its own line is above"
+        ) from None
     return True
 
 
@@ -203,3 +222,35 @@ def shared_work(rank: Rank, make_key: Callable[[], str], outs: Sequence[Path]) -
         yield broadcast(None if finished else folder, rank)
         barrier(rank)
         mark_finished(key, outs)
+
+
+# --- a batch shared out over the ranks ------------------------------------------------------------------------------
+
+
+def share(size: int, rank: Rank) -> slice:
+    """The rows of a batch of `size` that are this rank's: ⌈size/ranks⌉ each, the last ranks fewer or none."""
+    each = -(-size // rank.count)
+    return slice(min(size, rank.index * each), min(size, (rank.index + 1) * each))
+
+
+def all_gather_rows(own: "torch.Tensor", size: int, rank: Rank) -> "torch.Tensor":
+    """The rows of every rank's share, in order: own (≤ ⌈size/ranks⌉, K) to (size, K)."""
+    if rank.count == 1:
+        return own
+    import torch
+    import torch.distributed as dist
+
+    each = -(-size // rank.count)
+    padded = torch.cat([own, own.new_zeros(each - len(own), *own.shape[1:])])
+    parts = [torch.empty_like(padded) for _ in range(rank.count)]
+    dist.all_gather(parts, padded)
+    return torch.cat(parts)[:size]
+
+
+def all_reduce(tensors: "Sequence[torch.Tensor]", rank: Rank) -> None:
+    """Sum each tensor over the ranks, in place."""
+    if rank.count > 1:
+        import torch.distributed as dist
+
+        for tensor in tensors:
+            dist.all_reduce(tensor)

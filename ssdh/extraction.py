@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ssdh.devices import Rank, barrier
 from ssdh.errors import DataError
+from ssdh.images import ImageSource, Preprocessing, eval_loader, normalise
 from ssdh.runs import atomic_path, read_array, write_array
 
 BLOCK = 64  # rows; part of the result's definition: another size may round differently
@@ -117,19 +118,39 @@ def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
 # --- a network over blocks ------------------------------------------------------------------------------------------
 
 
+def image_blocks(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    source: ImageSource,
+    device: torch.device,
+    precision: str = "fp32",
+    workers: int = 0,
+) -> Callable[[NDArray[np.int64]], Iterator[NDArray[np.float32]]]:
+    """What `compute_rows` asks for: the network's outputs of image rows, decoded by `workers` processes."""
+
+    def blocks_of(rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        pixels = eval_loader(source, preprocessing, rows=rows, batch_size=BLOCK, workers=workers)
+        return run_network(network, pixels, device, precision, prepare=lambda batch: normalise(batch, preprocessing))
+
+    return blocks_of
+
+
 def run_network(
-    network: nn.Module, batches: Iterable[Tensor], device: torch.device, precision: str = "fp32"
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    device: torch.device,
+    precision: str = "fp32",
+    prepare: Callable[[Tensor], Tensor] = lambda batch: batch,
 ) -> Iterator[NDArray[np.float32]]:
     """Outputs (n, D) float32 of each batch (n, …), n ≤ BLOCK; computed on BLOCK rows, in evaluation mode.
 
-    The next batch is started before the last one is fetched, so that a GPU never waits for the copy.
+    `prepare` runs on the device. The next batch is started before the last one is fetched, so that a GPU never waits for
+    the copy.
     """
     network = network.to(device, memory_format=torch.channels_last).eval()
-    autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     previous: tuple[Tensor, int] | None = None
     for batch in batches:
-        with torch.inference_mode(), autocast:
-            output = network(_padded(batch.to(device, non_blocking=True))).float()
+        output = _outputs(network, prepare(_to_device(_padded(batch), device)), precision)
         if previous is not None:
             yield _fetched(*previous)
         previous = (output, len(batch))
@@ -137,10 +158,21 @@ def run_network(
         yield _fetched(*previous)
 
 
+def _outputs(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
+    autocast = torch.autocast(batch.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    with torch.inference_mode(), autocast:
+        outputs: Tensor = network(batch)
+        return outputs.float()
+
+
 def _padded(batch: Tensor) -> Tensor:
-    """`batch` with zeros appended to BLOCK rows; images in channels-last memory."""
-    if len(batch) < BLOCK:
-        batch = torch.cat([batch, batch.new_zeros(BLOCK - len(batch), *batch.shape[1:])])
+    """`batch` with zeros appended to BLOCK rows."""
+    return batch if len(batch) == BLOCK else torch.cat([batch, batch.new_zeros(BLOCK - len(batch), *batch.shape[1:])])
+
+
+def _to_device(batch: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        batch = batch.pin_memory().to(device, non_blocking=True)
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 

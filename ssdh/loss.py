@@ -3,7 +3,6 @@
 Yang, Deng, Liu, Liu, Tao: "Semantic Structure-based Unsupervised Deep Hashing", IJCAI 2018, equation 6.
 """
 
-import torch
 from torch import Tensor
 
 

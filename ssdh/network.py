@@ -46,7 +46,9 @@ class HashNet(nn.Module):
         if inputs.ndim == 2:
             return inputs
         if self.backbone is None:
-            raise DataError("this model holds the hash layer alone and takes features (n, D): load_encoder takes images")
+            raise DataError(
+                "this model holds the hash layer alone and takes features (n, D): load_encoder takes images"
+            )
         features: Tensor = self.backbone(inputs)
         return features
 
@@ -97,7 +99,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a whole model file ({error}): train it anew") from None
     if not {"hash.weight", "hash.bias", "center"} <= names:
         raise DataError(f"{path} is not a hash network: it has no hash.weight, hash.bias and center")
-    return {name: _parsed(value) for name, value in text.items()} | {"has_backbone": any("backbone." in n for n in names)}
+    return {name: _parsed(value) for name, value in text.items()} | {
+        "has_backbone": any("backbone." in n for n in names)
+    }
 
 
 def _parsed(text: str) -> Any:
@@ -127,3 +131,24 @@ def load_hashnet(path: Path) -> HashNet:
     except RuntimeError as error:
         raise DataError(f"{path} does not fit its own metadata: {str(error).splitlines()[-1].strip()}") from None
     return model.eval()
+
+
+def initial_hashnet(dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None) -> HashNet:
+    """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (0 bytes: none).
+
+    Raises DataError where that model does not fit the features, the code length or the backbone.
+    """
+    path = Path(init_file)
+    if path.is_file() and path.stat().st_size == 0:
+        return seeded_hashnet(dim, bits, seed, backbone)
+    given = load_hashnet(path)
+    if given.hash.weight.shape != (bits, dim):
+        raise DataError(
+            f"train.init_file {path} has {given.bits} bits on features of {given.hash.in_features} values, wanted are "
+            f"{bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
+        )
+    if given.backbone is not None and backbone is None:
+        raise DataError(f"train.init_file {path} holds a whole network: set train.finetune to true to train it on")
+    if given.backbone is None:
+        given.backbone = backbone
+    return given.requires_grad_(True)

@@ -1,0 +1,103 @@
+"""The hash layer alone, on features that lie on the device: the step in closed form, without autograd's overhead.
+
+For L = (1/B²) Σ_ij w_ij e_ij², e_ij = z_iᵀz_j/K − T_ij with symmetric w and T: ∂L/∂z_i = 4/(B²K) Σ_j w_ij e_ij z_j, and
+∂L/∂h = ∂L/∂z·(1 − z²) for z = tanh(h), h = W(φ − c) + b.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssdh.devices import Rank, all_gather_rows, all_reduce, share, threads
+from ssdh.network import HashNet, initial_hashnet
+from ssdh.pair_batches import PairBatches
+from ssdh.snapshots import Snapshots
+from ssdh.training import Progress, make_optimizer, train
+from ssdh.training_params import TrainParams
+
+SMALL_STEP = 2**25  # multiply-adds of a step below which a second thread costs more than it brings
+
+
+class FeatureSource:
+    """Features (n, D) of the train images, less the centre, resident on the device."""
+
+    def __init__(self, features: Tensor, center: Tensor, rank: Rank = Rank()) -> None:  # noqa: B008 (immutable)
+        self.features = features - center
+        self.rank = rank
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def batches(self, batches: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[Tensor]:
+        """Yield this rank's rows (≤ ⌈B/ranks⌉, D) of each batch."""
+        device = self.features.device
+        for rows in batches:
+            yield self.features.index_select(0, torch.from_numpy(rows[share(len(rows), self.rank)]).to(device))
+
+
+class HeadStep:
+    """Loss of a batch and the gradients of the hash layer."""
+
+    def __init__(self, model: HashNet, rank: Rank = Rank()) -> None:  # noqa: B008 (immutable)
+        self.weight, self.bias = model.hash.weight, model.hash.bias
+        self.weight.grad, self.bias.grad = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+        self.rank = rank
+
+    @torch.no_grad()
+    def __call__(self, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """features: this rank's centred rows; targets, weights: (B, B) of the global batch, symmetric; returns the loss."""
+        size, bits = len(targets), len(self.weight)
+        own = torch.addmm(self.bias, features, self.weight.T).tanh_()  # (b, K)
+        codes = all_gather_rows(own, size, self.rank)  # (B, K)
+        errors = torch.addmm(targets, codes, codes.T, beta=-1, alpha=1 / bits)  # (B, B)
+        weighted = weights * errors
+        loss = torch.dot(weighted.view(-1), errors.view(-1)) / size**2
+        mine = weighted[share(size, self.rank)]  # (b, B)
+        slopes = torch.ops.aten.tanh_backward((mine @ codes).mul_(4 / (size**2 * bits)), own)  # (b, K)
+        assert self.weight.grad is not None
+        assert self.bias.grad is not None
+        torch.mm(slopes.T, features, out=self.weight.grad)
+        torch.sum(slopes, 0, out=self.bias.grad)
+        all_reduce([self.weight.grad, self.bias.grad], self.rank)
+        return loss
+
+
+def train_head(
+    features: NDArray[np.float32],
+    pairs: PairBatches,
+    params: TrainParams,
+    *,
+    bits: int,
+    seed: int,
+    device: torch.device,
+    rank: Rank = Rank(),  # noqa: B008 (immutable)
+    snapshots: Snapshots | None = None,
+    validate: Callable[[HashNet], float] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[HashNet, Progress]:
+    """Train the hash layer on features (n, D) of the train images; returns the network and its curves."""
+    model = initial_hashnet(features.shape[1], bits, seed, params.init_file).to(device, dtype)
+    values = torch.from_numpy(features).to(device, dtype)
+    if params.centre and _is_new(model):
+        model.center.copy_(values.double().mean(0))
+    source = FeatureSource(values, model.center, rank)
+    step = HeadStep(model, rank)
+    optimizer = make_optimizer([{"params": [model.hash.weight, model.hash.bias], "lr": params.lr}], params)
+    work = params.batch_size * features.shape[1] * bits // rank.count
+    with threads(1 if device.type == "cpu" and work < SMALL_STEP else None):
+        progress = train(
+            *(model, source, pairs, step, optimizer, params),
+            seed=seed,
+            rank=rank,
+            snapshots=snapshots,
+            validate=None if validate is None else lambda: validate(model),
+        )
+    return model.eval(), progress
+
+
+def _is_new(model: HashNet) -> bool:
+    """Whether the centre is still zeros: a model that training starts from keeps its own."""
+    return not model.center.any()

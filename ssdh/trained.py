@@ -1,0 +1,145 @@
+"""A trained network at work: its outputs for features or images, its file with all that is needed to use it again."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssdh.backbones import Backbone, BackboneParams, load_backbone, resolve_layer, resolve_preprocessing
+from ssdh.codes import pack, sign_codes
+from ssdh.datasets.splits import Split
+from ssdh.errors import DataError
+from ssdh.extraction import BLOCK, run_network
+from ssdh.images import ImageParams, Preprocessing
+from ssdh.network import HashNet, load_hashnet, read_metadata, save_hashnet
+from ssdh.runs import write_csv
+from ssdh.training import Progress
+from ssdh.validation import Rows, draw_validation, validation_map
+
+Floats = NDArray[np.float32]
+
+
+def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device) -> Callable[[Rows], Iterator[Floats]]:
+    """What `compute_rows` asks for: outputs (≤ BLOCK, K) of blocks of rows of `features` (N, D)."""
+
+    def blocks_of(rows: Rows) -> Iterator[Floats]:
+        starts = range(0, len(rows), BLOCK)
+        batches = (torch.from_numpy(np.array(features[rows[start : start + BLOCK]])) for start in starts)
+        return run_network(model, batches, device)
+
+    return blocks_of
+
+
+def packed(blocks_of: Callable[[Rows], Iterator[Floats]]) -> Callable[[Rows], Iterator[NDArray[np.uint8]]]:
+    """The same blocks as packed codes (≤ BLOCK, ⌈K/8⌉)."""
+    return lambda rows: (pack(sign_codes(outputs)) for outputs in blocks_of(rows))
+
+
+def outputs_of(blocks_of: Callable[[Rows], Iterator[Floats]]) -> Callable[[Rows], Floats]:
+    """The same blocks as one array (n, K)."""
+    return lambda rows: np.concatenate(list(blocks_of(rows)))
+
+
+def curve_point(
+    blocks_of: Callable[[HashNet], Callable[[Rows], Iterator[Floats]]],
+    labels: NDArray[np.uint8],
+    split: Split,
+    seed: int,
+) -> Callable[[HashNet], float] | None:
+    """The function from a model to the validation mAP that `train` calls; None without labels or without queries."""
+    queries, database = draw_validation(split, seed)
+    if not labels.shape[1] or not len(queries):
+        return None
+    return lambda model: validation_map(outputs_of(blocks_of(model)), labels, queries, database)
+
+
+# --- the file of a trained network ----------------------------------------------------------------------------------
+
+
+def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str, Any]:
+    """The metadata by which the frozen network of a model is built again."""
+    preprocessing = resolve_preprocessing(backbone, images)
+    return {
+        "arch": backbone.arch,
+        "layer": resolve_layer(backbone, images.weights),
+        "weights": images.weights,
+        "weights_file": backbone.weights_file,
+        "backbone_precision": backbone.precision,
+        "size": preprocessing.size,
+        "resize": preprocessing.resize,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
+
+
+def write_training(
+    model_path: Path,
+    curve_path: Path,
+    validation_path: Path,
+    model: HashNet,
+    progress: Progress,
+    metadata: dict[str, Any],
+) -> None:
+    """Write the curves and, last, the model."""
+    write_csv(curve_path, ("epoch", "iteration", "loss"), progress.epochs)
+    write_csv(validation_path, ("iteration", "map"), progress.validation)
+    save_hashnet(model_path, model, metadata)
+
+
+def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:
+    """What the images of a model must go through, from its metadata."""
+    mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in (metadata["mean"], metadata["std"]))
+    return Preprocessing(resize=int(metadata["resize"]), size=int(metadata["size"]), mean=mean, std=std)
+
+
+class Encoder(nn.Module):
+    """A network from preprocessed images (n, 3, size, size) to relaxed codes (n, K), with its preprocessing."""
+
+    def __init__(self, model: HashNet, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocessing = preprocessing
+
+    @property
+    def bits(self) -> int:
+        """K, the length of a code."""
+        return self.model.bits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (n, 3, size, size), normalised; returns (n, K) in (−1, 1)."""
+        outputs: Tensor = self.model(images)
+        return outputs
+
+
+def load_encoder(path: Path, weights_file: Path | None = None) -> Encoder:
+    """Read a trained network as one from images to codes, in evaluation mode.
+
+    Where only the hash layer was trained, the frozen network is built again from the file's metadata; its weights come
+    from where they came from in training, or from `weights_file`. Raises DataError where something is missing.
+    """
+    metadata = read_metadata(path)
+    model = load_hashnet(path)
+    if model.backbone is None:
+        model.backbone = _frozen(path, metadata, weights_file).module
+    return Encoder(model, model_preprocessing(metadata)).eval()
+
+
+def _frozen(path: Path, metadata: dict[str, Any], weights_file: Path | None) -> Backbone:
+    try:
+        backbone = BackboneParams(
+            arch=metadata["arch"],
+            layer=metadata["layer"],
+            precision=metadata["backbone_precision"],
+            weights_file=str(weights_file or metadata["weights_file"]),
+        )
+        images = ImageParams(
+            **{name: metadata[name] for name in ("size", "resize", "mean", "std")},
+            weights="file" if weights_file else metadata["weights"],
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} does not say which frozen network it belongs to ({error}): train it anew") from None
+    return load_backbone(backbone, images)

@@ -1,0 +1,146 @@
+"""Training of the hash layer on cached features, or of the whole network from images: one loop for both.
+
+The position in the run is (seed, iteration): the order of every epoch and all random numbers of a step are derived from
+them, so a run that was interrupted continues to the same bits.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ssdh.devices import Rank
+from ssdh.errors import SSDHError
+from ssdh.network import HashNet
+from ssdh.pair_batches import PairBatches
+from ssdh.snapshots import Snapshots
+from ssdh.training_params import TrainParams
+
+ORDER_STREAM = 11  # of the seed's random streams
+Rows = NDArray[np.int64]
+
+
+@dataclass
+class Progress:
+    """How far a run is, and its curves."""
+
+    iteration: int = 0
+    losses: list[float] = field(default_factory=list)  # of the steps of the present epoch
+    epochs: list[tuple[int, int, float]] = field(default_factory=list)  # (epoch, iteration, mean loss)
+    validation: list[tuple[int, float]] = field(default_factory=list)  # (iteration, mAP)
+
+
+class Source(Protocol):
+    """Where the inputs of the steps come from."""
+
+    def __len__(self) -> int:
+        """The number of train images."""
+        ...
+
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
+        """Yield this rank's part of each batch of train-image numbers, on the device, ready for the step."""
+        ...
+
+
+# A step computes the loss of a batch and leaves the gradients in the parameters.
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def train(
+    model: HashNet,
+    source: Source,
+    pairs: PairBatches,
+    step: Step,
+    optimizer: torch.optim.Optimizer,
+    params: TrainParams,
+    *,
+    seed: int,
+    rank: Rank = Rank(),  # noqa: B008 (immutable)
+    snapshots: Snapshots | None = None,
+    validate: Callable[[], float] | None = None,
+) -> Progress:
+    """Train `model` in place for `params.epochs`, from the last snapshot if one fits; returns the curves."""
+    device = model.hash.weight.device
+    progress = restore(model, optimizer, snapshots, device)
+    steps = -(-len(source) // params.batch_size)  # of an epoch; the last batch may be smaller
+    bar = tqdm(
+        total=params.epochs * steps, initial=progress.iteration, disable=not (rank.first and sys.stderr.isatty())
+    )
+    for epoch in range(progress.iteration // steps, params.epochs):
+        first = progress.iteration % steps
+        batches = epoch_batches(len(source), params.batch_size, seed, epoch)[first:]
+        losses: list[Tensor] = []
+        for inputs, (targets, weights) in zip(source.batches(batches, epoch), pairs.of(batches), strict=True):
+            losses.append(step(inputs, targets, weights))
+            optimizer.step()
+            progress.iteration += 1
+            if validate and params.eval_interval and progress.iteration % params.eval_interval == 0:
+                progress.validation.append((progress.iteration, validate()))
+            if snapshots and params.snapshot_interval and progress.iteration % params.snapshot_interval == 0:
+                progress.losses += _values(losses)
+                losses = []
+                snapshots.save(_state(model, optimizer, progress))
+        bar.update(len(batches))
+        progress.losses += _values(losses)
+        progress.epochs.append((epoch + 1, progress.iteration, float(np.mean(progress.losses))))
+        progress.losses = []
+        _log_epoch(progress, params.epochs)
+    bar.close()
+    return progress
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    """The batches of an epoch: all train-image numbers once, in the order that (seed, epoch) gives."""
+    order: Rows = np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(count).astype(np.int64)
+    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+
+def make_optimizer(groups: list[dict[str, Any]], params: TrainParams) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam, over parameter groups that each name their `lr`."""
+    device = groups[0]["params"][0].device
+    fused = device.type in ("cpu", "cuda")
+    if params.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=params.lr, weight_decay=params.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        groups, lr=params.lr, momentum=params.momentum, weight_decay=params.weight_decay, fused=fused
+    )
+
+
+def restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, snapshots: Snapshots | None, device: torch.device
+) -> Progress:
+    """Put the last snapshot, if one fits, into model and optimizer; returns where the run goes on."""
+    state = snapshots.load(device) if snapshots else None
+    if state is None:
+        return Progress()
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    progress = Progress(**state["progress"])
+    progress.epochs = [tuple(row) for row in progress.epochs]
+    progress.validation = [tuple(row) for row in progress.validation]
+    logger.info("continuing from the snapshot of iteration {}", progress.iteration)
+    return progress
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
+
+
+def _values(losses: list[Tensor]) -> list[float]:
+    values: list[float] = torch.stack(losses).double().tolist() if losses else []
+    if not np.isfinite(values).all():
+        raise SSDHError("the loss is no longer a finite number: lower train.lr (params.yaml: train.lr)")
+    return values
+
+
+def _log_epoch(progress: Progress, epochs: int) -> None:
+    epoch, iteration, loss = progress.epochs[-1]
+    if epoch % max(1, epochs // 10) == 0 or epoch == epochs:
+        logger.info("epoch {}/{}, iteration {}: loss {:.5f}", epoch, epochs, iteration, loss)

@@ -1,0 +1,53 @@
+"""Features of every image by the frozen network: `python -m stages.extract` (or under torchrun)."""
+
+from pathlib import Path
+
+import torch
+from loguru import logger
+
+from ssdh.backbones import BackboneParams, load_backbone
+from ssdh.datasets import registry
+from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
+from ssdh.extraction import compute_rows, image_blocks
+from ssdh.images import ImageParams, open_images
+from ssdh.params import read_params, section
+from ssdh.runs import RuntimeParams, fingerprint, stage
+
+IMAGES, FEATURES = Path("data/images"), Path("features/features.npy")
+
+
+@stage("extract")
+def main() -> None:
+    """Write features (N, D) float32, row order = manifest; continues where an interrupted run stopped."""
+    params = read_params()
+    runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
+    if relaunch("stages.extract", runtime.processes):
+        return
+    name: str = section(params, "dataset", str)
+    dataset = registry.get(name)
+    data = section(params, f"datasets.{name}.data", dataset.Params)
+    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
+    chosen: BackboneParams = section(params, "backbone", BackboneParams)
+    logger.info("extract: {} {}", chosen.model_dump(), images.model_dump())
+    device = select_device(runtime.device)
+    make_deterministic(device, runtime.deterministic)
+    source = open_images(IMAGES, dataset.root(data))
+
+    def key() -> str:
+        settings = {"backbone": chosen.model_dump(), "images": images.model_dump()}
+        return fingerprint(
+            [IMAGES, Path(chosen.weights_file)],
+            {"stage": "extract", **settings, "device": describe(device), "torch": torch.__version__},
+        )
+
+    with process_group(device) as rank, shared_work(rank, key, [FEATURES]) as folder:
+        if folder is not None:
+            backbone = load_backbone(chosen, images)
+            blocks = image_blocks(
+                backbone.module, backbone.preprocessing, source, device, chosen.precision, runtime.num_workers
+            )
+            compute_rows(FEATURES, folder, len(source), blocks, rank)
+
+
+if __name__ == "__main__":
+    main()
