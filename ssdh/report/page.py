@@ -1,0 +1,209 @@
+"""The page: sections in the order in which a run is judged, each made from the tables of `metrics/` alone.
+
+    page = render(Report(results=read_results(Path("metrics")), …))
+
+Numbers are printed from the files, never typed; a part whose file is empty (a run without labels) is left out.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ssdh.report import sections
+from ssdh.report.contents import Report
+from ssdh.report.gallery import Query
+from ssdh.report.inputs import StageRecord
+from ssdh.report.markup import facts, number, section, text
+from ssdh.report.sections import METHODS
+
+STYLE = Path(__file__).with_name("style.css")
+CODES = "models/codes.npy"
+
+
+def render(report: Report) -> str:
+    """The whole page as HTML with no reference to any other file or address."""
+    parts = [
+        ("run", "What ran", _run(report)),
+        ("quality", "Retrieval quality", sections.quality(report)),
+        ("structure", "Semantic structure", sections.structure(report)),
+        ("training", "Training", sections.training(report)),
+        ("curves", "Precision and recall", sections.curves(report)),
+        ("codes", "Use of the bits", sections.codes(report)),
+        ("classes", "Classes", sections.classes(report)),
+        ("queries", "Queries", _queries(report)),
+    ]
+    shown = [(name, title, content) for name, title, content in parts if content]
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown)
+    title = f"{_dataset(report)}, {report.results.metrics.get('bits', '?')} bits"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="generator" content="ssdh"><title>SSDH report: {text(title)}</title>'
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
+        f'<header>{_head(report)}<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>\n'
+        + "\n".join(content for _, _, content in shown)
+        + f"\n</main>\n<footer>{_footer()}</footer>\n</body></html>\n"
+    )
+
+
+def _dataset(report: Report) -> str:
+    return str(report.results.metrics.get("dataset") or report.results.data.get("dataset", "images"))
+
+
+def _head(report: Report) -> str:
+    metrics, baselines = report.results.metrics, report.results.baselines
+    head = (
+        '<p class="kicker">Semantic structure-based unsupervised deep hashing</p>'
+        f"<h1>{text(_dataset(report))}, {text(metrics.get('bits', '?'))}-bit codes</h1>"
+    )
+    if "map" in metrics:
+        others = [
+            f"{name} {number(baselines[method]['map'])}"
+            for method, name in METHODS.items()
+            if "map" in baselines.get(method, {})
+        ]
+        beside = f" On the same images: {', '.join(others)}." if others else ""
+        head += (
+            f'<p class="headline"><span class="value">{number(metrics["map"])}</span>'
+            f'<span class="what">mAP@{number(metrics["topk"])}, the expectation over the order of items at equal '
+            f"distance.{beside}</span></p>"
+        )
+    else:
+        head += (
+            '<p class="headline"><span class="what">These images have no labels, so nothing here says how good the '
+            "retrieval is: judge by the nearest images below.</span></p>"
+        )
+    if report.weights == "random":
+        head += (
+            '<p class="smoke"><strong>A smoke run.</strong> The weights of the backbone are random: this shows that '
+            "the pipeline works, and measures nothing about the method.</p>"
+        )
+    return head
+
+
+def _run(report: Report) -> str:
+    data, groups = report.results.data, report.parameters
+    backbone = groups.get("backbone", {})
+    entries = [("data set", text(_dataset(report)))]
+    entries += [
+        (label, number(data[key]))
+        for key, label in (("query", "queries"), ("train", "train images"), ("database", "database"))
+        if key in data
+    ]
+    if "arch" in backbone:
+        layer = "" if backbone.get("layer") in (None, "auto") else f", {text(backbone['layer'])}"
+        entries.append(("backbone", f"{text(backbone['arch'])}{layer}"))
+    if report.weights:
+        entries.append(("weights", text(report.weights)))
+    entries += [
+        (label, text(groups["run"][key]))
+        for key, label in (("bits", "bits"), ("recipe", "recipe"), ("seed", "seed"))
+        if key in groups.get("run", {})
+    ]
+    results = {path: digest for stage in report.stages for path, digest in stage.outs}
+    if CODES in results:
+        entries.append(("codes, md5", f"<code>{text(results[CODES][:12])}</code>"))
+    body = facts(entries)
+    if report.stages:
+        body += "<h3>Seconds of each stage, as known when this page was made</h3>"
+        body += facts((text(stage.name), _seconds(stage)) for stage in report.stages)
+        code = {path: digest for stage in report.stages for path, digest in stage.code}
+        body += _details("Results with their hashes, from <code>dvc.lock</code>", _hashes(results))
+        body += _details("Code with its hashes, from <code>dvc.lock</code>", _hashes(code))
+    if groups:
+        chips = "".join(
+            f"<h3>{text(group)}</h3>{facts((text(key), _value(value)) for key, value in values.items())}"
+            for group, values in groups.items()
+        )
+        body += _details("All parameters as they took effect", chips)
+    return section(
+        "run",
+        "What ran",
+        "Data, parameters and code of this run. The same inputs give the same codes, bit for bit.",
+        body,
+    )
+
+
+def _seconds(stage: StageRecord) -> str:
+    return "cached" if stage.seconds is None else number(stage.seconds, 1)
+
+
+def _details(summary: str, body: str) -> str:
+    return f"<details><summary>{summary}</summary><div>{body}</div></details>"
+
+
+def _hashes(files: dict[str, str]) -> str:
+    listed = (f"<li>{text(path)} <span>{text(digest[:12])}</span></li>" for path, digest in sorted(files.items()))
+    return f'<ul class="hashes">{"".join(listed)}</ul>'
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return text(", ".join(map(str, value)))
+    return text(value)
+
+
+def _queries(report: Report) -> str:
+    labelled = any(query.average_precision is not None for query in report.worst + report.typical)
+    body = ""
+    if labelled:
+        body += (
+            '<p class="legend">Solid frame and ✓: shares a label with the query. Dashed frame and ✕: does not. '
+            "The number is the Hamming distance.</p>"
+        )
+    else:
+        body += '<p class="legend">The number is the Hamming distance.</p>'
+    for title, queries in (
+        ("The five worst queries" if len(report.worst) == 5 else "The worst queries", report.worst),
+        ("Across the range, best first" if labelled else "", report.typical),
+    ):
+        if queries:
+            heading = f"<h3>{title}</h3>" if title else ""
+            body += heading + "".join(_query(query) for query in queries)
+    if not report.worst and not report.typical:
+        return ""
+    return section(
+        "queries",
+        "Queries",
+        "A query, then the ten images nearest to it; images at equal distance stand in the database’s order.",
+        f'<div class="{"tiny" if report.tiny else ""}">{body}</div>',
+    )
+
+
+def _query(query: Query) -> str:
+    named = query.classes or f"image {query.row}"
+    ap = "" if query.average_precision is None else f"<br><span>AP</span> {number(query.average_precision, 3)}"
+    near = []
+    for place, other in enumerate(query.nearest, 1):
+        kind = {True: "right", False: "wrong", None: "plain"}[other.relevant]
+        mark = {"right": "✓", "wrong": "✕"}.get(kind)
+        said = {"right": ", shares a label", "wrong": ", shares no label"}.get(kind, "")
+        alt = f"nearest {place}: {other.classes or f'image {other.row}'}, distance {other.distance}{said}"
+        badge = f'<span class="mark" aria-hidden="true">{mark}</span> ' if mark else ""
+        near.append(
+            f'<li class="{kind}"><div class="frame">{_picture(other.picture, alt)}</div>'
+            f'<span class="label">{badge}<span class="d">{other.distance}</span></span>'
+            f'<span class="label" title="{text(other.classes)}">{text(other.classes)}</span></li>'
+        )
+    return (
+        f'<div class="query"><figure>{_picture(query.picture, f"query: {named}")}'
+        f'<figcaption>{text(named)}{ap}</figcaption></figure><ol class="near">{"".join(near)}</ol></div>'
+    )
+
+
+def _picture(uri: str, alt: str) -> str:
+    if not uri:
+        return f'<div class="gone" role="img" aria-label="{text(alt)} (file gone or changed)">gone</div>'
+    return f'<img src="{uri}" alt="{text(alt)}" loading="lazy">'
+
+
+def _footer() -> str:
+    return (
+        "<p>Made by <code>dvc repro report</code> from <code>metrics/</code>, <code>models/codes.npy</code>, "
+        "<code>data/</code>, <code>dvc.lock</code> and, for published values, <code>ssdh/published.csv</code>. "
+        "Method: Yang, Deng, Liu, Liu, Tao, <cite>Semantic Structure-based Unsupervised Deep Hashing</cite>, "
+        "IJCAI 2018. Ties: McSherry and Najork, ECIR 2008.</p>"
+    )

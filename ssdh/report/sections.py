@@ -1,0 +1,238 @@
+"""The sections with numbers: quality, structure, training, curves, bits and classes.
+
+Each is made from the files of `metrics/` alone and is empty where they are (a run without labels).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssdh.report import charts
+from ssdh.report.charts import Line
+from ssdh.report.contents import Report
+from ssdh.report.inputs import Table, numbers, select
+from ssdh.report.markup import bar, facts, figure, number, percent, section, table, text
+
+METHODS = {"float": "Float", "itq": "ITQ", "pcah": "PCAH", "lsh": "LSH"}
+ABOUT_METHODS = {
+    "float": "cosine of the features, no codes",
+    "itq": "rotated principal components",
+    "pcah": "signs of the principal components",
+    "lsh": "signs of random projections",
+}
+MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
+    "map_stable": "mAP, ties in the database’s order",
+    "map_without_train": "mAP, database without train images",
+    "precision_at": "precision@{}",
+    "precision_radius": "precision in Hamming radius {}",
+    "neighbor_recall_at": "recall of the {} nearest by features",
+    "queries_without_relevant": "queries without a relevant image",
+}
+AS_BAR = '<span class="sr">as a bar</span>'
+
+
+def quality(report: Report) -> str:
+    """MAP beside baselines and published values of the same protocol, then every other measure."""
+    metrics = report.results.metrics
+    body, about = "", "What can be said without labels."
+    if "map" in metrics:
+        about = "Mean average precision beside the baselines on the same features"
+        about += ", and beside published values with the same data set, counts, bits and cut-off" * bool(
+            report.published
+        )
+        about += "."
+        caption = (
+            f"mAP@{number(metrics['topk'])}; same queries, database and rule for ties in this run and the baselines"
+        )
+        caption += "; outlined: published" * bool(report.published)
+        body = table(caption, ("method", "mAP", AS_BAR), _ranked(report), kind="ranked")
+    return section("quality", "Retrieval quality", about, body + _measures(report))
+
+
+def _ranked(report: Report) -> list[tuple[str, ...]]:
+    """One row a method, best first."""
+    found: list[tuple[float, str, str, str]] = [(report.results.metrics["map"], "own", "SSDH", "this run")]
+    for method, values in report.results.baselines.items():
+        if isinstance(values, dict) and "map" in values:
+            name, about = METHODS.get(method, text(method)), ABOUT_METHODS.get(method, "")
+            found.append((values["map"], "", name, about))
+            if "map_centred" in values:
+                found.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
+    for row in report.published:
+        about = f"published: {text(row['setting'])} ({text(row['source'])})"
+        found.append((float(row["map"]), "published", text(row["method"]), about))
+    found.sort(key=lambda item: -item[0])
+    return [
+        (f"class:{mark}", f'{name}<span class="note">{about}</span>', number(value), bar(value))
+        for value, mark, name, about in found
+    ]
+
+
+def _measures(report: Report) -> str:
+    """A table of the other metrics, with every baseline that has one of them."""
+    own = _labelled(report.results.metrics)
+    if not own:
+        return ""
+    others = {name: _labelled(values) for name, values in report.results.baselines.items() if isinstance(values, dict)}
+    others = {name: values for name, values in others.items() if values.keys() & own.keys()}
+    rows = [
+        (label, *(number(values[label]) if label in values else "" for values in (own, *others.values())))
+        for label in own
+    ]
+    header = ["measure", "SSDH", *(METHODS.get(name, text(name)) for name in others)]
+    source = "From <code>metrics/metrics.json</code>"
+    source += " and <code>metrics/baselines.json</code>" * bool(others)
+    return "<h3>Further measures</h3>" + table(source, header, rows, kind="numbers")
+
+
+def _labelled(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that MEASURES names, by their labels as HTML; `precision_at: {10: …}` gives "precision@10"."""
+    found: dict[str, float] = {}
+    for key, label in MEASURES.items():
+        if isinstance(metrics.get(key), Mapping):
+            found |= {label.format(number(int(n))): value for n, value in metrics[key].items()}
+        elif key in metrics:
+            found[label] = metrics[key]
+        else:
+            named = [name for name in metrics if name.startswith(f"{key}_")]
+            found |= {label.format(text(name.removeprefix(f"{key}_"))): metrics[name] for name in named}
+    return found
+
+
+def structure(report: Report) -> str:
+    """The distance histogram with its fit and thresholds; how many pairs are labelled, and how pure."""
+    fit, distances, pairs = report.results.structure, report.results.distances, report.results.pairs
+    if not fit:
+        return ""
+    chart = charts.distance_histogram(
+        numbers(distances, "distance"),
+        numbers(distances, "density"),
+        numbers(distances, "fit"),
+        mode=fit["mode"],
+        similar=fit["threshold_similar"],
+        dissimilar=fit["threshold_dissimilar"],
+    )
+    caption = (
+        f"Distances of {number(fit['num_pairs'])} pairs (area) and the two half Gaussians that meet at the mode "
+        f"(line): σ = {number(fit['sigma_left'])} on the left, {number(fit['sigma_right'])} on the right."
+    )
+    labelled = fit["fraction_similar"] + fit["fraction_dissimilar"]
+    rows = [(name, percent(fit[f"fraction_{key}"]), _purity(pairs, key)) for key, name in LABELS.items()]
+    rows.append(("left out (0)", percent(1 - labelled), ""))
+    about_purity = (
+        "Pure: the share that the true labels, which the method never sees, agree with."
+        if pairs
+        else "There are no true labels to say how pure they are."
+    )
+    purity = table(about_purity, ("pairs", "share of all", "pure"), rows, kind="numbers")
+    about = f"{percent(labelled)} of the pairs of train images lie beyond a threshold and become labels to learn from."
+    title = "Histogram of pair distances with fitted half Gaussians and thresholds"
+    return section(
+        "structure", "Semantic structure", about, figure(chart, title, caption) + "<h3>Pseudo-labels</h3>" + purity
+    )
+
+
+LABELS = {"similar": "similar (+1)", "dissimilar": "dissimilar (−1)"}
+
+
+def _purity(pairs: Mapping[str, float], key: str) -> str:
+    name = f"{key}_precision"
+    return percent(pairs[name]) if name in pairs else "–"
+
+
+def training(report: Report) -> str:
+    """Loss by epoch, and the validation curve where there is one."""
+    train, validation = report.results.train, report.results.validation
+    loss = charts.lines(
+        "loss",
+        [Line("ssdh", "loss", numbers(train, "epoch"), numbers(train, "loss"))],
+        x_label="epoch",
+        y_label="mean loss of an epoch",
+        percent=False,
+    )
+    curve = charts.lines(
+        "validation",
+        [Line("ssdh", "mAP", numbers(validation, "iteration"), numbers(validation, "map"))],
+        x_label="iteration",
+        y_label="mAP on the way",
+        percent=False,
+        marker=True,
+    )
+    body = figure(loss, "Loss by epoch", _last(train, "epoch", "loss", "Loss"))
+    body += figure(
+        curve, "Validation mAP by iteration", _last(validation, "iteration", "map", "mAP") + " It chooses nothing."
+    )
+    about = "Loss over the passes through the train images"
+    about += (
+        ", and mAP on the way." if curve else "; no mAP on the way was asked for (<code>train.eval_interval</code>)."
+    )
+    return section("training", "Training", about, f'<div class="pair">{body}</div>' if body else "")
+
+
+def _last(rows: Table, x: str, y: str, name: str) -> str:
+    if not rows.get(x):
+        return ""
+    return f"{name} at {x} {text(rows[x][-1])}: {number(float(rows[y][-1]))}."
+
+
+def curves(report: Report) -> str:
+    """Precision by recall and by cut-off, beside the baselines."""
+    results = report.results
+    recall = [Line("ssdh", "SSDH", numbers(results.pr_curve, "recall"), numbers(results.pr_curve, "precision"))]
+    cutoff = [Line("ssdh", "SSDH", numbers(results.precision_at_n, "n"), numbers(results.precision_at_n, "precision"))]
+    for method, name in METHODS.items():
+        rows = select(results.baselines_curves, "method", method)
+        of_recall, of_n = select(rows, "curve", "pr"), select(rows, "curve", "precision_at_n")
+        recall.append(Line(method, name, numbers(of_recall, "recall"), numbers(of_recall, "precision")))
+        cutoff.append(Line(method, name, numbers(of_n, "n"), numbers(of_n, "precision")))
+    left = charts.lines("recall", recall, x_label="recall", y_label="precision")
+    right = charts.lines("cutoff", cutoff, x_label="images returned, N", y_label="precision@N")
+    body = figure(left, "Precision by recall", "Each point is a Hamming radius, pairs pooled over all queries.")
+    body += figure(right, "Precision of the first N images", "Mean over the queries, expectation over ties.")
+    about = "SSDH and the baselines on the same features."
+    return section("curves", "Precision and recall", about, f'<div class="pair">{body}</div>' if body else "")
+
+
+def codes(report: Report) -> str:
+    """How the codes use their bits."""
+    metrics = report.results.metrics
+    names = {
+        "bit_balance": "imbalance of the bits",
+        "bit_correlation": "correlation of two bits",
+        "unique_codes": "distinct codes in the database",
+    }
+    entries = [(label, number(metrics[key])) for key, label in names.items() if key in metrics]
+    if "database" in report.results.data:
+        entries.append(("images in the database", number(report.results.data["database"])))
+    body = figure(
+        charts.bit_balance(report.bit_shares),
+        "Share of +1 of each bit",
+        "A bit that splits the database in halves tells the most.",
+    )
+    about = (
+        "For imbalance (mean over bits of the absolute mean) and correlation (mean absolute value) 0 is best, 1 worst."
+    )
+    return section(
+        "codes", "Use of the bits", about, body + "<h3>In numbers</h3>" + facts(entries) if entries else body
+    )
+
+
+def classes(report: Report) -> str:
+    """Mean AP of the queries of each class."""
+    names = list(report.results.data.get("classes", []))
+    precision = numbers(report.results.per_query, "ap")
+    if not len(precision):
+        return ""
+    mean: list[tuple[float, int, str]] = []
+    for column, present in enumerate(report.query_labels.T != 0):
+        if present.any():
+            name = str(names[column]) if column < len(names) else str(column)
+            mean.append((float(precision[present].mean()), int(present.sum()), name))
+    mean.sort(key=lambda item: (-item[0], item[2]))
+    rows = [(text(name), number(value), bar(value), number(count)) for value, count, name in mean]
+    about = "Which classes the codes keep together, and which they mix up."
+    about += " A query with several labels counts in each." * bool((report.query_labels.sum(axis=1) > 1).any())
+    body = table(
+        "Mean average precision of the queries of a class, best first", ("class", "AP", AS_BAR, "queries"), rows,
+        kind="ranked classes",
+    )  # fmt: skip
+    return section("classes", "Classes", about, body)
