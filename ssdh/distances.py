@@ -4,7 +4,8 @@ d_ij = 1 − cos(f_i, f_j) = ½‖x_i − x_j‖² with x_i = f_i/‖f_i‖ − 
 distances may lie below 0.05; on the shifted unit vectors the float32 product keeps its relative precision there.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,33 +17,33 @@ from ssdh.errors import DataError
 
 KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass reads instead of multiplying
 BLOCK_ELEMENTS = 8_000_000  # of a block of distances, 32 MB
+TILE = 256  # vectors a side of a sampled tile of pairs
 CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Multiply = Callable[..., Any]  # (a, b, out=None) as np.matmul
 
 
 @dataclass(frozen=True)
 class Block:
-    """Distances of the pairs between the rows start:stop and either all later rows, or each other (`inner`).
+    """Distances of the pairs between two sets of vectors, or (columns: None) of the pairs inside one.
 
-    values: (stop − start) · (n − stop) float32, row by row; inner: the strict upper triangle, row by row.
+    values: len(rows) · len(columns) float32, row by row; or the strict upper triangle of the rows, row by row.
     """
 
     values: Float32
-    start: int
-    stop: int
-    num_vectors: int
-    inner: bool
+    rows: Indices
+    columns: Indices | None
 
     def pairs(self, positions: Indices) -> tuple[Indices, Indices]:
-        """Return the vector numbers (i, j), i < j, of the distances at `positions` of `values`."""
-        if self.inner:
-            upper_i, upper_j = np.triu_indices(self.stop - self.start, 1)
-            return self.start + upper_i[positions], self.start + upper_j[positions]
-        i, j = np.divmod(positions, self.num_vectors - self.stop)
-        return self.start + i, self.stop + j
+        """Return the vector numbers (i, j) of the distances at `positions` of `values`."""
+        if self.columns is None:
+            upper_i, upper_j = np.triu_indices(len(self.rows), 1)
+            return self.rows[upper_i[positions]], self.rows[upper_j[positions]]
+        i, j = np.divmod(positions, len(self.columns))
+        return self.rows[i], self.columns[j]
 
 
 class PairDistances:
@@ -65,24 +66,23 @@ class PairDistances:
         self._multiply = multiplier(device)
         self._probe = self._probed(features)
         self._keep = 4 * self.num_pairs <= keep_bytes
-        self._vectors: Float32 | None = None
-        self._half_norms: Float32 | None = None
+        self._vectors: tuple[Float32, Float32] | None = None
         self._kept: Float32 | None = None
 
     def blocks(self) -> Iterator[Block]:
         """Yield every pair once; a block's values hold until the next one is asked for, and must not be written."""
-        n = self.num_vectors
         if self._keep and self._kept is None:
             kept = np.empty(self.num_pairs, np.float32)
             for block in self._multiplied(kept):
                 del block
-            self._kept, self._vectors, self._half_norms = kept, None, None
+            self._kept, self._vectors = kept, None
         if self._kept is None:
             yield from self._multiplied(None)
             return
         at = 0
-        for start, stop, inner, size in self._layout():
-            yield Block(self._kept[at : at + size], start, stop, n, inner)
+        for rows, columns in self._layout():
+            size = num_pairs(rows, columns)
+            yield Block(self._kept[at : at + size], rows, columns)
             at += size
 
     def are_of(self, features: NDArray[Any]) -> bool:
@@ -95,38 +95,81 @@ class PairDistances:
         probe: NDArray[Any] = features @ np.cos(np.arange(features.shape[1])).astype(features.dtype)
         return probe
 
+    def sample(self, max_pairs: int | None, seed: int) -> "PairDistances":
+        """About `max_pairs` of these pairs; all of them where there are no more, or for None."""
+        if max_pairs is None or max_pairs >= self.num_pairs:
+            return self
+        return SampledDistances(self.features, max_pairs, seed, multiply=self._multiply)
+
     def exact(self, i: Indices, j: Indices) -> Float64:
         """Return the distances of the pairs (i, j) in float64, each computed from its two rows alone."""
         return exact_distances(self.features, i, j)
 
-    def _layout(self) -> Iterator[tuple[int, int, bool, int]]:
-        """Yield (start, stop, inner, number of pairs) of every block."""
-        n = self.num_vectors
-        step = max(1, min(256 if self._keep else 512, BLOCK_ELEMENTS // n))
-        for start in range(0, n, step):
-            stop = min(start + step, n)
-            rows = stop - start
-            yield start, stop, True, rows * (rows - 1) // 2
-            if stop < n:
-                yield start, stop, False, rows * (n - stop)
+    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+        """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with all later ones."""
+        everything = np.arange(self.num_vectors)
+        step = max(1, min(256 if self._keep else 512, BLOCK_ELEMENTS // self.num_vectors))
+        for start in range(0, self.num_vectors, step):
+            rows, later = everything[start : start + step], everything[start + step :]
+            yield rows, None
+            if len(later):
+                yield rows, later
 
     def _multiplied(self, out: Float32 | None) -> Iterator[Block]:
         """Compute the blocks, into consecutive parts of `out` where it is given."""
-        if self._vectors is None or self._half_norms is None:
-            self._vectors, self._half_norms = shifted_unit_vectors(self.features)
-        x, half = self._vectors, self._half_norms
-        space = np.empty(max(size for *_, size in self._layout()) or 1, np.float32) if out is None else out
+        if self._vectors is None:
+            self._vectors = shifted_unit_vectors(self.features)
+        x, half = self._vectors
+        largest = max(num_pairs(*part) for part in self._layout())
+        space = np.empty(max(largest, 1), np.float32) if out is None else out
         at = 0
-        for start, stop, inner, size in self._layout():
-            values = space[at : at + size]
-            if inner:
-                square = distances(x[start:stop], x[start:stop], half[start:stop], half[start:stop], self._multiply)
-                values[:] = square[np.triu_indices(stop - start, 1)]
+        for rows, columns in self._layout():
+            values = space[at : at + num_pairs(rows, columns)]
+            i = _range_of(rows)
+            if columns is None:
+                square = distances(x[i], x[i], half[i], half[i], self._multiply)
+                values[:] = square[np.triu_indices(len(rows), 1)]
             else:
-                target = values.reshape(stop - start, self.num_vectors - stop)
-                distances(x[start:stop], x[stop:], half[start:stop], half[stop:], self._multiply, target)
-            yield Block(values, start, stop, self.num_vectors, inner)
-            at += size if out is not None else 0
+                j = _range_of(columns)
+                distances(x[i], x[j], half[i], half[j], self._multiply, values.reshape(len(rows), len(columns)))
+            yield Block(values, rows, columns)
+            at += values.size if out is not None else 0
+
+
+class SampledDistances(PairDistances):
+    """About `max_pairs` pairs, drawn with `seed`: tiles of up to 256 × 256 disjoint vectors of seeded permutations.
+
+    Every vector is in as many tiles as any other, give or take one.
+    """
+
+    def __init__(self, features: NDArray[Any], max_pairs: int, seed: int, *, multiply: Multiply = np.matmul) -> None:
+        super().__init__(features)
+        self._multiply = multiply
+        self._seed = seed
+        self._tile = min(TILE, self.num_vectors // 2)
+        self._tiles = math.ceil(max_pairs / self._tile**2)
+        self.num_pairs = self._tiles * self._tile**2
+        self._keep = 4 * self.num_pairs <= KEEP_BYTES
+
+    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+        rng = np.random.default_rng(self._seed)
+        order = np.empty(0, np.int64)
+        for _ in range(self._tiles):
+            if len(order) < 2 * self._tile:  # what is left of a permutation is too few for a tile
+                order = rng.permutation(self.num_vectors)
+            yield np.sort(order[: self._tile]), np.sort(order[self._tile : 2 * self._tile])
+            order = order[2 * self._tile :]
+
+
+def num_pairs(rows: Indices, columns: Indices | None) -> int:
+    """The number of pairs between rows and columns, or inside the rows."""
+    return len(rows) * (len(rows) - 1) // 2 if columns is None else len(rows) * len(columns)
+
+
+def _range_of(rows: Indices) -> Indices | slice:
+    """A slice, which copies nothing, where sorted rows are consecutive."""
+    consecutive = rows[-1] - rows[0] == len(rows) - 1
+    return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
 
 
 def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
@@ -164,7 +207,7 @@ def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
 
 
 def distances(
-    x: Float32, y: Float32, half_x: Float32, half_y: Float32, multiply: Any = np.matmul, out: Float32 | None = None
+    x: Float32, y: Float32, half_x: Float32, half_y: Float32, multiply: Multiply = np.matmul, out: Float32 | None = None
 ) -> Float32:
     """Return ½‖x_i‖² + ½‖y_j‖² − x_i·y_j for shifted unit vectors: x (a, d), y (b, d) → (a, b) float32."""
     product: Float32 = multiply(x, y.T, out=out)
@@ -189,7 +232,7 @@ def exact_distances(features: NDArray[Any], i: Indices, j: Indices) -> Float64:
     return np.maximum(result, 0, out=result)
 
 
-def multiplier(device: str) -> Any:
+def multiplier(device: str) -> Multiply:
     """Return a matrix product `(a, b, out=None)` of float32 numpy arrays that runs on `device`.
 
     "cpu" is numpy's BLAS and imports no torch (torch's start-up takes seconds, its product is no faster); "auto" is the
@@ -200,7 +243,7 @@ def multiplier(device: str) -> Any:
     return np.matmul if device == "cpu" else torch_multiplier(device)
 
 
-def torch_multiplier(device: str) -> Any:
+def torch_multiplier(device: str) -> Multiply:
     """Return the product through torch on `device`: float32, never TF32."""
     import torch
 

@@ -60,6 +60,9 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> sparse.csr_arr
     n = len(features)
     k = min(neighbors, n - 1)
     x = np.asarray(features, np.float32) - features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise DataError(f"features of train image {bad[0]} hold NaN or infinity: extract them again (features.npy)")
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     x /= np.where(norms > 0, norms, 1)
     index = faiss.IndexFlatIP(x.shape[1])

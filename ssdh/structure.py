@@ -121,23 +121,25 @@ def pseudo_labels(
     else:
         pairs = PairDistances(features, device=device)
     n = pairs.num_vectors
+    if pairs.num_pairs != n * (n - 1) // 2:
+        raise ValueError("labels need the distances of all pairs, not of a sample")
     if out is None:
         out = np.empty((n, n), np.int8)
     if out.shape != (n, n) or out.dtype != np.int8:
         raise DataError(f"out must be int8 of shape ({n}, {n}), got {out.dtype} of shape {out.shape}")
     for block in pairs.blocks():
         labels = _block_labels(pairs, block, structure.threshold_similar, structure.threshold_dissimilar)
-        rows = slice(block.start, block.stop)
-        if block.inner:
-            square = np.zeros((block.stop - block.start,) * 2, np.int8)
+        rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
+        if block.columns is None:
+            square = np.zeros((len(block.rows),) * 2, np.int8)
             square[np.triu_indices(len(square), 1)] = labels
             square += square.T
             np.fill_diagonal(square, 1)
             out[rows, rows] = square
         else:
-            rectangle = labels.reshape(block.stop - block.start, n - block.stop)
-            out[rows, block.stop :] = rectangle
-            out[block.stop :, rows] = rectangle.T
+            rectangle = labels.reshape(len(block.rows), len(block.columns))
+            out[rows, rows.stop :] = rectangle
+            out[rows.stop :, rows] = rectangle.T
     return out
 
 

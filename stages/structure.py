@@ -25,13 +25,15 @@ def main() -> None:
     """Fit the half Gaussians on the train images' distances and write labels, thresholds and the histogram."""
     params = read_params()
     chosen: StructureParams = section(params, "structure", StructureParams)
+    seed: int = section(params, "seed", Seed)
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
     features = np.ascontiguousarray(read_array(FEATURES)[rows])
-    embedding = embed(features, chosen, seed=section(params, "seed", Seed))
+    embedding = embed(features, chosen, seed=seed)
     pairs = PairDistances(features if embedding is None else embedding, device=runtime.device)
-    structure, histogram, edges = fit_pairs(pairs, alpha=chosen.alpha, beta=chosen.beta, bins=chosen.bins)
+    fitted = pairs.sample(chosen.max_pairs, seed)
+    structure, histogram, edges = fit_pairs(fitted, alpha=chosen.alpha, beta=chosen.beta, bins=chosen.bins)
     logger.info(
         "mode {:.4f}; {:.2%} of {} pairs similar (d < {:.4f}), {:.2%} dissimilar (d > {:.4f})",
         *(structure.mode, structure.fraction_similar, structure.num_pairs, structure.threshold_similar),

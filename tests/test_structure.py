@@ -259,3 +259,35 @@ def test_the_eight_fields_of_the_contract() -> None:
         "fraction_similar",
         "fraction_dissimilar",
     ]
+
+
+def test_sampled_pairs_are_distinct_balanced_and_seeded() -> None:
+    features = clustered(1000)
+    pairs = PairDistances(features)
+    assert pairs.sample(None, 0) is pairs
+    assert pairs.sample(pairs.num_pairs, 0) is pairs
+    sample = pairs.sample(300_000, 0)
+    seen = np.zeros(1000, np.int64)
+    for block in sample.blocks():
+        i, j = block.pairs(np.arange(block.values.size))
+        assert (i != j).all()
+        np.testing.assert_allclose(block.values, exact_distances(features, i, j), atol=1e-6)
+        seen += np.bincount(i, minlength=1000) + np.bincount(j, minlength=1000)
+    assert sample.num_pairs == seen.sum() / 2 == 5 * 256 * 256  # tiles until there are 300,000
+    assert seen.max() - seen.min() <= 5 * 256
+    again = fit_pairs(pairs.sample(300_000, 0), alpha=2.0, beta=2.0, bins=50)[0]
+    assert again == fit_pairs(sample, alpha=2.0, beta=2.0, bins=50)[0]
+    assert again != fit_pairs(pairs.sample(300_000, 1), alpha=2.0, beta=2.0, bins=50)[0]
+    with pytest.raises(ValueError, match="not of a sample"):
+        pseudo_labels(sample, again)
+
+
+def test_ten_million_real_pairs_give_both_thresholds_to_two_thousandths(shared: Path) -> None:
+    with np.load(shared / "cifar10-vgg16-pool5-128px.npz") as data:
+        features = data["features"][::6].astype(np.float32)  # (10,000, 512): 5e7 pairs
+    pairs = PairDistances(features)
+    whole = fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)[0]
+    for seed in range(3):
+        sampled = fit_pairs(pairs.sample(10**7, seed), alpha=2.0, beta=2.0, bins=500)[0]
+        assert sampled.threshold_similar == pytest.approx(whole.threshold_similar, abs=0.002)
+        assert sampled.threshold_dissimilar == pytest.approx(whole.threshold_dissimilar, abs=0.002)
