@@ -61,21 +61,20 @@ def shell_line(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def dvc(*arguments: str, folder: Path = Path(), quiet: bool = False) -> str:
-    """Run dvc in `folder` and return what it printed; with `quiet` nothing reaches the terminal.
+def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
+    """Run dvc here and return what it printed; with `quiet` nothing reaches the terminal.
 
-    Raises SSDHError with dvc's last error line where it fails. Without `quiet` output goes straight to the terminal
-    and the returned text is empty.
+    Raises SSDHError with dvc's last error line where it fails and `check` is true. Without `quiet` output goes straight
+    to the terminal and the returned text is empty.
     """
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
         env=environment(),
         capture_output=quiet,
         text=True,
         check=False,
     )
-    if done.returncode:
+    if done.returncode and check:
         lines = [line for line in (done.stderr or "").splitlines() if line.startswith("ERROR")]
         why = f": {lines[-1].removeprefix('ERROR: ')}" if lines else ""
         raise SSDHError(f"dvc {arguments[0]} failed with exit code {done.returncode}{why}")

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-COMMANDS = ["run", "datasets"]
+COMMANDS = ["run", "datasets", "show", "table"]
 
 
 def load(name: str) -> ModuleType:

@@ -65,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
     for flag in FLAGS:
         names = [name for name in (flag.short, flag.long) if name]
         shown = "" if flag.default is None else f" (default: {flag.default})"
-        old.add_argument(*names, type=flag.kind, default=None, help=f"{flag.help}{shown}  → {flag.parameter}")
+        parameter = flag.parameter.format(dataset="NAME")
+        old.add_argument(*names, type=flag.kind, default=None, help=f"{flag.help}{shown}  → {parameter}")
     old.add_argument("-v", "--verbose", action="store_true", help="log every batch  → runtime.log_level=DEBUG")
     old.add_argument("--train", action="store_true", help="train and measure")
     old.add_argument("--resume", action="store_true", help="go on from the last snapshot of the same job")

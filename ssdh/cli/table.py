@@ -1,0 +1,285 @@
+"""`python -m ssdh table`: the grid data set × recipe × bits × seed through DVC's queue, then docs/results.md and a CSV.
+
+Cells whose result is known (in the CSV or as an experiment, with the same parameters and the same code) are not run
+again, queued or running ones are waited for, so an interrupted table goes on where it was.
+"""
+
+import argparse
+import contextlib
+import csv
+import hashlib
+import importlib.resources
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssdh.errors import SSDHError
+from ssdh.experiments import dvc, parse_settings, set_options, with_values
+from ssdh.params import lookup, read_params, section
+from ssdh.runs import write_csv
+from ssdh.table import (
+    HEADER,
+    Cell,
+    Row,
+    code_of,
+    describe,
+    grid,
+    key_of,
+    measured,
+    merge,
+    read_rows,
+    render,
+    write_page,
+)
+
+SKIPPED_STAGES = ("check", "report")  # they change no number
+COMMITS = 20  # experiments of that many last commits are looked through
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand's parser."""
+    parser = subparsers.add_parser(
+        "table", help="run or reuse a grid of experiments and write the results table", description=__doc__
+    )
+    parser.add_argument("--datasets", type=_words, help="names, with commas (default: every set but folder)")
+    parser.add_argument("--bits", type=_numbers, default=[16, 32, 64, 128], help="code lengths (default: 16,32,64,128)")
+    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2, 3, 4], help="seeds (default: 0,1,2,3,4)")
+    parser.add_argument("--recipes", type=_words, help="recipes (default: that of params.yaml)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for all cells")
+    parser.add_argument("--jobs", type=int, default=1, help="queue workers side by side (default: 1)")
+    parser.add_argument("--download", action="store_true", help="fetch missing data sets and weights first")
+    parser.add_argument(
+        "--max-hours",
+        type=float,
+        default=1.0,
+        help="leave out sets whose extraction on the CPU takes longer (default: 1)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would run and why what would not, and stop")
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="Markdown page (docs/results.md)")
+    parser.add_argument(
+        "--csv", type=Path, default=Path("docs/results.csv"), help="table of all cells (docs/results.csv)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what is missing and write both files; returns 1 where an experiment failed."""
+    params = read_params()
+    settings = parse_settings(options.set, params)
+    params = with_values(params, settings)
+    datasets = options.datasets or [name for name in lookup(params, "datasets") if name != "folder"]
+    cells = grid(params, datasets, options.recipes or [params["recipe"]], options.bits, options.seeds)
+    code = workspace_code()
+    blank = {cell.key: _blank(cell, params, code, " ".join(options.set)) for cell in cells}
+    rows = known_rows(blank, code, read_rows(options.csv))
+    reasons = {name: why_not(name, cells, params, options) for name in datasets}
+    todo = [cell for cell in cells if cell.key not in rows and not reasons[cell.dataset]]
+    _summary(cells, rows, todo, reasons)
+    if options.dry_run:
+        return 0
+    failed: dict[str, str] = {}
+    try:
+        run_cells(todo, settings, options.jobs)
+        failed = failures()
+        rows = known_rows(blank, code, read_rows(options.csv))
+    finally:
+        for cell in cells:
+            why = reasons[cell.dataset] or failed.get(cell.key)
+            rows.setdefault(cell.key, {**blank[cell.key], **({"reason": why} if why else {})})
+        everything = merge(read_rows(options.csv), rows.values())
+        write_csv(options.csv, HEADER, [[row.get(name, "") for name in HEADER] for row in everything])
+        write_page(options.page, render(everything, published(), code))
+        print(f"{options.page} and {options.csv} are written.")
+    return 1 if any(cell.key in failed for cell in cells) else 0
+
+
+# --- what is known --------------------------------------------------------------------------------------------------
+
+
+def workspace_code() -> str:
+    """A digest of the code files that the workspace's stages depend on, as dvc.yaml lists them."""
+    return code_of(
+        {path: hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in _code_paths()}
+    )
+
+
+def _code_paths() -> list[str]:
+    with Path("dvc.yaml").open(encoding="utf-8") as file:
+        stages = yaml.safe_load(file)["stages"]
+    deps = {dep for name, stage in stages.items() if name not in SKIPPED_STAGES for dep in stage.get("deps", [])}
+    return sorted(dep for dep in deps if isinstance(dep, str) and dep.endswith(".py"))
+
+
+def known_rows(blank: dict[str, Row], code: str, earlier: Sequence[Row]) -> dict[str, Row]:
+    """Rows with numbers by key: of this code from the earlier table, else from an experiment that DVC keeps."""
+    rows = {row["key"]: row for row in earlier if row["key"] in blank and row["code"] == code and "map" in row}
+    if len(rows) == len(blank):
+        return rows
+    paths = _code_paths()
+    for revision, state, data in experiments():
+        key = key_of(_params(data))
+        hashes = {path: data["deps"].get(path, {}).get("hash") for path in paths}
+        if state not in (None, "success") or key not in blank or key in rows or code_of(hashes) != code:
+            continue
+        metrics = {Path(name).stem: found.get("data", {}) for name, found in data["metrics"].items()}
+        row = measured(blank[key], metrics.get("metrics", {}), metrics.get("baselines", {}), revision[:7])
+        if row:
+            rows[key] = row
+    return rows
+
+
+def experiments() -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """(revision, state, data) of each experiment of the last commits; a commit itself proves no run."""
+    for commit in json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True)):
+        for group in commit.get("experiments") or []:
+            state = (group.get("executor") or {}).get("state")
+            for one in group["revs"]:
+                if one.get("data"):
+                    yield one["rev"], state, one["data"]
+
+
+def _params(data: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = data["params"]["params.yaml"]["data"]
+    return found
+
+
+def failures() -> dict[str, str]:
+    """Why the last try of a cell failed, by key: the line that its stage said."""
+    found = {}
+    for commit in json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True)):
+        for group in commit.get("experiments") or []:
+            executor = group.get("executor") or {}
+            if executor.get("state") == "failed":
+                for one in group["revs"]:
+                    if one.get("data"):
+                        name = one["name"] or one["rev"][:7]
+                        said = _last_line(Path((executor.get("local") or {}).get("log") or ""))
+                        found[key_of(_params(one["data"]))] = f"failed: {said} (dvc queue logs {name})"
+    return found
+
+
+def _last_line(log: Path) -> str:
+    """The stage's own line in the log of a queued experiment."""
+    stages = tuple(f"{path.stem}: " for path in Path("stages").glob("*.py"))
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    said = [line for line in lines if line.startswith(stages) and "earlier results" not in line]
+    return said[-1] if said else "no line in the log"
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def why_not(name: str, cells: Sequence[Cell], params: dict[str, Any], options: argparse.Namespace) -> str:
+    """Why a data set cannot be run here, as `check` would say it, or an empty string."""
+    from ssdh import preflight
+
+    first = next(cell for cell in cells if cell.dataset == name)
+    chosen = with_values(params, {"dataset": name, "recipe": first.recipe, "bits": first.bits, "seed": first.seed})
+    try:
+        preflight.check_parameters(chosen)
+        with contextlib.nullcontext() if options.download else offline():
+            preflight.check(chosen)
+    except SSDHError as error:
+        return " ".join(str(error).split())
+    return _too_long(chosen, options.max_hours)
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """SSDH_OFFLINE=1 inside: what is missing is said, not fetched."""
+    before = os.environ.get("SSDH_OFFLINE")
+    os.environ["SSDH_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("SSDH_OFFLINE")
+        if before is not None:
+            os.environ["SSDH_OFFLINE"] = before
+
+
+def _too_long(params: dict[str, Any], max_hours: float) -> str:
+    """No GPU, and one forward pass over all images would take longer than `max_hours`."""
+    from ssdh.backbones import BackboneParams
+    from ssdh.datasets import registry
+    from ssdh.devices import select_device
+    from ssdh.forecast import describe as duration
+    from ssdh.forecast import forward_seconds, num_images
+
+    if select_device(params["runtime"]["device"]).type != "cpu":
+        return ""
+    images = num_images(registry.get(params["dataset"]))
+    block = lookup(params, f"datasets.{params['dataset']}.images")
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    seconds = images * forward_seconds(backbone, block["weights"], block["size"]) if images > 10_000 else 0.0
+    if seconds <= max_hours * 3600:
+        return ""
+    hours = math.ceil(seconds / 3600)
+    return f"no GPU: extraction would take about {duration(seconds)} on this CPU (--max-hours {hours} runs it)"
+
+
+def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> None:
+    """Queue what is not queued yet and wait. One cell of each set goes first: it extracts for the others."""
+    waiting = {key_of(_params(data)) for _, state, data in experiments() if state in ("queued", "running")}
+    first = {cell.dataset: cell for cell in reversed(todo)}
+    rest = [cell for cell in todo if cell not in first.values()]
+    for part, workers in ((list(first.values()), 1), (rest, jobs)):
+        if part:
+            for dataset, recipe, bits, seeds in sweeps([cell for cell in part if cell.key not in waiting]):
+                fixed = set_options({"dataset": dataset, "recipe": recipe, **settings})
+                dvc("exp", "run", "--queue", *fixed, "-S", f"bits={bits}", "-S", f"seed={seeds}")
+            dvc("exp", "run", "--run-all", "--jobs", str(workers), check=False)
+
+
+def sweeps(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, str]]:
+    """Cells as few sweeps: (data set, recipe, bits, seeds) with commas; seeds with the same lengths go together."""
+    lengths: dict[tuple[str, str, int], list[int]] = {}
+    for cell in cells:
+        lengths.setdefault((cell.dataset, cell.recipe, cell.seed), []).append(cell.bits)
+    together: dict[tuple[str, str, str], list[int]] = {}
+    for (dataset, recipe, seed), bits in lengths.items():
+        together.setdefault((dataset, recipe, ",".join(map(str, sorted(bits)))), []).append(seed)
+    for (dataset, recipe, joined), seeds in together.items():
+        yield dataset, recipe, joined, ",".join(map(str, sorted(seeds)))
+
+
+# --- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _blank(cell: Cell, params: dict[str, Any], code: str, settings: str) -> Row:
+    from ssdh.backbones import BackboneParams, resolve_layer
+
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    weights = lookup(params, f"datasets.{cell.dataset}.images.weights")
+    try:
+        layer = resolve_layer(backbone, weights)
+    except SSDHError:
+        layer = backbone.layer
+    return describe(cell, params, code, layer, settings)
+
+
+def _summary(cells: Sequence[Cell], rows: dict[str, Row], todo: Sequence[Cell], reasons: dict[str, str]) -> None:
+    print(f"{len(cells)} cells: {len(rows)} known, {len(todo)} to run", flush=True)
+    for name, why in reasons.items():
+        if why:
+            print(f"  {name}: not here: {why}", flush=True)
+    for dataset, recipe, bits, seeds in sweeps(todo):
+        print(f"  {dataset}: recipe={recipe} bits={bits} seed={seeds}", flush=True)
+
+
+def published() -> list[dict[str, str]]:
+    """The rows of ssdh/published.csv."""
+    text = importlib.resources.files("ssdh").joinpath("published.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in _words(text)]
