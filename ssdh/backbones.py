@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from loguru import logger
 from pydantic import field_validator
@@ -78,7 +78,7 @@ def resolve_layer(params: BackboneParams, weights: str) -> str:
     )
     if weights == "features" and arch != "vgg16":
         raise ParameterError(
-            f"images.weights 'features' exist for vgg16 only, got backbone.arch {arch!r}: choose imagenet, random or file"
+            f"images.weights 'features' exist for vgg16 only, got backbone.arch {arch!r}: use imagenet, random or file"
         )
     if layer == "auto":
         return "pool5" if convolutions else "fc7" if classic else "penultimate"
@@ -111,12 +111,13 @@ def build_network(arch: str, layer: str, size: int, *, transform_input: bool = F
         options = {"image_size": size}
     elif arch.startswith("maxvit"):
         options = {"input_size": (size, size)}
-    network = torchvision.models.get_model(arch, weights=None, **options)
+    network: nn.Module = torchvision.models.get_model(arch, weights=None, **options)
     if layer == "pool5":
         return _pool5(network)
     if layer in ("fc6", "fc7"):
-        linear = [i for i, child in enumerate(network.classifier) if isinstance(child, nn.Linear)]
-        network.classifier = network.classifier[: linear[0 if layer == "fc6" else 1] + 1]
+        children = list(cast("nn.Sequential", network.classifier))
+        linear = [i for i, child in enumerate(children) if isinstance(child, nn.Linear)]
+        network.classifier = nn.Sequential(*children[: linear[0 if layer == "fc6" else 1] + 1])
         return network
     parts = {name: part for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
     linear_names = [name for name, part in parts.items() if isinstance(part, nn.Linear)]
@@ -130,8 +131,8 @@ def _pool5(network: "nn.Module") -> "nn.Module":
 
     from torch import nn
 
-    parts = {"features": network.features, "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-    return nn.Sequential(OrderedDict(parts))
+    features = cast("nn.Module", network.features)
+    return nn.Sequential(OrderedDict(features=features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
 
 
 def feature_size(arch: str, layer: str, size: int) -> int:
@@ -145,7 +146,8 @@ def feature_size(arch: str, layer: str, size: int) -> int:
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ParameterError(
-            f"images.size {size} does not fit backbone.arch {arch}: {reason} (params.yaml: datasets.<dataset>.images.size)"
+            f"images.size {size} does not fit backbone.arch {arch}: {reason} "
+            "(params.yaml: datasets.<dataset>.images.size)"
         ) from None
 
 
@@ -229,7 +231,7 @@ def ensure_weights(params: BackboneParams, images: ImageParams) -> None:
 
 
 def read_weights(name: str) -> "dict[str, Tensor]":
-    """Read a state dict from `.safetensors` or `.pth`/`.pt` (tensors only, no pickled code); DataError if it is none."""
+    """Read a state dict from `.safetensors` or `.pth`/`.pt` (tensors, no pickled code); DataError if it is none."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file

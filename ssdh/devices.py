@@ -1,7 +1,7 @@
 """Device, rank and launching: the one place that knows about accelerators and about several processes.
 
-A process is a rank when a launcher (torchrun) says so in its environment; gloo on the CPU and NCCL on GPUs take the same
-path. A stage that profits from several processes starts itself again through torchrun's own launcher:
+A process is a rank when a launcher (torchrun) says so in its environment; gloo on the CPU and NCCL on GPUs take the
+same path. A stage that profits from several processes starts itself again through torchrun's own launcher:
 
     runtime.processes: 2            # or SSDH_NPROC=2, on one machine
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m stages.train
@@ -155,6 +155,12 @@ def wanted_processes(processes: int | None) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ParameterError(f"SSDH_NPROC must be a positive integer, got {text!r} (environment)")
     return int(text)
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def relaunch(module: str, processes: int | None) -> bool:

@@ -144,10 +144,10 @@ def run_network(
 ) -> Iterator[NDArray[np.float32]]:
     """Outputs (n, D) float32 of each batch (n, …), n ≤ BLOCK; computed on BLOCK rows, in evaluation mode.
 
-    `prepare` runs on the device. The next batch is started before the last one is fetched, so that a GPU never waits for
-    the copy.
+    `prepare` runs on the device. The next batch is started before the last one is fetched, so that a GPU never waits
+    for the copy.
     """
-    network = network.to(device, memory_format=torch.channels_last).eval()
+    network = network.to(device).to(memory_format=torch.channels_last).eval()
     previous: tuple[Tensor, int] | None = None
     for batch in batches:
         output = _outputs(network, prepare(_to_device(_padded(batch), device)), precision)

@@ -47,8 +47,8 @@ class HeadStep:
         self.rank = rank
 
     @torch.no_grad()
-    def __call__(self, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """features: this rank's centred rows; targets, weights: (B, B) of the global batch, symmetric; returns the loss."""
+    def __call__(self, iteration: int, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """features: this rank's centred rows; targets, weights: (B, B) of the global batch; returns the loss."""
         size, bits = len(targets), len(self.weight)
         own = torch.addmm(self.bias, features, self.weight.T).tanh_()  # (b, K)
         codes = all_gather_rows(own, size, self.rank)  # (B, K)

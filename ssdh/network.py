@@ -1,4 +1,4 @@
-"""The hash network z = tanh(W·(φ − c) + b), alone on features φ or with the backbone that computes them, and its file."""
+"""The hash network z = tanh(W·(φ − c) + b), on features φ or with the backbone that computes them, and its file."""
 
 import json
 import struct
@@ -36,7 +36,7 @@ class HashNet(nn.Module):
         return self.hash.out_features
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """inputs: features (n, D), or images (n, 3, size, size) where there is a backbone; returns (n, K) in (−1, 1)."""
+        """inputs: features (n, D), or images (n, 3, size, size) if there is a backbone; returns (n, K) in (−1, 1)."""
         features = self.features(inputs)
         with torch.autocast(inputs.device.type, enabled=False):
             return torch.tanh(self.hash(features.to(self.hash.weight.dtype) - self.center))
@@ -64,7 +64,7 @@ def seeded_hashnet(dim: int, bits: int, seed: int, backbone: nn.Module | None = 
 
 
 def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
-    """Write the weights as `.safetensors` with metadata (values as JSON text), atomically and with the same bytes each time."""
+    """Write the weights as `.safetensors` with metadata (values as JSON text), atomically, the same bytes each time."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     with atomic_path(path) as temporary:
@@ -114,8 +114,8 @@ def _parsed(text: str) -> Any:
 def load_hashnet(path: Path) -> HashNet:
     """Read a trained network in evaluation mode.
 
-    It takes features (n, D), and preprocessed images too where the whole network was trained. Raises DataError where the
-    file is missing, broken or not a hash network.
+    It takes features (n, D), and preprocessed images too where the whole network was trained. Raises DataError where
+    the file is missing, broken or not a hash network.
     """
     metadata = read_metadata(path)
     with safe_open(path, "pt") as file:

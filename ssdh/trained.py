@@ -21,9 +21,10 @@ from ssdh.training import Progress
 from ssdh.validation import Rows, draw_validation, validation_map
 
 Floats = NDArray[np.float32]
+Blocks = Callable[[Rows], Iterator[Floats]]  # what `compute_rows` asks for
 
 
-def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device) -> Callable[[Rows], Iterator[Floats]]:
+def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device) -> Blocks:
     """What `compute_rows` asks for: outputs (≤ BLOCK, K) of blocks of rows of `features` (N, D)."""
 
     def blocks_of(rows: Rows) -> Iterator[Floats]:
@@ -34,18 +35,18 @@ def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device)
     return blocks_of
 
 
-def packed(blocks_of: Callable[[Rows], Iterator[Floats]]) -> Callable[[Rows], Iterator[NDArray[np.uint8]]]:
+def packed(blocks_of: Blocks) -> Callable[[Rows], Iterator[NDArray[np.uint8]]]:
     """The same blocks as packed codes (≤ BLOCK, ⌈K/8⌉)."""
     return lambda rows: (pack(sign_codes(outputs)) for outputs in blocks_of(rows))
 
 
-def outputs_of(blocks_of: Callable[[Rows], Iterator[Floats]]) -> Callable[[Rows], Floats]:
+def outputs_of(blocks_of: Blocks) -> Callable[[Rows], Floats]:
     """The same blocks as one array (n, K)."""
     return lambda rows: np.concatenate(list(blocks_of(rows)))
 
 
 def curve_point(
-    blocks_of: Callable[[HashNet], Callable[[Rows], Iterator[Floats]]],
+    blocks_of: Callable[[HashNet], Blocks],
     labels: NDArray[np.uint8],
     split: Split,
     seed: int,
@@ -77,17 +78,12 @@ def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str
 
 
 def write_training(
-    model_path: Path,
-    curve_path: Path,
-    validation_path: Path,
-    model: HashNet,
-    progress: Progress,
-    metadata: dict[str, Any],
+    paths: tuple[Path, Path, Path], model: HashNet, progress: Progress, metadata: dict[str, Any]
 ) -> None:
-    """Write the curves and, last, the model."""
-    write_csv(curve_path, ("epoch", "iteration", "loss"), progress.epochs)
-    write_csv(validation_path, ("iteration", "map"), progress.validation)
-    save_hashnet(model_path, model, metadata)
+    """Write to `paths`: loss by epoch, validation curve, and the model with `metadata`."""
+    write_csv(paths[0], ("epoch", "iteration", "loss"), progress.epochs)
+    write_csv(paths[1], ("iteration", "map"), progress.validation)
+    save_hashnet(paths[2], model, metadata)
 
 
 def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:

@@ -6,7 +6,7 @@ them, so a run that was interrupted continues to the same bits.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from ssdh.errors import SSDHError
 from ssdh.network import HashNet
 from ssdh.pair_batches import PairBatches
 from ssdh.snapshots import Snapshots
-from ssdh.training_params import TrainParams
+from ssdh.training_params import TrainParams as TrainParams
 
 ORDER_STREAM = 11  # of the seed's random streams
 Rows = NDArray[np.int64]
@@ -32,9 +32,17 @@ class Progress:
     """How far a run is, and its curves."""
 
     iteration: int = 0
-    losses: list[float] = field(default_factory=list)  # of the steps of the present epoch
+    losses: list[Tensor] = field(default_factory=list)  # of the steps of the present epoch, scalars on the device
     epochs: list[tuple[int, int, float]] = field(default_factory=list)  # (epoch, iteration, mean loss)
     validation: list[tuple[int, float]] = field(default_factory=list)  # (iteration, mAP)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Note the mean loss of the epoch's steps; raises SSDHError where it is no longer a finite number."""
+        mean = float(torch.stack(self.losses).double().mean())
+        if not np.isfinite(mean):
+            raise SSDHError("the loss is no longer a finite number: lower train.lr (params.yaml: train.lr)")
+        self.epochs.append((epoch, self.iteration, mean))
+        self.losses = []
 
 
 class Source(Protocol):
@@ -49,8 +57,8 @@ class Source(Protocol):
         ...
 
 
-# A step computes the loss of a batch and leaves the gradients in the parameters.
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+# step(iteration, inputs, targets, weights) computes the loss of a batch and leaves the gradients in the parameters.
+Step = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def train(
@@ -67,33 +75,31 @@ def train(
     validate: Callable[[], float] | None = None,
 ) -> Progress:
     """Train `model` in place for `params.epochs`, from the last snapshot if one fits; returns the curves."""
-    device = model.hash.weight.device
-    progress = restore(model, optimizer, snapshots, device)
+    progress = restore(model, optimizer, snapshots, model.hash.weight.device)
     steps = -(-len(source) // params.batch_size)  # of an epoch; the last batch may be smaller
-    bar = tqdm(
-        total=params.epochs * steps, initial=progress.iteration, disable=not (rank.first and sys.stderr.isatty())
-    )
+    quiet = not (rank.first and sys.stderr.isatty())
+    bar = tqdm(total=params.epochs * steps, initial=progress.iteration, unit="step", disable=quiet)
     for epoch in range(progress.iteration // steps, params.epochs):
-        first = progress.iteration % steps
-        batches = epoch_batches(len(source), params.batch_size, seed, epoch)[first:]
-        losses: list[Tensor] = []
+        batches = epoch_batches(len(source), params.batch_size, seed, epoch)[progress.iteration % steps :]
         for inputs, (targets, weights) in zip(source.batches(batches, epoch), pairs.of(batches), strict=True):
-            losses.append(step(inputs, targets, weights))
+            progress.losses.append(step(progress.iteration, inputs, targets, weights))
             optimizer.step()
             progress.iteration += 1
-            if validate and params.eval_interval and progress.iteration % params.eval_interval == 0:
+            bar.update()
+            if progress.iteration % steps == 0:
+                progress.end_epoch(epoch + 1)
+                if quiet and rank.first:
+                    _log_epoch(progress, params.epochs)
+            if _due(params.eval_interval, progress.iteration) and validate and rank.first:
                 progress.validation.append((progress.iteration, validate()))
-            if snapshots and params.snapshot_interval and progress.iteration % params.snapshot_interval == 0:
-                progress.losses += _values(losses)
-                losses = []
+            if _due(params.snapshot_interval, progress.iteration) and snapshots:
                 snapshots.save(_state(model, optimizer, progress))
-        bar.update(len(batches))
-        progress.losses += _values(losses)
-        progress.epochs.append((epoch + 1, progress.iteration, float(np.mean(progress.losses))))
-        progress.losses = []
-        _log_epoch(progress, params.epochs)
     bar.close()
     return progress
+
+
+def _due(interval: int, iteration: int) -> bool:
+    return interval > 0 and iteration % interval == 0
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
@@ -123,21 +129,13 @@ def restore(
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     progress = Progress(**state["progress"])
-    progress.epochs = [tuple(row) for row in progress.epochs]
-    progress.validation = [tuple(row) for row in progress.validation]
     logger.info("continuing from the snapshot of iteration {}", progress.iteration)
     return progress
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
-
-
-def _values(losses: list[Tensor]) -> list[float]:
-    values: list[float] = torch.stack(losses).double().tolist() if losses else []
-    if not np.isfinite(values).all():
-        raise SSDHError("the loss is no longer a finite number: lower train.lr (params.yaml: train.lr)")
-    return values
+    curves = {field.name: getattr(progress, field.name) for field in fields(progress)}
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": curves}
 
 
 def _log_epoch(progress: Progress, epochs: int) -> None:

@@ -5,34 +5,53 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from ssdh.devices import Rank, describe, select_device, shared_work
-from ssdh.extraction import compute_rows
+from ssdh.datasets import registry
+from ssdh.datasets.base import DataParams
+from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
+from ssdh.extraction import compute_rows, image_blocks
+from ssdh.images import open_images
 from ssdh.network import load_hashnet, read_metadata
 from ssdh.params import read_params, section
 from ssdh.runs import RuntimeParams, fingerprint, read_array, stage
-from ssdh.trained import feature_blocks, packed
+from ssdh.trained import feature_blocks, model_preprocessing, packed
 
-MODEL, FEATURES, CODES = Path("models/hashnet.safetensors"), Path("features/features.npy"), Path("models/codes.npy")
+MODEL, FEATURES, IMAGES = Path("models/hashnet.safetensors"), Path("features/features.npy"), Path("data/images")
+CODES = Path("models/codes.npy")
 
 
 @stage("encode")
 def main() -> None:
     """Write packed codes (N, ⌈K/8⌉) uint8, row order = manifest; continues where an interrupted run stopped."""
-    runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
+    params = read_params()
+    runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     metadata = read_metadata(MODEL)
+    whole = metadata["has_backbone"]  # trained from images: the features of the frozen network are not its own
+    if whole and relaunch("stages.encode", runtime.processes):
+        return
     device = select_device(runtime.device)
-    logger.info("encode: {} bits", metadata["bits"])
+    make_deterministic(device, runtime.deterministic)
+    logger.info("encode: {} bits, from {}", metadata["bits"], "images" if whole else "features")
 
     def key() -> str:
-        return fingerprint(
-            [MODEL, FEATURES], {"stage": "encode", "device": describe(device), "torch": torch.__version__}
-        )
+        settings = {"stage": "encode", "device": describe(device), "torch": torch.__version__}
+        return fingerprint([MODEL, IMAGES if whole else FEATURES], settings)
 
-    with shared_work(Rank(), key, [CODES]) as folder:
-        if folder is not None:
+    with process_group(device) as rank, shared_work(rank, key, [CODES]) as folder:
+        if folder is None:
+            return
+        model = load_hashnet(MODEL)
+        if whole:
+            name: str = section(params, "dataset", str)
+            data: DataParams = section(params, f"datasets.{name}.data", registry.get(name).Params)
+            source = open_images(IMAGES, registry.get(name).root(data))
+            preprocessing = model_preprocessing(metadata)
+            count = len(source)
+            blocks = image_blocks(model, preprocessing, source, device, metadata["precision"], runtime.num_workers)
+        else:
             features = read_array(FEATURES)
-            blocks = packed(feature_blocks(load_hashnet(MODEL), features, device))
-            compute_rows(CODES, folder, len(features), blocks, Rank())
+            count = len(features)
+            blocks = feature_blocks(model, features, device)
+        compute_rows(CODES, folder, count, packed(blocks), rank)
 
 
 if __name__ == "__main__":

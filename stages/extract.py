@@ -7,6 +7,7 @@ from loguru import logger
 
 from ssdh.backbones import BackboneParams, load_backbone
 from ssdh.datasets import registry
+from ssdh.datasets.base import DataParams
 from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.images import ImageParams, open_images
@@ -25,7 +26,7 @@ def main() -> None:
         return
     name: str = section(params, "dataset", str)
     dataset = registry.get(name)
-    data = section(params, f"datasets.{name}.data", dataset.Params)
+    data: DataParams = section(params, f"datasets.{name}.data", dataset.Params)
     images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     chosen: BackboneParams = section(params, "backbone", BackboneParams)
     logger.info("extract: {} {}", chosen.model_dump(), images.model_dump())

@@ -1,0 +1,127 @@
+"""From a stage's inputs to a trained network: the hash layer on cached features, or the whole network on images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssdh.backbones import Backbone, BackboneParams, load_backbone
+from ssdh.datasets.splits import Split
+from ssdh.devices import Rank
+from ssdh.extraction import image_blocks
+from ssdh.head import train_head
+from ssdh.images import ImageParams, ImageSource
+from ssdh.network import HashNet, initial_hashnet
+from ssdh.pair_batches import PairBatches
+from ssdh.pair_labels import PairLabels
+from ssdh.snapshots import Snapshots
+from ssdh.trained import Blocks, curve_point, feature_blocks, outputs_of
+from ssdh.training import Progress
+from ssdh.training_params import TrainParams
+from ssdh.validation import code_statistics, warn_of_collapse
+from ssdh.whole_network import AugmentedImages, train_network
+
+BlocksOf = Callable[[HashNet], Blocks]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What training reads: features (N, D) and images by manifest row, the split, pseudo-labels of its train rows.
+
+    labels (N, C) are read for the validation curve alone; C = 0 where there are none.
+    """
+
+    features: NDArray[np.float32]
+    images: ImageSource
+    split: Split
+    pairs: PairLabels
+    labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where training runs, and where its snapshots lie."""
+
+    device: torch.device
+    rank: Rank
+    workers: int = 0
+    snapshots: Snapshots | None = None
+
+
+def fit(
+    inputs: Inputs,
+    params: TrainParams,
+    backbone: BackboneParams,
+    images: ImageParams,
+    *,
+    bits: int,
+    seed: int,
+    place: Place,
+) -> tuple[HashNet, Progress, dict[str, int]]:
+    """Train as `params` say; returns the network, its curves and, on rank 0, statistics of the train images' codes."""
+    pairs = PairBatches(inputs.pairs, place.device, unknown_weight=params.unknown_weight, target=params.target)
+    if params.finetune:
+        model, progress, blocks_of = _fit_network(
+            inputs, pairs, params, load_backbone(backbone, images), bits, seed, place
+        )
+    else:
+        model, progress, blocks_of = _fit_head(inputs, pairs, params, bits, seed, place)
+    if not place.rank.first:
+        return model, progress, {}
+    statistics = code_statistics(outputs_of(blocks_of(model))(inputs.split.train))
+    warn_of_collapse(statistics, len(inputs.split.train), bits)
+    return model, progress, statistics
+
+
+def _fit_head(
+    inputs: Inputs, pairs: PairBatches, params: TrainParams, bits: int, seed: int, place: Place
+) -> tuple[HashNet, Progress, BlocksOf]:
+    def blocks_of(model: HashNet) -> Blocks:
+        return feature_blocks(model, inputs.features, place.device)
+
+    model, progress = train_head(
+        np.ascontiguousarray(inputs.features[inputs.split.train]),
+        pairs,
+        params,
+        bits=bits,
+        seed=seed,
+        device=place.device,
+        rank=place.rank,
+        snapshots=place.snapshots,
+        validate=curve_point(blocks_of, inputs.labels, inputs.split, seed),
+    )
+    return model, progress, blocks_of
+
+
+def _fit_network(
+    inputs: Inputs, pairs: PairBatches, params: TrainParams, frozen: Backbone, bits: int, seed: int, place: Place
+) -> tuple[HashNet, Progress, BlocksOf]:
+    def blocks_of(model: HashNet) -> Blocks:
+        return image_blocks(model, frozen.preprocessing, inputs.images, place.device, params.precision, place.workers)
+
+    rows = inputs.split.train
+    model = initial_hashnet(frozen.dim, bits, seed, params.init_file, frozen.module)
+    if params.centre and not model.center.any():
+        model.center.copy_(torch.from_numpy(inputs.features[rows].mean(0, dtype=np.float64)))
+    crops = AugmentedImages(
+        inputs.images,
+        frozen.preprocessing,
+        rows,
+        seed=seed,
+        device=place.device,
+        workers=place.workers,
+        rank=place.rank,
+    )
+    model, progress = train_network(
+        model,
+        crops,
+        pairs,
+        params,
+        seed=seed,
+        device=place.device,
+        snapshots=place.snapshots,
+        validate=curve_point(blocks_of, inputs.labels, inputs.split, seed),
+    )
+    return model, progress, blocks_of
