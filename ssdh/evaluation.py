@@ -1,6 +1,6 @@
 """What the evaluate stage reports: retrieval metrics where there are labels, and what the codes tell without any.
 
-dvc repro evaluate          # or: python -m stages.evaluate
+Run it: `dvc repro evaluate`, or alone `python -m stages.evaluate`.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,9 @@ from ssdh.codes import check_packed, hamming, unpack
 from ssdh.datasets.splits import Split
 from ssdh.errors import DataError
 from ssdh.float_search import nearest
-from ssdh.pair_labels import PairLabels
 from ssdh.retrieval import DistanceCounts, EvaluateParams, count_distances, stable_average_precisions
 
-PAIR_ROWS = 20_000  # train images whose pairs are compared with the labels: at most 200 million pairs
-BLOCK_PAIRS = 4_000_000
+BLOCK_BITS = 4_000_000
 
 PER_QUERY = ("row", "ap", "ap_without_train", "num_relevant", "class")
 PR_CURVE = ("radius", "recall", "precision", "retrieved")
@@ -62,61 +60,68 @@ def evaluate(
     check_packed(packed, bits, "models/codes.npy")
     database = packed[split.database]
     kept = min(topk or len(database), len(database))
-    in_train = np.isin(split.database, split.train)
-    with_train, without_train = (
-        _count(packed, labels, split.query, split.database[part], bits) for part in (in_train, ~in_train)
-    )
-    counts = with_train + without_train
+    counts, without_train = count_split(packed, labels, split, bits)
     result = Evaluation({"bits": bits, "topk": kept})
     if labels.shape[1] and len(split.query):
-        _add_label_metrics(result, labels, split, counts, without_train, kept, params)
         stable = stable_average_precisions(
-            packed[split.query], database, labels[split.query], labels[split.database], bits=bits, topk=kept,
-            counts=counts,
+            packed[split.query], database, labels[split.query], labels[split.database],
+            bits=bits, topk=kept, counts=counts,
         )  # fmt: skip
-        result.metrics["map_stable"] = float(stable.mean())
+        found = label_metrics(counts, without_train, kept, params)
+        result.metrics |= {"map": found.pop("map"), "map_stable": float(stable.mean()), **found}
+        result.per_query = _per_query(labels, split, counts, without_train, kept)
+        result.pr_curve = precision_recall_rows(counts.total, counts.relevant)
+        result.precision_at_n = precision_rows(counts.total, counts.relevant, kept, params.curve_points)
     result.metrics |= code_statistics(database, bits)
     if recall := neighbor_recall(packed, features, split, counts, params.neighbors):
         result.metrics["neighbor_recall_at"] = recall
     return result
 
 
-def _count(
-    packed: NDArray[np.uint8], labels: NDArray[np.uint8], query: NDArray[np.int64], rows: NDArray[np.int64], bits: int
-) -> DistanceCounts:
-    return count_distances(packed[query], packed[rows], labels[query], labels[rows], bits=bits)
+def count_split(
+    packed: NDArray[np.uint8], labels: NDArray[np.uint8], split: Split, bits: int
+) -> tuple[DistanceCounts, DistanceCounts]:
+    """Counts of each query against all of the database, and against its items that did not train; one pass."""
+    in_train = np.isin(split.database, split.train)
+    query = split.query
+
+    def count(rows: NDArray[np.int64]) -> DistanceCounts:
+        return count_distances(packed[query], packed[rows], labels[query], labels[rows], bits=bits)
+
+    held_out = count(split.database[~in_train])
+    return count(split.database[in_train]) + held_out, held_out
 
 
-def _add_label_metrics(
-    result: Evaluation,
-    labels: NDArray[np.uint8],
-    split: Split,
-    counts: DistanceCounts,
-    without_train: DistanceCounts,
-    kept: int,
-    params: EvaluateParams,
-) -> None:
-    """Everything that follows from the counts of relevant items."""
+def _per_query(
+    labels: NDArray[np.uint8], split: Split, counts: DistanceCounts, without_train: DistanceCounts, kept: int
+) -> Table:
+    """Rows of `per_query.csv`, one a query: its manifest row, AP, AP without train images, relevant items, class."""
+    precisions = ranking.average_precision(counts.total, counts.relevant, kept).tolist()
+    held_out = ranking.average_precision(without_train.total, without_train.relevant, kept).tolist()
+    if not without_train.total.any():  # every database image trained
+        held_out = [""] * len(held_out)
+    num_relevant = counts.relevant.sum(axis=1).tolist()
+    classes = [_single_class(row) for row in labels[split.query]]
+    return list(zip(split.query.tolist(), precisions, held_out, num_relevant, classes, strict=True))
+
+
+def label_metrics(
+    counts: DistanceCounts, without_train: DistanceCounts, kept: int, params: EvaluateParams
+) -> dict[str, Any]:
+    """The metrics that follow from the counts of relevant items, of all the database and of it without train images."""
     total, relevant = counts.total, counts.relevant
-    precisions = ranking.average_precision(total, relevant, kept)
-    held_out = ranking.average_precision(without_train.total, without_train.relevant, kept)
-    num_relevant = relevant.sum(axis=1)
-    result.metrics["map"] = float(precisions.mean())
-    if len(split.train) < len(split.database):
-        result.metrics["map_without_train"] = float(held_out.mean())
-    size = len(split.database)
-    result.metrics["precision_at"] = {
+    size, held_out = (int(part.total[0].sum()) for part in (counts, without_train))
+    metrics: dict[str, Any] = {"map": float(ranking.average_precision(total, relevant, kept).mean())}
+    if held_out:
+        precisions = ranking.average_precision(without_train.total, without_train.relevant, kept)
+        metrics["map_without_train"] = float(precisions.mean())
+    metrics["precision_at"] = {
         str(n): float(ranking.precision_at(total, relevant, n).mean()) for n in params.precision_at if n <= size
     }
     within = ranking.precision_within(total, relevant, params.radius)
-    result.metrics[f"precision_radius_{params.radius}"] = float(within.mean())
-    result.metrics["queries_without_relevant"] = int(np.count_nonzero(num_relevant == 0))
-
-    classes = [_single_class(row) for row in labels[split.query]]
-    columns = (split.query, precisions, held_out, num_relevant)
-    result.per_query += zip(*(column.tolist() for column in columns), classes, strict=True)
-    result.pr_curve += precision_recall_rows(total, relevant)
-    result.precision_at_n += precision_rows(total, relevant, kept, params.curve_points)
+    metrics[f"precision_radius_{params.radius}"] = float(within.mean())
+    metrics["queries_without_relevant"] = int(np.count_nonzero(relevant.sum(axis=1) == 0))
+    return metrics
 
 
 def precision_recall_rows(total: NDArray[np.int64], relevant: NDArray[np.int64]) -> Table:
@@ -147,11 +152,11 @@ def code_statistics(packed: NDArray[np.uint8], bits: int) -> dict[str, Any]:
     """
     second = np.zeros((bits, bits))
     first = np.zeros(bits)
-    step = max(1, BLOCK_PAIRS // bits)
+    step = max(1, BLOCK_BITS // bits)
     for start in range(0, len(packed), step):
         codes = unpack(packed[start : start + step], bits).astype(np.float32)
         first += codes.sum(axis=0, dtype=np.float64)
-        second += codes.T @ codes  # sums of ±1 over at most BLOCK_PAIRS items: exact in float32
+        second += codes.T @ codes  # sums of ±1 over at most BLOCK_BITS items: exact in float32
     statistics: dict[str, Any] = {"bit_balance": float(np.abs(first / len(packed)).mean())}
     if bits > 1:
         off_diagonal = ~np.eye(bits, dtype=np.bool_)
@@ -186,27 +191,3 @@ def neighbor_recall(
             shares[i] = np.clip((k - (ends[i, distance] - size)) / size, 0, 1).mean()
         found[str(k)] = float(shares.mean())
     return found
-
-
-def pair_precision(pairs: PairLabels, labels: NDArray[np.uint8]) -> dict[str, float]:
-    """How often the pseudo-labels are right, over the pairs i < j of (the first 20,000) train images.
-
-    labels: (n, C) of the train images, in the order of `pairs`. similar_precision: share of the pairs labelled similar
-    that share a label; dissimilar_precision: share of those labelled dissimilar that share none. Without such pairs,
-    or without labels, the key is left out.
-    """
-    n = min(len(pairs), PAIR_ROWS)
-    present = (labels[:n] != 0).astype(np.float32)
-    right, all_pairs = {1: 0, -1: 0}, {1: 0, -1: 0}
-    step = max(1, BLOCK_PAIRS // max(n, 1))
-    for start in range(0, n if labels.shape[1] else 0, step):
-        rows, others = np.arange(start, min(start + step, n)), np.arange(start, n)
-        later = rows[:, None] < others  # each pair once
-        pseudo = pairs.block(rows, others)
-        share = present[rows] @ present[others].T > 0
-        for sign in (1, -1):
-            chosen = (pseudo == sign) & later
-            all_pairs[sign] += int(np.count_nonzero(chosen))
-            right[sign] += int(np.count_nonzero(chosen & (share if sign == 1 else ~share)))
-    names = {1: "similar_precision", -1: "dissimilar_precision"}
-    return {names[sign]: right[sign] / count for sign, count in all_pairs.items() if count}

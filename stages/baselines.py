@@ -1,0 +1,30 @@
+"""Measure float features, LSH, PCAH and ITQ on the same split: `python -m stages.baselines`."""
+
+from pathlib import Path
+
+from ssdh.baselines import CURVES, evaluate_baselines
+from ssdh.datasets.splits import read_split
+from ssdh.params import Bits, Seed, TopK, lookup, read_params, section
+from ssdh.retrieval import EvaluateParams
+from ssdh.runs import read_array, stage, write_csv, write_json
+
+
+@stage("baselines")
+def main() -> None:
+    """Read features, labels and split; write a metric file and the curves of every baseline."""
+    params = read_params()
+    metrics, curves = evaluate_baselines(
+        read_array(Path("features/features.npy")),
+        read_array(Path("data/labels.npy")),
+        read_split(Path("data/split")),
+        bits=section(params, "bits", Bits),
+        topk=section(params, f"datasets.{lookup(params, 'dataset')}.topk", TopK),
+        seed=section(params, "seed", Seed),
+        params=section(params, "evaluate", EvaluateParams),
+    )
+    write_csv(Path("metrics/baselines_curves.csv"), CURVES, curves)
+    write_json(Path("metrics/baselines.json"), metrics)
+
+
+if __name__ == "__main__":
+    main()
