@@ -31,7 +31,7 @@ def check(params: dict[str, Any]) -> None:
     missing and cannot be fetched.
     """
     check_parameters(params)
-    runtime = section(params, "runtime", RuntimeParams)
+    runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     check_device(runtime.device)
     name = str(lookup(params, "dataset"))
     dataset = registry.get(name)
