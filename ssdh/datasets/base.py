@@ -77,6 +77,10 @@ class Dataset(ABC, Generic[P]):
     def find(self, params: P) -> Found:
         """Look for the raw files, without network and without reading them whole."""
 
+    def missing_images(self, params: P) -> tuple[int, int]:
+        """(how many listed images are not there, how many are listed), once the lists are; (0, 0) for array sets."""
+        return 0, 0
+
     @abstractmethod
     def ensure(self, params: P) -> None:
         """Make sure that the raw files are there, downloading them where that is possible.

@@ -47,8 +47,9 @@ class Cifar10(Dataset[Cifar10Params]):
     def find(self, params: Cifar10Params) -> Found:
         """The seven files of `cifar-10-batches-py/`."""
         folder = self._folder(params)
-        missing = tuple(f"{FOLDER}/{name}" for name in (*BATCHES, META) if not (folder / name).is_file())
-        return Found(folder if folder.is_dir() else None, missing)
+        if not folder.is_dir():
+            return Found(None, (f"{FOLDER}/",))
+        return Found(folder, tuple(f"{FOLDER}/{name}" for name in (*BATCHES, META) if not (folder / name).is_file()))
 
     def ensure(self, params: Cifar10Params) -> None:
         """Check the layout of an existing folder, or download and unpack the official archive."""

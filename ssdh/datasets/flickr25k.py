@@ -61,6 +61,14 @@ class Flickr25k(Dataset[Flickr25kParams]):
             missing += [] if _annotation_folder(root) else [f"{ANNOTATION_FOLDER}/ (or targets.txt)"]
         return Found(root if root.is_dir() else None, tuple(missing))
 
+    def missing_images(self, params: Flickr25kParams) -> tuple[int, int]:
+        """Of the list, or of the 25,000 of the archive."""
+        root = _existing(self, params)
+        if (root / "img.txt").is_file():
+            _, found = _listed(root)
+            return int((~found).sum()), len(found)
+        return NUM_IMAGES - len(_official_images(root)[0]), NUM_IMAGES
+
     def ensure(self, params: Flickr25kParams) -> None:
         """Check the layout of a given folder, or download and unpack both archives; every listed image must exist."""
         root = _existing(self, params)

@@ -71,6 +71,12 @@ class NusWide(Dataset[NusWideParams]):
             missing = missing_lists
         return Found(root if root.is_dir() else None, () if not missing_lists or not missing_truth else tuple(missing))
 
+    def missing_images(self, params: NusWideParams) -> tuple[int, int]:
+        """Dead links."""
+        root = self._root(params)
+        _, found = locate(root, self._listed(root).names, IMAGE_FOLDERS)
+        return int((~found).sum()), len(found)
+
     def ensure(self, params: NusWideParams) -> None:
         """Check the layout, and that the listed images are there or may be missing."""
         root = self._root(params)
