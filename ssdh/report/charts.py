@@ -37,7 +37,7 @@ STYLES: dict[str, tuple[str, Any, float]] = {  # colour, dashes, width of a meth
     "lsh": (LINE_C, (0, (3, 2)), 1.5),
 }
 
-WIDTH, HEIGHT = 4.7, 2.9  # inches; 338 points wide, so that text keeps its size on a phone of 390 pixels
+WIDTH, HEIGHT, TOP = 4.7, 2.9, 0.3  # inches; 338 points wide, so that text keeps its size on a phone of 390 pixels
 MOST_BINS = 160
 
 
@@ -57,17 +57,14 @@ def distance_histogram(
     """Density of the pair distances with both half Gaussians, the mode and the two thresholds."""
     if len(distance) < 2:
         return None
-    width = distance[1] - distance[0]
     figure, axes = _axes(height=3.2)
-    step = -(-len(distance) // MOST_BINS)
-    bars = np.add.reduceat(density, np.arange(0, len(density), step)) / step
-    edges = np.append(distance[::step] - width / 2, distance[-1] + width / 2)
+    edges, bars = coarser(distance, density)
+    centres = (edges[:-1] + edges[1:]) / 2
     for low, high, colour in (
         (-np.inf, similar, SIMILAR),
         (similar, dissimilar, FILL),
         (dissimilar, np.inf, DISSIMILAR),
     ):
-        centres = (edges[:-1] + edges[1:]) / 2
         inside = (centres > low) & (centres <= high)
         axes.stairs(np.where(inside, bars, 0), edges, fill=True, color=colour, linewidth=0)
     for half in (distance <= mode, distance > mode):
@@ -89,6 +86,17 @@ def distance_histogram(
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     return _svg(figure, "distances")
+
+
+def coarser(centres: Floats, density: Floats) -> tuple[Floats, Floats]:
+    """A histogram of at most MOST_BINS bins with the same area: edges (b + 1,) and densities (b,).
+
+    centres: (n,) of equal bins, n of at least 2; density: (n,).
+    """
+    width = centres[1] - centres[0]
+    first = np.arange(0, len(density), -(-len(density) // MOST_BINS))
+    edges = np.append(centres[first] - width / 2, centres[-1] + width / 2)
+    return edges, np.add.reduceat(density, first) * width / np.diff(edges)
 
 
 def lines(
@@ -159,8 +167,8 @@ def bit_balance(shares: Floats) -> str | None:
 
 def _axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
     with mpl.rc_context({"font.size": 9.5, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED}):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(WIDTH, height))
+        axes = figure.add_axes((0.115, 0.48 / height, 0.87, 1 - (0.48 + TOP) / height))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
     axes.spines["left"].set_visible(False)

@@ -28,10 +28,10 @@ def percent(value: float) -> str:
     """A share as a percentage, all digits in the markup.
 
     >>> percent(0.0312)
-    '<data value="0.0312">3.1 %</data>'
+    '<data value="0.0312">3.1&nbsp;%</data>'
     """
     digits = 1 if abs(value) >= 0.01 or value == 0 else 2
-    return f'<data value="{float(value)!r}">{100 * value:.{digits}f}\N{NO-BREAK SPACE}%</data>'
+    return f'<data value="{float(value)!r}">{100 * value:.{digits}f}&nbsp;%</data>'
 
 
 def bar(share: float) -> str:
