@@ -57,7 +57,7 @@ def distance_histogram(
     """Density of the pair distances with both half Gaussians, the mode and the two thresholds."""
     if len(distance) < 2:
         return None
-    figure, axes = _axes(height=3.2)
+    figure, axes = _axes(height=3.2, left=0.02)
     edges, bars = coarser(distance, density)
     centres = (edges[:-1] + edges[1:]) / 2
     for low, high, colour in (
@@ -107,6 +107,7 @@ def lines(
     y_label: str,
     log_x: bool = False,
     percent: bool = True,
+    from_zero: bool = True,
     marker: bool = False,
 ) -> str | None:
     """A chart of lines, named by a legend where there are several; None where no line has a point."""
@@ -129,11 +130,10 @@ def lines(
         )
     if log_x:
         axes.set_xscale("log")
+    if from_zero:
+        axes.set_ylim(0, 1.06 * max(float(line.y.max()) for line in series) or 1)
     if percent:
-        axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    elif axes.get_ylim()[0] > 0:
-        axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     if not log_x:
         whole = all(np.array_equal(line.x, line.x.round()) for line in series)
@@ -165,10 +165,10 @@ def bit_balance(shares: Floats) -> str | None:
     return _svg(figure, "bits")
 
 
-def _axes(height: float = HEIGHT) -> tuple[Figure, Axes]:
+def _axes(height: float = HEIGHT, left: float = 0.115) -> tuple[Figure, Axes]:
     with mpl.rc_context({"font.size": 9.5, "axes.edgecolor": MUTED, "axes.labelcolor": MUTED}):
         figure = Figure(figsize=(WIDTH, height))
-        axes = figure.add_axes((0.115, 0.48 / height, 0.87, 1 - (0.48 + TOP) / height))
+        axes = figure.add_axes((left, 0.48 / height, 0.985 - left, 1 - (0.48 + TOP) / height))
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
     axes.spines["left"].set_visible(False)

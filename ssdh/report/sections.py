@@ -153,18 +153,19 @@ def training(report: Report) -> str:
         "validation",
         [Line("ssdh", "mAP", numbers(validation, "iteration"), numbers(validation, "map"))],
         x_label="iteration",
-        y_label="mAP on the way",
+        y_label="mAP of validation queries",
         percent=False,
+        from_zero=False,
         marker=True,
     )
     body = figure(loss, "Loss by epoch", _last(train, "epoch", "loss", "Loss"))
     body += figure(
-        curve, "Validation mAP by iteration", _last(validation, "iteration", "map", "mAP") + " It chooses nothing."
+        curve,
+        "Validation mAP by iteration",
+        _last(validation, "iteration", "map", "mAP") + " Of queries drawn from the database; it chooses nothing.",
     )
     about = "Loss over the passes through the train images"
-    about += (
-        ", and mAP on the way." if curve else "; no mAP on the way was asked for (<code>train.eval_interval</code>)."
-    )
+    about += ", and validation mAP." if curve else "; no validation was asked for (<code>train.eval_interval</code>)."
     return section("training", "Training", about, f'<div class="pair">{body}</div>' if body else "")
 
 
