@@ -99,10 +99,11 @@ class Index:
         return Neighbours(distances, rows)
 
     def _nearest(self, query: Packed, top: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        effort = None
         if self.kind == "hnsw":
-            self.faiss.hnsw.efSearch = max(HNSW_SEARCH_EFFORT, 2 * top)
+            effort = faiss.SearchParametersHNSW(efSearch=max(HNSW_SEARCH_EFFORT, 2 * top))  # type: ignore[attr-defined]
         with _faiss_threads(len(query)):
-            distances, rows = self.faiss.search(query, top)  # (q, top), rows −1 where nothing was found
+            distances, rows = self.faiss.search(query, top, params=effort)  # (q, top), rows −1 where nothing was found
         order = np.lexsort((rows, np.where(rows < 0, np.iinfo(np.int32).max, distances)))  # ties by row, missing last
         distances, rows = np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
         distances[rows < 0] = -1
@@ -166,21 +167,20 @@ def recall(found: Neighbours, exact: Neighbours) -> float:
     return float(good.sum() / (exact.distances >= 0).sum())
 
 
-def bit_string(code: ArrayLike, bits: int) -> str:
-    """A packed code (⌈bits/8⌉,) as text of 0 and 1, the first bit first.
+def parse_code(text: str, bits: int) -> Packed:
+    """A packed code from its hexadecimal text (`code.tobytes().hex()`), as uint8 (1, ⌈bits/8⌉).
 
-    >>> bit_string([0b10100000], 3)
-    '101'
+    Raises ParameterError where the text is no code of `bits` bits.
+
+    >>> parse_code("a0", 3).tolist()
+    [[160]]
     """
-    values = np.asarray(code, dtype=np.uint8)
-    return "".join("1" if value == 1 else "0" for value in unpack(values[None], bits)[0])
-
-
-def parse_bit_string(text: str, bits: int) -> Packed:
-    """The inverse of `bit_string`: packed (1, ⌈bits/8⌉); raises ParameterError where it is not `bits` times 0 or 1."""
-    if len(text) != bits or set(text) - {"0", "1"}:
-        raise ParameterError(f"code must be {bits} digits 0 or 1, got {text[:80]!r}")
-    return pack([[1 if digit == "1" else -1 for digit in text]])
+    digits = 2 * width(bits)
+    if len(text) == digits and set(text.lower()) <= set("0123456789abcdef"):
+        code = np.frombuffer(bytes.fromhex(text), np.uint8)[None]
+        if np.array_equal(pack(unpack(code, bits)), code):
+            return code
+    raise ParameterError(f"code must be {digits} hexadecimal digits of {bits} bits, got {text[:80]!r}")
 
 
 # --- faiss ----------------------------------------------------------------------------------------------------------

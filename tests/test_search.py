@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssdh.codes import pack
 from ssdh.errors import DataError, ParameterError
-from ssdh.search import KINDS, Index, Kind, Neighbours, bit_string, parse_bit_string, recall
+from ssdh.search import KINDS, Index, Kind, Neighbours, parse_code, recall
 
 Array = NDArray[Any]
 
@@ -173,12 +173,10 @@ def test_recall_refuses_results_of_another_shape() -> None:
         recall(Neighbours(exact.distances[:1], exact.rows[:1]), exact)
 
 
-def test_codes_as_text_come_back() -> None:
-    codes = clustered(5, 21)
-    for code in codes:
-        text = bit_string(pack(code[None])[0], 21)
-        assert [1 if digit == "1" else -1 for digit in text] == code.tolist()
-        assert np.array_equal(parse_bit_string(text, 21), pack(code[None]))
-    for wrong in ("", "10", "1" * 22, "2" * 21, "１" * 21):
-        with pytest.raises(ParameterError, match="21 digits 0 or 1"):
-            parse_bit_string(wrong, 21)
+def test_codes_as_text_come_back_and_anything_else_is_refused() -> None:
+    for code in pack(clustered(5, 21)):
+        assert np.array_equal(parse_code(code.tobytes().hex(), 21), code[None])
+        assert np.array_equal(parse_code(code.tobytes().hex().upper(), 21), code[None])
+    for wrong in ("", "a0", "ffffff", "0x0000", "a0 0 0", "00000g", "０" * 6, "0" * 5000):
+        with pytest.raises(ParameterError, match="6 hexadecimal digits of 21 bits"):
+            parse_code(wrong, 21)

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-COMMANDS = ["run", "datasets", "show", "table"]
+COMMANDS = ["run", "datasets", "show", "table", "search", "export", "serve"]
 
 
 def load(name: str) -> ModuleType:

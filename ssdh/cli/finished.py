@@ -1,0 +1,86 @@
+"""The finished run in this folder, as `search`, `export` and `serve` open it: no subcommand itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssdh.codes import width
+from ssdh.datasets import registry
+from ssdh.datasets.base import DataParams
+from ssdh.devices import select_device
+from ssdh.errors import DataError
+from ssdh.gallery import Gallery
+from ssdh.images import ImageSource, eval_loader, normalise, open_images, read_manifest
+from ssdh.network import read_metadata
+from ssdh.params import read_params, section
+from ssdh.photos import PhotoEncoder
+from ssdh.runs import RuntimeParams, file_sha256, read_array
+from ssdh.search import Index, Kind
+from ssdh.trained import load_encoder, model_preprocessing
+
+MODEL, CODES = Path("models/hashnet.safetensors"), Path("models/codes.npy")
+SMOKE_RUN = "A smoke run: the backbone’s weights are random, so its codes say little about what is seen."
+IMAGES, LABELS, COUNTS = Path("data/images"), Path("data/labels.npy"), Path("metrics/data.json")
+
+
+def open_index(kind: Kind = "flat") -> Index:
+    """The codes of all images of the run, searchable, with their names; DataError where parts are of different runs."""
+    bits = int(read_metadata(MODEL)["bits"])
+    codes = read_array(CODES)
+    names, _ = read_manifest(IMAGES)
+    if codes.ndim != 2 or codes.shape[1] != width(bits) or len(codes) != len(names):
+        raise DataError(f"{CODES} {codes.shape} does not fit {len(names)} images and {bits} bits: run `dvc repro`")
+    return Index(codes, bits=bits, names=names, kind=kind)
+
+
+def open_encoder() -> PhotoEncoder:
+    """The trained network, from photos to codes."""
+    runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
+    precision = str(read_metadata(MODEL).get("backbone_precision", "fp32"))
+    return PhotoEncoder(load_encoder(MODEL), select_device(runtime.device), precision)
+
+
+def open_source() -> ImageSource:
+    """The images of the run; DataError where `params.yaml` names another data set than the results are of."""
+    params = read_params()
+    name: str = section(params, "dataset", str)
+    if (found := _counts()["dataset"]) != name:
+        raise DataError(f"dataset is {name!r}, but the results here are of {found!r}: run `dvc repro`")
+    dataset = registry.get(name)
+    data: DataParams = section(params, f"datasets.{name}.data", dataset.Params)
+    return open_images(IMAGES, dataset.root(data))
+
+
+def sample_images(count: int) -> Tensor:
+    """The first images as the network gets them: (n, 3, size, size) float32, n ≤ count."""
+    source, preprocessing = open_source(), model_preprocessing(read_metadata(MODEL))
+    rows = np.arange(min(count, len(source)))
+    return normalise(torch.cat(list(eval_loader(source, preprocessing, rows=rows))), preprocessing)
+
+
+def open_gallery(kind: Kind = "flat") -> Gallery:
+    """Codes, names, images, labels and the encoder of the run in this folder."""
+    about = _counts()
+    random = read_metadata(MODEL).get("weights") == "random"
+    return Gallery(
+        index=open_index(kind),
+        images=open_source(),
+        encode=open_encoder(),
+        title=about["dataset"],
+        version=file_sha256(IMAGES / "manifest.csv")[:12],
+        classes=about["classes"],
+        labels=read_array(LABELS),
+        notice=SMOKE_RUN if random else "",
+    )
+
+
+def _counts() -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(COUNTS.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{COUNTS} cannot be read ({error}): run `dvc repro`") from None
+    return found

@@ -1,0 +1,73 @@
+"""`python -m ssdh search PHOTO|FOLDER`: the images of the data set that are nearest to a photo."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from ssdh.cli.arguments import add_index, positive, whole
+from ssdh.errors import DataError
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand's parser."""
+    parser = subparsers.add_parser("search", help="the images nearest to a photo", description=__doc__)
+    parser.add_argument("photo", type=Path, metavar="PHOTO", help="an image file, or a folder of them")
+    parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
+    parser.add_argument("--radius", type=whole, metavar="R", help="only images whose code differs in at most R bits")
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object on standard output")
+    add_index(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Encode the photos, search, print; returns 0, or raises DataError where no photo could be read."""
+    from ssdh.cli.finished import open_encoder, open_index
+    from ssdh.photos import find_photos, read_photos
+
+    paths = find_photos(options.photo)
+    index, encoder = open_index(options.index), open_encoder()
+    skipped: list[tuple[Path, str]] = []
+    queries: list[dict[str, Any]] = []
+    for batch in read_photos(paths, encoder.min_side, skipped):
+        codes = encoder([pixels for _, pixels in batch])
+        found = index.search(codes, options.top, options.radius)
+        for (path, _), code, distances, rows in zip(batch, codes, *found, strict=True):
+            queries.append(
+                {"photo": str(path), "code": code.tobytes().hex(), "results": _results(index, distances, rows)}
+            )
+    if not queries:
+        raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
+    for path, reason in skipped:
+        logger.warning("{} is left out: {}", path, reason)
+    if options.json:
+        left_out = [{"photo": str(path), "reason": reason} for path, reason in skipped]
+        answer = {
+            "bits": index.bits,
+            "index": index.kind,
+            "images": len(index),
+            "queries": queries,
+            "skipped": left_out,
+        }
+        json.dump(answer, sys.stdout, indent=2)
+        print()
+    else:
+        print("\n\n".join(_as_text(query) for query in queries))
+    return 0
+
+
+def _results(index: Any, distances: Any, rows: Any) -> list[dict[str, Any]]:
+    return [
+        {"distance": int(distance), "row": int(row), "name": index.names[row]}
+        for distance, row in zip(distances, rows, strict=True)
+        if row >= 0
+    ]
+
+
+def _as_text(query: dict[str, Any]) -> str:
+    lines = [query["photo"]]
+    lines += [f"{result['distance']:>6}  {result['name']}" for result in query["results"]]
+    return "\n".join(lines if query["results"] else [*lines, "        no image within this radius"])
