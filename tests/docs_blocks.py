@@ -118,8 +118,8 @@ def check_command(words: list[str], project: Path) -> str | None:
 
 SHELL = shlex.split(
     """. .venv/bin/activate .venv\\\\Scripts\\\\activate apt-get aws cat cd cp curl diff echo export git grep head
-    kubectl ls mkdir mv mypy nvidia-smi open pre-commit pytest rm rsync ruff sbatch sed seq set sleep sort source srun ssh sudo
-    tail tar test touch unzip wait wsl xargs xdg-open"""
+    kubectl ls mkdir mv mypy nvidia-smi open pre-commit pytest rm rsync ruff sbatch sed seq set sleep sort source srun
+    ssh sudo tail tar test touch unzip wait wsl xargs xdg-open"""
 )
 
 

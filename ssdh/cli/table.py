@@ -21,7 +21,7 @@ import yaml
 from ssdh.errors import SSDHError
 from ssdh.experiments import dvc, parse_settings, set_options, with_values
 from ssdh.params import lookup, read_params, section
-from ssdh.runs import write_csv
+from ssdh.runs import ssdh_home, write_csv
 from ssdh.table import (
     HEADER,
     Cell,
@@ -185,7 +185,7 @@ def why_not(name: str, cells: Sequence[Cell], params: dict[str, Any], options: a
         with contextlib.nullcontext() if options.download else offline():
             preflight.check(chosen)
     except SSDHError as error:
-        return " ".join(str(error).split())
+        return " ".join(str(error).replace(str(ssdh_home()), "$SSDH_HOME").split())
     return _too_long(chosen, options.max_hours)
 
 

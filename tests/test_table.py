@@ -1,0 +1,226 @@
+"""The results table: what makes a cell, what replaces what, and the page; real runs are in test_sweeps.py."""
+
+import copy
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssdh.cli.table import published, sweeps
+from ssdh.errors import DataError, ParameterError
+from ssdh.experiments import parse_settings, with_values
+from ssdh.params import read_params
+from ssdh.runs import write_csv
+from ssdh.table import HEADER, code_of, describe, grid, key_of, measured, merge, read_rows, render, write_page
+
+CODE = "c0de"
+
+
+@pytest.fixture
+def params(project: Path) -> dict[str, Any]:
+    return read_params(project / "params.yaml")
+
+
+def row(params: dict[str, Any], bits: int, seed: int, value: float | None = None, **more: Any) -> dict[str, Any]:
+    """A row of the table as `python -m ssdh table` makes it, with an mAP or without."""
+    (cell,) = grid(params, ["digits"], ["published"], [bits], [seed])
+    blank = describe(cell, params, CODE, "fc7", "")
+    if value is None:
+        return {**blank, **more}
+    metrics = {"dataset": "digits", "bits": bits, "map": value, "map_stable": value - 0.01}
+    found = measured(blank, metrics, {"itq": {"map": 0.5}, "lsh": {}}, "abc1234")
+    assert found is not None
+    return {**found, **more}
+
+
+# --- identity -------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_every_combination_once(params: dict[str, Any]) -> None:
+    cells = grid(params, ["digits", "cifar10"], ["published", "centred"], [16, 32, 64], [0, 1])
+    assert len({cell.key for cell in cells}) == len(cells) == 2 * 2 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "same"),
+    [
+        ("bits", 48, False),
+        ("seed", 7, False),
+        ("datasets.digits.topk", 10, False),
+        ("datasets.digits.images.size", 32, False),
+        ("structure.alpha", 1.0, False),
+        ("train.epochs", 2, False),
+        ("backbone.arch", "alexnet", False),
+        ("evaluate.radius", 3, False),
+        ("recipes.published.train.epochs", 51, False),
+        ("train.epochs", 50, True),  # the recipe's own value, said explicitly
+        ("datasets.cifar10.topk", 10, True),
+        ("recipes.centred.train.epochs", 51, True),
+        ("runtime.device", "cpu", True),
+        ("runtime.workers", 3, True),
+    ],
+)
+def test_the_key_changes_exactly_with_what_a_result_depends_on(
+    params: dict[str, Any], name: str, value: object, same: bool
+) -> None:
+    params = with_values(params, {"dataset": "digits", "recipe": "published"})
+    assert (key_of(with_values(params, {name: value})) == key_of(params)) is same
+
+
+def test_another_code_file_is_another_code() -> None:
+    assert code_of({"a.py": "1", "b.py": "2"}) == code_of({"b.py": "2", "a.py": "1"})
+    assert code_of({"a.py": "1", "b.py": "2"}) != code_of({"a.py": "1", "b.py": "3"})
+
+
+def test_metrics_of_another_run_are_not_taken(params: dict[str, Any]) -> None:
+    blank = row(params, 16, 0)
+    good = {"dataset": "digits", "bits": 16, "map": 0.4, "map_stable": 0.4}
+    assert measured(blank, good, {}, "abc")["map"] == 0.4  # type: ignore[index]
+    for wrong in ({"bits": 32}, {"dataset": "cifar10"}):
+        assert measured(blank, good | wrong, {}, "abc") is None
+    assert measured(blank, {"dataset": "digits", "bits": 16}, {}, "abc") is None
+
+
+def test_settings_are_read_as_yaml_and_must_exist(params: dict[str, Any]) -> None:
+    assert parse_settings(
+        ["train.lr=1e-3", "train.compile=true", "recipe=published"], params | {"train": {"lr": 0, "compile": 0}}
+    ) == {
+        "train.lr": 1e-3,
+        "train.compile": True,
+        "recipe": "published",
+    }
+    with pytest.raises(ParameterError, match=r"^train\.lrr is missing"):
+        parse_settings(["train.lrr=1"], params)
+    with pytest.raises(ParameterError, match="--set needs NAME=VALUE, got 'train'"):
+        parse_settings(["train"], params)
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def test_missing_cells_become_few_sweeps_that_name_each_cell_once(params: dict[str, Any]) -> None:
+    cells = grid(params, ["digits"], ["published"], [16, 32], [0, 1, 2])
+    assert list(sweeps(cells)) == [("digits", "published", "16,32", "0,1,2")]
+    holed = [cell for cell in cells if (cell.bits, cell.seed) not in ((16, 1), (32, 2))]
+    found = [
+        (dataset, recipe, int(bits), int(seed))
+        for dataset, recipe, lengths, seeds in sweeps(holed)
+        for bits in lengths.split(",")
+        for seed in seeds.split(",")
+    ]
+    assert sorted(found) == sorted((cell.dataset, cell.recipe, cell.bits, cell.seed) for cell in holed)
+    assert list(sweeps([])) == []
+
+
+# --- rows kept ------------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_from_the_csv_as_they_were(params: dict[str, Any], tmp_path: Path) -> None:
+    rows = [row(params, 16, 0, 0.1 + 0.2), row(params, 16, 1, reason="no GPU, no network")]
+    rows[0]["key"] = "0123456789012345"  # a digest may be all digits
+    write_csv(tmp_path / "results.csv", HEADER, [[one.get(name, "") for name in HEADER] for one in rows])
+    assert read_rows(tmp_path / "results.csv") == rows
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+def test_a_csv_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"results\.csv has no column code, key, map"):
+        read_rows(tmp_path / "results.csv")
+
+
+def test_a_number_replaces_a_number_and_a_reason_replaces_none(params: dict[str, Any]) -> None:
+    old, new = row(params, 16, 0, 0.4), row(params, 16, 0, 0.5)
+    assert merge([old], [new]) == [new]
+    assert merge([old], [row(params, 16, 0, reason="no GPU")]) == [old]
+    assert merge([row(params, 16, 0, reason="no GPU")], [new]) == [new]
+    assert merge([old], [row(params, 32, 0, 0.6)]) == [old, row(params, 32, 0, 0.6)]
+
+
+def test_a_number_of_other_parameters_stays_but_is_marked(params: dict[str, Any]) -> None:
+    old = row(params, 16, 0, 0.4)
+    changed = row(with_values(params, {"train.epochs": 9}), 16, 0, reason="no GPU")
+    (kept,) = merge([old], [changed])
+    assert kept["map"] == 0.4
+    assert "measured with earlier code or parameters, commit abc1234" in render([kept], [], CODE)
+    assert "earlier" not in render([old], [], CODE)
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def cells_of(table: str, start: str) -> list[str]:
+    """The cells of the table's line that starts so."""
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_cell_is_mean_and_deviation_over_seeds_with_what_it_was_measured_on(params: dict[str, Any]) -> None:
+    values = [0.40, 0.43, 0.46]
+    rows = [row(params, 16, seed, value) for seed, value in enumerate(values)] + [row(params, 32, 0, 0.6)]
+    table = render(rows, [], CODE)
+    # deviation by hand: mean 0.43, squares 0.0009 + 0 + 0.0009, over n − 1 = 2: √0.0009 = 0.03
+    assert statistics.stdev(values) == pytest.approx(0.03)
+    assert cells_of(table, "**SSDH") == [
+        "**SSDH, recipe published**",
+        "200 / 1000",
+        "vgg16 fc7, random weights, 64 px",
+        "1000, expected over ties",
+        "0.4300 ± 0.0300",
+        "0.6000",
+    ]
+    assert cells_of(table, "ITQ")[4:] == ["0.5000 ± 0.0000", "0.5000"]
+    assert "LSH" not in table  # nothing was measured
+
+
+def test_missing_seeds_are_counted_and_missing_cells_say_why(params: dict[str, Any]) -> None:
+    rows = [row(params, 16, 0, 0.4), row(params, 16, 1, reason="failed: train: out of memory")]
+    rows += [row(params, 32, seed, reason="no archive") for seed in (0, 1)]
+    table = render(rows, [], CODE)
+    assert cells_of(table, "**SSDH")[4:] == ["0.4000 (1 of 2 seeds)", "not run [1]"]
+    assert "[1] no archive" in table
+
+
+def test_published_numbers_stand_beside_with_protocol_and_source(params: dict[str, Any]) -> None:
+    rows = [{**row(params, 16, 0, reason="no archive"), "dataset": "cifar10"}]
+    table = render(rows, [line for line in published() if line["dataset"] == "cifar10"], CODE)
+    own = cells_of(table, "SSDH, published")
+    assert own[1:4] == ["1000 / 5000", "VGG16 fine-tuned whole, 224 px", "5000, as its authors sorted"]
+    assert own[4:] == ["0.2511", "0.2414", "0.2695", "0.2871"]  # README of TreezzZ/SSDH_PyTorch
+    assert "[1] README of TreezzZ/SSDH_PyTorch" in table
+
+
+def test_two_protocols_are_two_lines(params: dict[str, Any]) -> None:
+    other = with_values(params, {"datasets.digits.images.size": 32})
+    table = render([row(params, 16, 0, 0.4), row(other, 16, 0, 0.3)], [], CODE)
+    lines = [line for line in table.splitlines() if line.startswith("| **SSDH")]
+    assert len(lines) == 2
+    assert "64 px" in lines[0]
+    assert "32 px" in lines[1]
+
+
+def test_the_page_keeps_what_people_wrote(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "results.md"
+    write_page(page, "FIRST")
+    page.write_text("# Mine\n\nbefore\n" + page.read_text() + "after\n")
+    write_page(page, "SECOND")
+    text = page.read_text()
+    assert "FIRST" not in text
+    assert text.index("before") < text.index("SECOND") < text.index("after")
+    assert text.count("table:start") == text.count("table:end") == 1
+
+
+def test_a_page_without_markers_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text("# Mine\n<!-- table:start -->\n")
+    with pytest.raises(DataError, match="needs the lines"):
+        write_page(page, "TABLE")
+    assert page.read_text() == "# Mine\n<!-- table:start -->\n"
+
+
+def test_the_rows_given_are_not_changed(params: dict[str, Any]) -> None:
+    rows = [row(params, 16, 0, 0.4)]
+    before = copy.deepcopy(rows)
+    render(merge(rows, [row(params, 16, 0, reason="x")]), [], "other")
+    assert rows == before
