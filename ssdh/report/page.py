@@ -197,7 +197,7 @@ def _query(query: Query) -> str:
 def _picture(uri: str, alt: str) -> str:
     if not uri:
         return f'<div class="gone" role="img" aria-label="{text(alt)} (file gone or changed)">gone</div>'
-    return f'<img src="{uri}" alt="{text(alt)}" loading="lazy">'
+    return f'<img src="{uri}" alt="{text(alt)}">'
 
 
 def _footer() -> str:
