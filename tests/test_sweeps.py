@@ -1,0 +1,270 @@
+"""Sweeps and sharing by DVC on the real pipeline: the queue, what it shows, diffs, apply, and remotes, in clones.
+
+One small run is made for the module; the tests run in the order of the file and add experiments to it.
+"""
+
+import csv
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clone import Clone, make_clone, stages_run
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    clone = make_clone(project, tmp_path_factory.mktemp("sweeps") / "clone")
+    clone.repro()
+    clone.commit("first run")
+    yield clone
+    clone.dvc("queue", "stop", "--kill", check=False)
+
+
+@pytest.fixture(scope="module")
+def swept(clone: Clone) -> dict[tuple[int, int], dict[str, Any]]:
+    """A queue of two code lengths by two seeds, run by two workers: data of the experiments by (bits, seed)."""
+    clone.dvc("exp", "run", "--queue", "-S", "bits=8,12", "-S", "seed=range(0,2)")
+    assert "Started '2'" in clone.dvc("queue", "start", "--jobs", "2").stdout
+    wait_for_queue(clone)
+    return {(one["params"]["bits"], one["params"]["seed"]): one for one in experiments(clone)}
+
+
+def wait_for_queue(clone: Clone, seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while re.search(r"\b(Queued|Running)$", clone.dvc("queue", "status").stdout, re.MULTILINE):
+        assert time.monotonic() < end, clone.dvc("queue", "status").stdout
+        time.sleep(2)
+
+
+def experiments(clone: Clone) -> list[dict[str, Any]]:
+    """Name, state, parameters, metrics and outs of each experiment of the last commit."""
+    found = []
+    for commit in json.loads(clone.dvc("exp", "show", "--json").stdout):
+        for group in commit["experiments"] or []:
+            for one in group["revs"]:
+                data = one["data"]
+                found.append(
+                    {
+                        "name": one["name"],
+                        "state": (group["executor"] or {}).get("state"),
+                        "params": data["params"]["params.yaml"]["data"],
+                        "metrics": data["metrics"]["metrics/metrics.json"]["data"],
+                        "codes": data["outs"]["models/codes.npy"]["hash"],
+                    }
+                )
+    return found
+
+
+# --- the queue ------------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_run_the_whole_grid(clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]) -> None:
+    assert set(swept) == {(8, 0), (8, 1), (12, 0), (12, 1)}
+    assert {one["state"] for one in swept.values()} == {"success"}
+    for (bits, _), one in swept.items():
+        assert one["metrics"]["bits"] == bits
+    assert len({one["codes"] for one in swept.values()}) == 4
+    # (12, 0) is the workspace's own run: the workers, sharing $SSDH_HOME, made the same bits of it
+    lock = (clone.folder / "dvc.lock").read_text()
+    assert swept[12, 0]["codes"] in lock
+    assert swept[8, 0]["codes"] not in lock
+    assert [path for path in (clone.home / "work").iterdir() if path.is_dir()] == []  # all work was finished
+
+
+def test_a_worker_keeps_the_environment_it_was_started_with(clone: Clone, swept: object) -> None:
+    """So `CUDA_VISIBLE_DEVICES=0 dvc queue start`, then `CUDA_VISIBLE_DEVICES=1 dvc queue start -j 2`: a GPU each."""
+    homes = [clone.folder.parent / f"worker-{number}" for number in (1, 2)]
+    clone.dvc("exp", "run", "--queue", "-S", "datasets.digits.topk=300,400,500")
+    for number, home in enumerate(homes, start=1):
+        environment = clone.environment | {"SSDH_HOME": str(home)}
+        command = [sys.executable, "-m", "dvc", "queue", "start", "--jobs", str(number)]
+        done = subprocess.run(command, cwd=clone.folder, env=environment, capture_output=True, text=True, check=True)
+        assert "Started '1'" in done.stdout
+        started_worker(clone, number)
+    wait_for_queue(clone)
+    ran = [stages_of(home) for home in homes]
+    assert ran[0]
+    both = [*ran[0], *ran[1]]
+    assert both.count("evaluate") == 3
+    assert "train" not in both
+
+
+def started_worker(clone: Clone, number: int, seconds: float = 120) -> None:
+    """Wait until DVC counts this many workers."""
+    end = time.monotonic() + seconds
+    while f"Worker status: {number} active" not in (told := clone.dvc("queue", "status").stdout):
+        assert time.monotonic() < end, told
+        if not re.search(r"\b(Queued|Running)$", told, re.MULTILINE):
+            return  # they are done already
+
+
+def stages_of(home: Path) -> list[str]:
+    path = home / "timings.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row["stage"] for row in csv.DictReader(file)]
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def test_show_has_the_columns_that_matter(clone: Clone, swept: object) -> None:
+    told = clone.run(sys.executable, "-m", "ssdh", "show", "--csv").stdout
+    header = told.splitlines()[0].split(",")
+    kept = [name for name in header if name not in ("Experiment", "rev", "typ", "parent", "State")]
+    assert kept == ["map", "itq.map", "params.yaml:bits", "seed", "datasets.digits.topk"]
+    whole = clone.dvc("exp", "show", "--csv").stdout.splitlines()[0].split(",")
+    assert len(whole) > 100  # what DVC shows by itself
+
+
+def test_show_sorts_and_takes_more_columns(clone: Clone, swept: object) -> None:
+    told = clone.run(sys.executable, "-m", "ssdh", "show", "--csv", "--add", "lsh.map", "--sort-by", "map").stdout
+    rows = [row for row in csv.DictReader(told.splitlines()) if row["typ"].startswith("branch")]
+    assert "lsh.map" in rows[0]
+    values = [float(row["map"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) >= 4
+
+
+def test_metrics_and_params_diff_of_two_experiments(clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]) -> None:
+    one, other = swept[8, 0], swept[12, 1]
+    diff = json.loads(clone.dvc("metrics", "diff", one["name"], other["name"], "--json").stdout)
+    change = diff["metrics/metrics.json"]["map"]
+    assert (change["old"], change["new"]) == (one["metrics"]["map"], other["metrics"]["map"])
+    diff = json.loads(clone.dvc("params", "diff", one["name"], other["name"], "--json").stdout)
+    assert diff["params.yaml"] == {"bits": {"old": 8, "new": 12, "diff": 4}, "seed": {"old": 0, "new": 1, "diff": 1}}
+
+
+def test_plots_diff_of_two_experiments(clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]) -> None:
+    names = (swept[8, 0]["name"], swept[12, 1]["name"])
+    clone.dvc("plots", "diff", *names, "--out", "plots-of-two")
+    page = (clone.folder / "plots-of-two" / "index.html").read_text()
+    assert all(name in page for name in names)
+    for curve in ("train.csv", "pr_curve.csv", "precision_at_n.csv"):
+        assert curve in page
+
+
+# --- apply and save -------------------------------------------------------------------------------------------------
+
+
+def test_apply_brings_an_experiment_into_the_workspace(
+    clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]
+) -> None:
+    clone.dvc("exp", "apply", swept[8, 1]["name"])
+    try:
+        assert json.loads((clone.folder / "metrics/metrics.json").read_text())["map"] == swept[8, 1]["metrics"]["map"]
+        assert "bits: 8" in (clone.folder / "params.yaml").read_text()
+        assert clone.repro() == []  # nothing is left to run
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+
+
+def test_save_names_the_state_of_the_workspace(clone: Clone, swept: object) -> None:
+    clone.set(evaluate__radius="3")
+    try:
+        clone.repro()
+        clone.dvc("exp", "save", "--name", "wider-radius")
+        saved = next(one for one in experiments(clone) if one["name"] == "wider-radius")
+        assert saved["params"]["evaluate"]["radius"] == 3
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+
+
+# --- remotes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """A real S3 server on loopback (moto's) with a bucket; gives its address and credentials."""
+    pytest.importorskip("moto", reason="needs the development extras (moto)")
+    pytest.importorskip("dvc_s3", reason="needs the extra s3 (dvc-s3)")
+    import boto3
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    secrets = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | secrets,
+    )
+    try:
+        end = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        boto3.client(
+            "s3",
+            endpoint_url=address,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
+        ).create_bucket(Bucket="results")
+        yield secrets | {"address": address}
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_a_second_clone_gets_all_results_without_running_a_stage(
+    clone: Clone,
+    swept: dict[tuple[int, int], dict[str, Any]],
+    kind: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    url, options = str(tmp_path / "storage"), []
+    if kind == "s3":
+        server = request.getfixturevalue("s3")
+        clone.environment |= {name: value for name, value in server.items() if name != "address"}
+        url, options = "s3://results/ssdh", [("endpointurl", server["address"])]
+    clone.dvc("remote", "add", "--force", kind, url)
+    for name, value in options:
+        clone.dvc("remote", "modify", kind, name, value)
+    clone.dvc("push", "--run-cache", "--remote", kind)
+    hub = tmp_path / "hub.git"
+    clone.run("git", "clone", "-q", "--bare", ".", str(hub))
+    clone.run("git", "remote", "add", kind, str(hub))
+    name = swept[8, 1]["name"]
+    clone.dvc("exp", "push", kind, name, "--remote", kind)
+
+    clone.run("git", "clone", "-q", str(hub), str(tmp_path / "second"))
+    second = Clone(tmp_path / "second")
+    second.environment |= {key: value for key, value in clone.environment.items() if key.startswith("AWS_")}
+    (second.folder / ".dvc/config").write_text((clone.folder / ".dvc/config").read_text())
+    second.dvc("pull", "--run-cache", "--remote", kind)
+    first = (clone.folder / "models/codes.npy").read_bytes()
+    assert (second.folder / "models/codes.npy").read_bytes() == first
+    assert second.repro() == []
+
+    # an experiment that nobody committed: its stages come out of the run cache
+    done = second.dvc("exp", "run", "-S", "bits=8", "-S", "seed=0")
+    assert stages_run(done.stdout) == []
+    metrics = json.loads((second.folder / "metrics/metrics.json").read_text())
+    assert metrics["map"] == swept[8, 0]["metrics"]["map"]
+    assert stages_of(second.home) == []
+
+    # and one that was pushed by name
+    second.dvc("exp", "pull", "origin", name, "--remote", kind)
+    second.dvc("exp", "apply", name)
+    metrics = json.loads((second.folder / "metrics/metrics.json").read_text())
+    assert metrics["map"] == swept[8, 1]["metrics"]["map"]
