@@ -9,8 +9,8 @@ import argparse
 from ssdh.experiments import dvc, shell_line
 
 ALWAYS = ("map", "params.yaml:bits")
-METRICS = ("itq.map",)
-PARAMETERS = ("params.yaml:dataset", "seed", "recipe", "datasets", "backbone", "structure", "train", "evaluate")
+IF_VARIED = ("itq.map", "params.yaml:dataset", "seed", "recipe")
+BLOCKS = ("datasets", "backbone", "structure", "train", "evaluate")
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,6 +42,6 @@ def run(options: argparse.Namespace) -> int:
 def columns(more: list[str]) -> list[str]:
     """The options that keep the columns which always matter, and drop all others but parameters that vary."""
     always = "|".join(f"{name}$" for name in (*ALWAYS, *more))
-    kept = "|".join([*(f"{name}$" for name in METRICS), *(rf"{name}(\.|$)" for name in PARAMETERS)])
+    kept = "|".join([*(f"{name}$" for name in IF_VARIED), *(rf"{name}\." for name in BLOCKS)])
     dropped = rf"(?!Experiment|rev|typ|parent|State|{always}|{kept})"
     return ["--only-changed", "--keep", f"({always})", "--drop", dropped]
