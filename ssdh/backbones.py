@@ -18,7 +18,7 @@ from pydantic import field_validator
 from ssdh.errors import DataError, ParameterError
 from ssdh.images import ImageParams, Preprocessing
 from ssdh.params import Params
-from ssdh.runs import ssdh_home
+from ssdh.runs import is_placeholder, ssdh_home
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -74,7 +74,7 @@ def resolve_layer(params: BackboneParams, weights: str) -> str:
     arch, layer = params.arch, params.layer
     classic = arch.startswith("vgg") or arch == "alexnet"
     convolutions = weights == "features" or (
-        weights == "file" and _only_convolutions(read_weights(params.weights_file))
+        weights == "file" and classic and _only_convolutions(read_weights(params.weights_file))
     )
     if weights == "features" and arch != "vgg16":
         raise ParameterError(
@@ -261,7 +261,7 @@ def _check_file(path: Path) -> None:
         raise ParameterError(f"backbone.weights_file {path} has the unknown suffix {path.suffix!r}: {hint}")
     if not path.is_file():
         raise DataError(f"backbone.weights_file {path} does not exist: {hint}")
-    if path.stat().st_size == 0:
+    if is_placeholder(path):
         raise ParameterError(
             f"images.weights is 'file', but backbone.weights_file {path} is the empty placeholder: {hint}"
         )

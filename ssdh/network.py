@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssdh.backbones import build_network
 from ssdh.errors import DataError
-from ssdh.runs import atomic_path
+from ssdh.runs import atomic_path, is_placeholder
 
 
 class HashNet(nn.Module):
@@ -134,12 +134,12 @@ def load_hashnet(path: Path) -> HashNet:
 
 
 def initial_hashnet(dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None) -> HashNet:
-    """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (0 bytes: none).
+    """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (the placeholder: none).
 
     Raises DataError where that model does not fit the features, the code length or the backbone.
     """
     path = Path(init_file)
-    if path.is_file() and path.stat().st_size == 0:
+    if is_placeholder(path):
         return seeded_hashnet(dim, bits, seed, backbone)
     given = load_hashnet(path)
     if given.hash.weight.shape != (bits, dim):

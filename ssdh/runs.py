@@ -133,6 +133,11 @@ def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
     return array
 
 
+def is_placeholder(path: Path) -> bool:
+    """Whether a file stands for "no weights": no byte at all, or the committed safetensors that holds no tensor."""
+    return path.is_file() and path.stat().st_size <= 16  # the format's length field and an empty header
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:

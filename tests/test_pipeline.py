@@ -58,13 +58,7 @@ def test_nothing_reruns_when_nothing_changed(clone: Clone) -> None:
         ("datasets.digits.topk", "500", [*AFTER_CODES, "baselines"]),
         ("evaluate.radius", "3", [*AFTER_CODES, "baselines"]),
         ("datasets.digits.data.num_train", "200", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
-        ("backbone.layer", "penultimate", ["extract", *AFTER_TRAIN]),
-        ("runtime.log_level", "DEBUG", []),
-        ("runtime.workers", "1", []),
-        ("datasets.cifar10.topk", "1000", []),
-        ("datasets.cifar10.data.num_train", "4000", []),
-        ("recipes.published.train.epochs", "7", []),
-        ("recipes.published.structure.alpha", "1.0", []),
+        ("backbone.precision", "bf16", ["extract", "structure", *AFTER_TRAIN, "baselines"]),
     ],
 )
 def test_a_parameter_reruns_exactly_the_stages_that_read_it(
@@ -72,6 +66,21 @@ def test_a_parameter_reruns_exactly_the_stages_that_read_it(
 ) -> None:
     restored.set_all({name: value})
     assert set(restored.repro()) == {"check", *expected} & set(stage_names(project))
+
+
+def test_runtime_other_data_sets_and_other_recipes_rerun_the_check_only(restored: Clone) -> None:
+    others = {
+        "runtime.log_level": "DEBUG",
+        "runtime.workers": "1",
+        "runtime.device": "cpu",
+        "datasets.cifar10.topk": "1000",
+        "datasets.cifar10.data.num_train": "4000",
+        "datasets.flickr25k.images.size": "200",
+        "recipes.published.train.epochs": "7",
+        "recipes.published.structure.alpha": "1.0",
+    }
+    restored.set_all(others)
+    assert restored.repro() == ["check"]
 
 
 @pytest.mark.parametrize(
