@@ -13,6 +13,7 @@ def ssdh_loss(codes: Tensor, labels: Tensor, *, unknown_weight: float = 0.0, tar
     targets: (B, B) real values T to regress to, by default S itself (the paper's, with unknown_weight 0).
     Returns a scalar. Raises ValueError where the shapes do not fit.
 
+    >>> import torch
     >>> z = torch.tensor([[0.5, 0.5], [0.5, -0.5]])
     >>> ssdh_loss(z, torch.tensor([[1, 0], [0, 1]]))  # (1/4)·[(0.25 − 1)² + (0.25 − 1)²]
     tensor(0.2812)

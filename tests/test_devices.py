@@ -1,0 +1,57 @@
+"""Devices, ranks and shares, by the launcher's environment alone."""
+
+import pytest
+import torch
+
+from ssdh.devices import Rank, check_device, current_rank, relaunch, select_device, share, wanted_processes
+from ssdh.errors import ParameterError
+
+
+def test_rank_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert current_rank() == Rank(0, 1, 0)
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert current_rank() == Rank(3, 8, 1)
+    assert not current_rank().first
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [1, 2, 4, 7, 24])
+def test_shares_cut_a_batch_without_rest(size: int, count: int) -> None:
+    rows = list(range(size))
+    parts = [rows[share(size, Rank(index, count))] for index in range(count)]
+    assert [row for part in parts for row in part] == rows
+    assert max(map(len, parts)) == -(-size // count)
+
+
+def test_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wanted_processes(None) == 1
+    monkeypatch.setenv("SSDH_NPROC", "3")
+    assert wanted_processes(None) == 3
+    assert wanted_processes(2) == 2
+    monkeypatch.setenv("SSDH_NPROC", "many")
+    with pytest.raises(ParameterError, match="SSDH_NPROC must be a positive integer, got 'many'"):
+        wanted_processes(None)
+
+
+def test_a_rank_never_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert relaunch("stages.nothing", 4) is False
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert select_device("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert select_device("auto") == torch.device("cpu")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(ParameterError, match=f"runtime.device is '{name}', but PyTorch finds no CUDA device"):
+            check_device(name)
+
+
+def test_more_processes_than_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ParameterError, match="asks for cuda:2, but there are 2 CUDA devices"):
+        select_device("auto")
