@@ -73,6 +73,8 @@ class SmallRun:
         write_array(self.folder / "models/codes.npy", pack(self.codes))
         write_array(self.folder / "data/labels.npy", self.labels)
         write_array(self.folder / "data/images/images.npy", rng.integers(0, 256, (21, 8, 8, 3), np.uint8))
+        rows = [(row, f"digits/{row:04d}", "") for row in range(21)]
+        write_csv(self.folder / "data/images/manifest.csv", ("row", "path", "sha256"), rows)
         write_split(self.folder / "data/split", SPLIT, 21)
 
     def _write_metrics(self, labelled: bool) -> None:

@@ -129,6 +129,16 @@ def test_hostile_names_are_text(run: SmallRun, tmp_path: Path) -> None:
     assert any(HOSTILE in alt for alt in alts)
 
 
+def test_unlabelled_photos_are_called_by_their_file_names(tmp_path: Path, project: Path) -> None:
+    run = SmallRun(tmp_path / "run", project, labelled=False)
+    names = [f"{row}/<b>&\"'{row}.jpg" for row in range(21)]
+    run.as_files(tmp_path / "photos", np.zeros((21, 9, 9, 3), np.uint8), names=names)
+    page = Parsed(make_page(run))
+    assert [f"<b>&\"'{row}.jpg" for row in SPLIT.query] == re.findall(r"<b>&\"'\d+\.jpg", page.words)
+    assert any(f"<b>&\"'{SPLIT.database[0]}.jpg" in str(attributes["alt"]) for attributes in page.all("img"))
+    assert not page.all("b")
+
+
 def test_right_and_wrong_are_those_of_a_brute_force(run: SmallRun) -> None:
     """Ten nearest of each of the seven queries: here the whole database."""
     page = Parsed(make_page(run))

@@ -26,12 +26,12 @@ MOST_CLASSES = 3  # class names under an image
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A database image: its row, Hamming distance, picture, class names, and whether it is relevant.
+    """A database image: its file name, Hamming distance, picture, class names, and whether it is relevant.
 
     relevant: shares a label with the query; None without labels.
     """
 
-    row: int
+    name: str
     distance: int
     picture: str
     classes: str
@@ -42,7 +42,7 @@ class Neighbour:
 class Query:
     """A query image with its average precision (None without labels) and its nearest neighbours, nearest first."""
 
-    row: int
+    name: str
     picture: str
     classes: str
     average_precision: float | None
@@ -54,7 +54,7 @@ class Pictures:
 
     def __init__(self, images: Path, root: Path | None) -> None:
         self._array = read_array(images / "images.npy") if (images / "images.npy").is_file() else None
-        self._manifest = {} if self._array is not None else read_table(images / "manifest.csv")
+        self._manifest = read_table(images / "manifest.csv")
         self._root = root
         self.tiny = self._array is not None and max(self._array.shape[1:3]) <= TINY
 
@@ -72,6 +72,10 @@ class Pictures:
             image.save(buffer, "JPEG", quality=78, optimize=True)
         kind = "png" if self.tiny else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+    def name(self, row: int) -> str:
+        """The last part of the row's path, or of its name in an array set."""
+        return self._manifest["path"][row].rsplit("/", 1)[-1]
 
     def _pixels(self, row: int) -> NDArray[np.uint8] | None:
         if self._array is not None:
@@ -132,7 +136,7 @@ def show(
         rows, distances = nearest(codes, row, database)
         neighbours = [
             Neighbour(
-                row=int(other),
+                name=pictures.name(int(other)),
                 distance=int(distance),
                 picture=pictures.uri(int(other)),
                 classes=class_names(labels[other], classes),
@@ -141,7 +145,7 @@ def show(
             for other, distance in zip(rows, distances, strict=True)
         ]
         ap = float(average_precision[position]) if len(average_precision) else None
-        shown.append(Query(row, pictures.uri(row), class_names(labels[row], classes), ap, neighbours))
+        shown.append(Query(pictures.name(row), pictures.uri(row), class_names(labels[row], classes), ap, neighbours))
     return shown
 
 

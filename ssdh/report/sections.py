@@ -118,12 +118,11 @@ def structure(report: Report) -> str:
     labelled = fit["fraction_similar"] + fit["fraction_dissimilar"]
     rows = [(name, percent(fit[f"fraction_{key}"]), _purity(pairs, key)) for key, name in LABELS.items()]
     rows.append(("left out (0)", percent(1 - labelled), ""))
-    about_purity = (
-        "Pure: the share that the true labels, which the method never sees, agree with."
-        if pairs
-        else "There are no true labels to say how pure they are."
-    )
-    purity = table(about_purity, ("pairs", "share of all", "pure"), rows, kind="numbers")
+    about_purity, header = "There are no true labels to say how pure they are.", ("pairs", "share of all", "pure")
+    if pairs:
+        about_purity = "Pure: the share that the true labels, which the method never sees, agree with."
+    shown = len(header) if pairs else len(header) - 1
+    purity = table(about_purity, header[:shown], [row[:shown] for row in rows], kind="numbers")
     about = f"{percent(labelled)} of the pairs of train images lie beyond a threshold and become labels to learn from."
     title = "Histogram of pair distances with fitted half Gaussians and thresholds"
     return section(
