@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh import ranking
-from ssdh.codes import check_packed, hamming, unpack
+from ssdh.codes import hamming, unpack, width
 from ssdh.datasets.splits import Split
 from ssdh.errors import DataError
 from ssdh.float_search import nearest
@@ -57,7 +57,11 @@ def evaluate(
             f"models/codes.npy has {len(packed)} rows, data/labels.npy {len(labels)} and features/features.npy "
             f"{len(features)}: they are of different runs, run `dvc repro`"
         )
-    check_packed(packed, bits, "models/codes.npy")
+    if packed.ndim != 2 or packed.dtype != np.uint8 or packed.shape[1] != width(bits):
+        raise DataError(
+            f"models/codes.npy holds {packed.dtype} {packed.shape}, codes of {bits} bits are uint8 ({len(labels)}, "
+            f"{width(bits)}): run `dvc repro`"
+        )
     database = packed[split.database]
     kept = min(topk or len(database), len(database))
     counts, without_train = count_split(packed, labels, split, bits)
