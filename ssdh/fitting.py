@@ -13,7 +13,7 @@ from ssdh.devices import Rank
 from ssdh.extraction import image_blocks
 from ssdh.head import train_head
 from ssdh.images import ImageParams, ImageSource
-from ssdh.network import HashNet, initial_hashnet
+from ssdh.network import HashNet, centre, initial_hashnet
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
 from ssdh.snapshots import Snapshots
@@ -103,8 +103,8 @@ def _fit_network(
 
     rows = inputs.split.train
     model = initial_hashnet(frozen.dim, bits, seed, params.init_file, frozen.module)
-    if params.centre and not model.center.any():
-        model.center.copy_(torch.from_numpy(inputs.features[rows].mean(0, dtype=np.float64)))
+    if params.centre:
+        centre(model, torch.from_numpy(inputs.features[rows].mean(0, dtype=np.float64)))
     crops = AugmentedImages(
         inputs.images,
         frozen.preprocessing,

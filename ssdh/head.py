@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssdh.devices import Rank, all_gather_rows, all_reduce, share, threads
-from ssdh.network import HashNet, initial_hashnet
+from ssdh.network import HashNet, centre, initial_hashnet
 from ssdh.pair_batches import PairBatches
 from ssdh.snapshots import Snapshots
 from ssdh.training import Progress, make_optimizer, train
@@ -81,8 +81,8 @@ def train_head(
     """Train the hash layer on features (n, D) of the train images; returns the network and its curves."""
     model = initial_hashnet(features.shape[1], bits, seed, params.init_file).to(device, dtype)
     values = torch.from_numpy(features).to(device, dtype)
-    if params.centre and _is_new(model):
-        model.center.copy_(values.double().mean(0))
+    if params.centre:
+        centre(model, values.double().mean(0))
     source = FeatureSource(values, model.center, rank)
     step = HeadStep(model, rank)
     optimizer = make_optimizer([{"params": [model.hash.weight, model.hash.bias], "lr": params.lr}], params)
@@ -96,8 +96,3 @@ def train_head(
             validate=None if validate is None else lambda: validate(model),
         )
     return model.eval(), progress
-
-
-def _is_new(model: HashNet) -> bool:
-    """Whether the centre is still zeros: a model that training starts from keeps its own."""
-    return not model.center.any()

@@ -60,6 +60,14 @@ def seeded_hashnet(dim: int, bits: int, seed: int, backbone: nn.Module | None = 
         return HashNet(dim, bits, backbone)
 
 
+@torch.no_grad()
+def centre(model: HashNet, mean: Tensor) -> None:
+    """Subtract the train mean (D,) and start every hyperplane through it; a model that has a centre keeps its own."""
+    if not model.center.any():
+        model.center.copy_(mean)
+        model.hash.bias.zero_()
+
+
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +142,7 @@ def load_hashnet(path: Path) -> HashNet:
 
 
 def initial_hashnet(dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None) -> HashNet:
-    """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (the placeholder: none).
+    """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (placeholder: none).
 
     Raises DataError where that model does not fit the features, the code length or the backbone.
     """
@@ -144,8 +152,8 @@ def initial_hashnet(dim: int, bits: int, seed: int, init_file: str, backbone: nn
     given = load_hashnet(path)
     if given.hash.weight.shape != (bits, dim):
         raise DataError(
-            f"train.init_file {path} has {given.bits} bits on features of {given.hash.in_features} values, wanted are "
-            f"{bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
+            f"train.init_file {path} has {given.bits} bits on features of {given.hash.in_features} values, wanted "
+            f"are {bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
         )
     if given.backbone is not None and backbone is None:
         raise DataError(f"train.init_file {path} holds a whole network: set train.finetune to true to train it on")

@@ -105,17 +105,17 @@ def test_penultimate_is_the_input_of_the_last_layer(arch: str) -> None:
 def test_layers_that_are_not_there() -> None:
     with pytest.raises(ParameterError, match="fc7' exists in VGG and AlexNet, not in resnet50"):
         resolve_layer(backbone("resnet50", "fc7"), "imagenet")
-    with pytest.raises(ParameterError, match="has only these: set backbone.layer to pool5"):
+    with pytest.raises(ParameterError, match=r"has only these: set backbone.layer to pool5"):
         resolve_layer(backbone("vgg16", "fc7"), "features")
-    with pytest.raises(ParameterError, match="'features' exist for vgg16 only, got backbone.arch 'alexnet'"):
+    with pytest.raises(ParameterError, match=r"'features' exist for vgg16 only, got backbone.arch 'alexnet'"):
         resolve_layer(backbone("alexnet"), "features")
     assert resolve_layer(backbone("vgg16"), "features") == "pool5"
 
 
 def test_a_size_that_does_not_fit() -> None:
-    with pytest.raises(ParameterError, match="images.size 40 does not fit backbone.arch vit_b_16"):
+    with pytest.raises(ParameterError, match=r"images.size 40 does not fit backbone.arch vit_b_16"):
         ensure_weights(backbone("vit_b_16"), images(size=40))
-    with pytest.raises(ParameterError, match="images.size 16 does not fit backbone.arch alexnet"):
+    with pytest.raises(ParameterError, match=r"images.size 16 does not fit backbone.arch alexnet"):
         load_backbone(backbone("alexnet"), images(size=16))
 
 
@@ -164,7 +164,7 @@ def test_only_convolutions_give_only_pool5(tmp_path: Path) -> None:
     path = tmp_path / "convolutions.safetensors"
     save_file({f"features.{k}": v for k, v in torchvision.models.alexnet().features.state_dict().items()}, path)
     assert load_backbone(backbone("alexnet", file=path), images("file", 64)).dim == 256
-    with pytest.raises(ParameterError, match="set backbone.layer to pool5"):
+    with pytest.raises(ParameterError, match=r"set backbone.layer to pool5"):
         load_backbone(backbone("alexnet", "fc7", path), images("file", 64))
 
 
@@ -186,7 +186,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         ensure_weights(backbone("resnet18", file=tmp_path / "gone.pth"), images("file"))
     empty = tmp_path / "none.safetensors"
     empty.touch()
-    with pytest.raises(ParameterError, match="is the empty placeholder: name a .safetensors or .pth file"):
+    with pytest.raises(ParameterError, match=r"is the empty placeholder: name a .safetensors or .pth file"):
         ensure_weights(backbone("resnet18", file=empty), images("file"))
 
 

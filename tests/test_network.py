@@ -104,10 +104,10 @@ def test_start_from_a_model(tmp_path: Path) -> None:
     assert torch.equal(found.center, given.center)
     with pytest.raises(DataError, match="has 12 bits on features of 6 values, wanted are 16 bits on 6"):
         initial_hashnet(6, 16, 1, str(path))
-    with pytest.raises(DataError, match="gone.safetensors does not exist"):
+    with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
         initial_hashnet(6, 12, 1, str(tmp_path / "gone.safetensors"))
     save_hashnet(path, seeded_hashnet(512, 12, 0, build_network("squeezenet1_1", "penultimate", 32)), METADATA)
-    with pytest.raises(DataError, match="holds a whole network: set train.finetune to true"):
+    with pytest.raises(DataError, match=r"holds a whole network: set train.finetune to true"):
         initial_hashnet(512, 12, 1, str(path))
 
 

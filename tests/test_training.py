@@ -1,0 +1,316 @@
+"""Training of the hash layer: equal to the plain loop, the same bits each time, resumed at any step, labels unused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssdh import training
+from ssdh.errors import SSDHError
+from ssdh.head import HeadStep, train_head
+from ssdh.loss import ssdh_loss
+from ssdh.network import HashNet, seeded_hashnet
+from ssdh.pair_batches import PairBatches
+from ssdh.pair_labels import PairLabels
+from ssdh.snapshots import Snapshots
+from ssdh.structure import Structure, fit_structure, pseudo_labels
+from ssdh.training import epoch_batches
+from ssdh.training_params import TrainParams
+from ssdh.validation import code_statistics, draw_validation, warn_of_collapse
+from tests.tiny import OUTS, results, run_stage, tiny_params, write_params, write_tiny
+
+N, D, K = 53, 6, 8
+CPU = torch.device("cpu")
+
+
+def train_params(none: Path, **more: Any) -> TrainParams:
+    none.touch()
+    values: dict[str, Any] = {"finetune": False, "epochs": 3, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
+    values |= {"weight_decay": 1e-3, "batch_size": 12, "centre": True, "unknown_weight": 0.0}
+    values |= {"eval_interval": 0, "snapshot_interval": 0, "init_file": str(none)}
+    return TrainParams(**(values | more))
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, Structure, np.ndarray]:
+    """(features (N, D), the structure, labels (N, N))."""
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(4, D))[rng.integers(0, 4, N)] + 0.4 * rng.normal(size=(N, D)) + 1).astype(np.float32)
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
+    return features, structure, np.asarray(pseudo_labels(features, structure))
+
+
+def fitted(
+    data: tuple[np.ndarray, Structure, np.ndarray], params: TrainParams, *, matrix: bool = True, **more: Any
+) -> tuple[HashNet, training.Progress]:
+    features, structure, labels = data
+    pairs = PairBatches(
+        PairLabels(features, structure, labels.copy() if matrix else None),
+        CPU,
+        unknown_weight=params.unknown_weight,
+        target=params.target,
+        dtype=more.get("dtype", torch.float32),
+    )
+    return train_head(features, pairs, params, bits=K, seed=4, device=CPU, **more)
+
+
+def plain_loop(
+    data: tuple[np.ndarray, Structure, np.ndarray], params: TrainParams, dtype: torch.dtype
+) -> tuple[HashNet, list[float]]:
+    """The textbook loop: autograd, torch.optim, the public loss."""
+    features, structure, labels = data
+    x = torch.from_numpy(features).to(dtype)
+    model = seeded_hashnet(D, K, 4).to(dtype)
+    if params.centre:
+        model.center.copy_(x.double().mean(0))
+        nn.init.zeros_(model.hash.bias)
+    affinities = torch.from_numpy(PairLabels(features, structure, None).affinities(np.arange(N), np.arange(N)).copy())
+    kind: Any = torch.optim.SGD if params.optimizer == "sgd" else torch.optim.Adam
+    options = {"momentum": params.momentum} if params.optimizer == "sgd" else {}
+    optimizer = kind(model.parameters(), lr=params.lr, weight_decay=params.weight_decay, **options)
+    losses = []
+    for epoch in range(params.epochs):
+        for rows in epoch_batches(N, params.batch_size, 4, epoch):
+            loss = ssdh_loss(
+                model(x[rows]),
+                torch.from_numpy(labels[np.ix_(rows, rows)]),
+                unknown_weight=params.unknown_weight,
+                targets=affinities[np.ix_(rows, rows)] if params.target == "soft" else None,
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return model, losses
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"centre": False},
+        {"unknown_weight": 1.0},
+        {"unknown_weight": 1.0, "target": "soft", "optimizer": "adam", "lr": 0.01},
+        {"batch_size": 200},
+    ],
+    ids=["centred", "published", "unknown", "soft-adam", "one-batch"],
+)
+def test_equal_to_the_plain_loop_step_by_step(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    params = train_params(tmp_path / "none", **more)
+    seen: list[float] = []
+    step = HeadStep.__call__
+
+    def noted(self: HeadStep, *arguments: Any) -> torch.Tensor:
+        loss = step(self, *arguments)
+        seen.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(HeadStep, "__call__", noted)
+    model, progress = fitted(data, params, dtype=torch.float64)
+    wanted, losses = plain_loop(data, params, torch.float64)
+    np.testing.assert_allclose(seen, losses, rtol=1e-9)
+    rounding = 1e-6 if params.target == "soft" else 1e-9  # affinities are of single precision
+    torch.testing.assert_close(model.hash.weight, wanted.hash.weight, rtol=rounding, atol=rounding / 100)
+    torch.testing.assert_close(model.hash.bias, wanted.hash.bias, rtol=rounding, atol=rounding / 100)
+    steps = -(-N // params.batch_size)
+    means = [np.mean(losses[start : start + steps]) for start in range(0, len(losses), steps)]
+    assert [row[:2] for row in progress.epochs] == [(epoch + 1, (epoch + 1) * steps) for epoch in range(3)]
+    np.testing.assert_allclose([row[2] for row in progress.epochs], means, rtol=1e-9)
+
+
+def test_every_epoch_is_a_permutation_of_its_own() -> None:
+    first, second = (np.concatenate(epoch_batches(N, 12, 4, epoch)) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(N))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, np.concatenate(epoch_batches(N, 12, 5, 0)))
+    assert [len(batch) for batch in epoch_batches(N, 12, 4, 0)] == [12, 12, 12, 12, 5]
+
+
+@pytest.mark.parametrize("target", ["ternary", "soft"])
+def test_labels_on_the_fly_give_the_same_bits(data: Any, tmp_path: Path, target: str) -> None:
+    params = train_params(tmp_path / "none", target=target, unknown_weight=0.5)
+    stored, _ = fitted(data, params)
+    computed, _ = fitted(data, params, matrix=False)
+    assert torch.equal(stored.hash.weight, computed.hash.weight)
+
+
+def test_small_chunks_of_pairs_change_nothing(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = train_params(tmp_path / "none")
+    whole, _ = fitted(data, params)
+    monkeypatch.setattr("ssdh.pair_batches.CHUNK_PAIRS", 1)
+    cut, _ = fitted(data, params)
+    assert torch.equal(whole.hash.weight, cut.hash.weight)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_resumed_after_any_step_to_the_same_bits(data: Any, tmp_path: Path, optimizer: str) -> None:
+    more = {"optimizer": optimizer, "snapshot_interval": 1, "eval_interval": 4}
+    params = train_params(tmp_path / "none", **more)
+
+    def validate(model: HashNet) -> float:
+        return model.hash.weight.detach().double().sum().item()
+
+    whole, curves = fitted(data, params, validate=validate)
+    for stop in range(1, 15):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        snapshots = Snapshots(folder, "same")
+        saved = snapshots.save
+
+        def save_and_die(state: dict[str, Any], saved: Any = saved, stop: int = stop) -> None:
+            saved(state)
+            if state["progress"]["iteration"] == stop:
+                raise KeyboardInterrupt
+
+        snapshots.save = save_and_die  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            fitted(data, params, validate=validate, snapshots=snapshots)
+        torch.manual_seed(stop)  # whatever the process drew meanwhile
+        resumed, found = fitted(data, params, validate=validate, snapshots=Snapshots(folder, "same"))
+        assert torch.equal(resumed.hash.weight, whole.hash.weight)
+        assert torch.equal(resumed.hash.bias, whole.hash.bias)
+        assert [list(row) for row in found.epochs] == [list(row) for row in curves.epochs]
+        assert [list(row) for row in found.validation] == [list(row) for row in curves.validation]
+
+
+def test_snapshots_that_do_not_fit_are_ignored_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ssdh.runs import configure_logging
+
+    configure_logging()
+    snapshots = Snapshots(tmp_path, "mine")
+    assert snapshots.load(CPU) is None
+    assert capsys.readouterr().err == ""
+    snapshots.save({"iteration": 3})
+    assert snapshots.load(CPU) == {"iteration": 3, "fingerprint": "mine"}
+    assert Snapshots(tmp_path, "other").load(CPU) is None
+    assert "belongs to other parameters, inputs or code: ignored" in capsys.readouterr().err
+    for size in (0, 10, snapshots.path.stat().st_size - 30):
+        snapshots.save({"iteration": 3})
+        snapshots.path.write_bytes(snapshots.path.read_bytes()[:size])
+        assert snapshots.load(CPU) is None
+        assert "is not a whole snapshot" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data: Any, tmp_path: Path) -> None:
+    features, structure, labels = data
+    broken = (features.copy(), structure, labels)
+    broken[0][3] = np.nan
+    with pytest.raises(SSDHError, match=r"no longer a finite number: lower train.lr"):
+        fitted(broken, train_params(tmp_path / "none"))
+
+
+def test_centre_of_a_given_model_stays(data: Any, tmp_path: Path) -> None:
+    from ssdh.network import save_hashnet
+
+    first, _ = fitted(data, train_params(tmp_path / "none"))
+    torch.testing.assert_close(first.center, torch.from_numpy(data[0]).mean(0))
+    save_hashnet(tmp_path / "first.safetensors", first, {"bits": K})
+    params = train_params(tmp_path / "none", init_file=str(tmp_path / "first.safetensors"), centre=False, lr=1e-9)
+    second, _ = fitted(data, params)
+    assert torch.equal(second.center, first.center)
+    torch.testing.assert_close(second.hash.weight, first.hash.weight, rtol=1e-4, atol=1e-5)
+
+
+# --- validation and collapse ----------------------------------------------------------------------------------------
+
+
+def test_validation_queries_are_neither_train_nor_test() -> None:
+    from ssdh.datasets.splits import Split
+
+    order = np.random.default_rng(0).permutation(1000)
+    split = Split(query=order[:100], train=order[100:400], database=order[100:])
+    queries, database = draw_validation(split, 3)
+    assert len(queries) == 60
+    assert not set(queries) & (set(split.train) | set(split.query) | set(database))
+    assert set(queries) | set(database) == set(split.database)
+    again, _ = draw_validation(split, 3)
+    assert np.array_equal(queries, again)
+    assert not np.array_equal(queries, draw_validation(split, 4)[0])
+    everything = Split(query=order[:100], train=order[100:], database=order[100:])
+    assert [len(rows) for rows in draw_validation(everything, 3)] == [0, 0]
+
+
+def test_collapse_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    from ssdh.runs import configure_logging
+
+    configure_logging()
+    outputs = np.random.default_rng(0).normal(size=(1000, 16))
+    assert not warn_of_collapse(code_statistics(outputs), 1000, 16)
+    assert capsys.readouterr().err == ""
+    outputs[:, 3] = 0.5
+    assert code_statistics(outputs)["constant_bits"] == 1
+    assert warn_of_collapse(code_statistics(outputs), 1000, 16)
+    assert "COLLAPSED CODES: 1 of 16 bits are the same for every train image" in capsys.readouterr().err
+    few = np.where(np.arange(1000)[:, None] % 5 == np.arange(16) % 5, 1.0, -1.0)
+    assert code_statistics(few) == {"constant_bits": 0, "unique_codes": 5}
+    assert warn_of_collapse(code_statistics(few), 1000, 16)
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny workspace with features and structure."""
+    folder = write_tiny(tmp_path_factory.mktemp("tiny"), tiny_params())
+    run_stage(folder, "extract", "structure")
+    return folder
+
+
+def test_two_runs_give_the_same_bytes_and_labels_change_only_the_validation_curve(workspace: Path) -> None:
+    write_params(workspace, tiny_params())
+    run_stage(workspace, "train", "encode")
+    first = results(workspace)
+    assert set(OUTS) < set(first)
+    assert first["metrics/validation.csv"].count(b"\n") == 3  # the header; 9 steps, one point every 4
+    for name in OUTS:
+        (workspace / name).unlink()
+    labels = np.load(workspace / "data/labels.npy")
+    run_stage(workspace, "train", "encode")
+    assert results(workspace) == first
+    for name in OUTS:
+        (workspace / name).unlink()
+    np.save(workspace / "data/labels.npy", np.roll(labels, 1, axis=0))
+    run_stage(workspace, "train", "encode")
+    shuffled = results(workspace)
+    np.save(workspace / "data/labels.npy", labels)
+    assert shuffled.pop("metrics/validation.csv") != first.pop("metrics/validation.csv")
+    assert shuffled == first
+
+
+def test_without_labels_or_interval_the_curve_is_its_header(workspace: Path) -> None:
+    write_params(workspace, tiny_params(eval_interval=0, epochs=1))
+    run_stage(workspace, "train")
+    assert (workspace / "metrics/validation.csv").read_text() == "iteration,map\n"
+    labels = np.load(workspace / "data/labels.npy")
+    np.save(workspace / "data/labels.npy", labels[:, :0])
+    write_params(workspace, tiny_params(epochs=1))
+    run_stage(workspace, "train")
+    np.save(workspace / "data/labels.npy", labels)
+    assert (workspace / "metrics/validation.csv").read_text() == "iteration,map\n"
+
+
+def test_codes_are_the_signs_of_the_saved_model(workspace: Path) -> None:
+    from ssdh.codes import pack, sign_codes
+    from ssdh.network import load_hashnet, read_metadata
+
+    write_params(workspace, tiny_params())
+    run_stage(workspace, "train", "encode")
+    model = load_hashnet(workspace / "models/hashnet.safetensors")
+    outputs = model(torch.from_numpy(np.load(workspace / "features/features.npy"))).detach().numpy()
+    clear = (np.abs(outputs) > 1e-6).all(axis=1)
+    assert clear.mean() > 0.9
+    codes = np.load(workspace / "models/codes.npy")
+    assert codes.dtype == np.uint8
+    assert np.array_equal(codes[clear], pack(sign_codes(outputs))[clear])
+    metadata = read_metadata(workspace / "models/hashnet.safetensors")
+    assert metadata["bits"] == 12
+    assert metadata["arch"] == "mobilenet_v3_small"
+    assert metadata["train"]["epochs"] == 3
+    assert metadata["device"] == "cpu"
+    assert isinstance(model.hash, nn.Linear)
