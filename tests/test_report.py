@@ -14,10 +14,11 @@ import pytest
 import yaml
 
 from ssdh.errors import DataError
-from ssdh.report import charts
+from ssdh.report import charts, sections
 from ssdh.report.collect import collect
+from ssdh.report.contents import Report
 from ssdh.report.gallery import nearest, worst_and_typical
-from ssdh.report.inputs import published_rows, read_results, stage_records
+from ssdh.report.inputs import Results, published_rows, read_results, stage_records
 from ssdh.report.page import render
 from tests.small_run import BASELINES, HOSTILE, METRICS, PAIRS, SPLIT, STRUCTURE, SmallRun
 
@@ -358,3 +359,14 @@ def test_a_chart_without_points_is_none() -> None:
     ]
     assert charts.lines("x", empty, x_label="", y_label="") is None
     assert charts.bit_balance(nothing) is None
+
+
+def test_every_class_of_many_is_listed_once() -> None:
+    labels = np.eye(31, dtype=np.uint8)
+    labels[:, 0] = 1  # every query is of class 0 too
+    results = Results(
+        data={"classes": [f"c{i}" for i in range(31)]}, per_query={"ap": [str(i / 31) for i in range(31)]}
+    )
+    page = Parsed(sections.classes(Report(results, query_labels=labels)))
+    assert sorted(re.findall(r"^c\d+$", page.words, re.MULTILINE)) == sorted(f"c{i}" for i in range(31))
+    assert any(abs(found - 15 / 31) < 1e-12 for found in page.numbers)  # the mean over all of class 0
