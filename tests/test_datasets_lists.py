@@ -270,7 +270,8 @@ def test_nus_wide_truth_gives_the_published_numbers(
     assert len(prepared.split.query) == 40
 
 
-def test_nus_wide_truth_of_other_files_warns(tmp_path: Path, warnings: list[str]) -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_nus_wide_truth_of_other_files_warns(tmp_path: Path, warnings: list[str], moved: bool) -> None:
     (tmp_path / "Groundtruth/AllLabels").mkdir(parents=True)
     (tmp_path / "ImageList").mkdir()
     names = [f"actor\\{number:04d}_{number}.jpg" for number in range(30)]
@@ -281,6 +282,9 @@ def test_nus_wide_truth_of_other_files_warns(tmp_path: Path, warnings: list[str]
         column = np.arange(30) < number
         (tmp_path / f"Groundtruth/AllLabels/Labels_{concept}.txt").write_text("\n".join(map(str, column.astype(int))))
     touch_images(tmp_path / "Flickr", [name.replace("\\", "/") for name in names])
+    if moved:
+        (tmp_path / "ConceptsList").mkdir()
+        (tmp_path / "Concepts81.txt").rename(tmp_path / "ConceptsList/Concepts81.txt")
     dataset = registry.get("nus_wide_10")
     params = _nus(10, tmp_path, num_query=3, num_train=5)
     dataset.ensure(params)

@@ -65,7 +65,8 @@ class NusWide(Dataset[NusWideParams]):
         """Either layout's text files."""
         root = self._root(params)
         missing_lists = [name for name in self.lists if not (root / name).is_file()]
-        missing_truth = [name for name in (CONCEPTS, IMAGE_LIST, LABEL_FOLDER) if not (root / name).exists()]
+        missing_truth = [] if _concepts(root).is_file() else [CONCEPTS]
+        missing_truth += [name for name in (IMAGE_LIST, LABEL_FOLDER) if not (root / name).exists()]
         missing = missing_truth if len(missing_lists) == len(self.lists) else missing_lists
         if missing_lists and len(missing_truth) == 3:
             missing = missing_lists
@@ -146,14 +147,14 @@ class NusWide(Dataset[NusWideParams]):
     def _read_truth(self, root: Path) -> _Listed:
         """The k most frequent of the 81 concepts (alphabetical columns) and the images with at least one."""
         names = read_names(root / IMAGE_LIST)
-        concepts = read_names(root / CONCEPTS)
+        concepts = read_names(_concepts(root))
         columns = []
         for concept in concepts:
             column = read_binary_rows(root / LABEL_FOLDER / f"Labels_{concept}.txt", len(names))
             columns.append(column[:, 0])
         positives = np.array([int(column.sum()) for column in columns])
         if len(concepts) < self.k:
-            raise DataError(f"{root / CONCEPTS} names {len(concepts)} concepts, {self.name} needs {self.k}")
+            raise DataError(f"{_concepts(root)} names {len(concepts)} concepts, {self.name} needs {self.k}")
         top = np.sort(np.argsort(-positives, kind="stable")[: self.k])
         labels = np.stack([columns[column] for column in top], axis=1)
         rows = np.flatnonzero(labels.any(axis=1))
@@ -180,6 +181,12 @@ class NusWide(Dataset[NusWideParams]):
                 f"datasets.{self.name}.data.missing: skip)"
             )
         return paths, found
+
+
+def _concepts(root: Path) -> Path:
+    """The list of the 81 concepts: at the top, or in `ConceptsList/` as the authors' later archive has it."""
+    inside = root / "ConceptsList" / CONCEPTS
+    return inside if inside.is_file() else root / CONCEPTS
 
 
 def _class_names(root: Path, k: int) -> tuple[str, ...]:
