@@ -5,13 +5,12 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from ssdh.datasets import registry
-from ssdh.datasets.base import DataParams
+from ssdh.datasets.roots import raw_folder
 from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.images import open_images
 from ssdh.network import load_hashnet, read_metadata
-from ssdh.params import read_params, section
+from ssdh.params import lookup, read_params, section
 from ssdh.runs import RuntimeParams, fingerprint, read_array, stage
 from ssdh.trained import feature_blocks, model_preprocessing, packed
 
@@ -42,8 +41,7 @@ def main() -> None:
         model = load_hashnet(MODEL)
         if whole:
             name: str = section(params, "dataset", str)
-            data: DataParams = section(params, f"datasets.{name}.data", registry.get(name).Params)
-            source = open_images(IMAGES, registry.get(name).root(data))
+            source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
             preprocessing = model_preprocessing(metadata)
             count = len(source)
             blocks = image_blocks(model, preprocessing, source, device, metadata["precision"], runtime.num_workers)

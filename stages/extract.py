@@ -6,12 +6,11 @@ import torch
 from loguru import logger
 
 from ssdh.backbones import BackboneParams, load_backbone
-from ssdh.datasets import registry
-from ssdh.datasets.base import DataParams
+from ssdh.datasets.roots import raw_folder
 from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.images import ImageParams, open_images
-from ssdh.params import read_params, section
+from ssdh.params import lookup, read_params, section
 from ssdh.runs import RuntimeParams, fingerprint, stage
 
 IMAGES, FEATURES = Path("data/images"), Path("features/features.npy")
@@ -25,14 +24,12 @@ def main() -> None:
     if relaunch("stages.extract", runtime.processes):
         return
     name: str = section(params, "dataset", str)
-    dataset = registry.get(name)
-    data: DataParams = section(params, f"datasets.{name}.data", dataset.Params)
     images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     chosen: BackboneParams = section(params, "backbone", BackboneParams)
     logger.info("extract: {} {}", chosen.model_dump(), images.model_dump())
     device = select_device(runtime.device)
     make_deterministic(device, runtime.deterministic)
-    source = open_images(IMAGES, dataset.root(data))
+    source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
 
     def key() -> str:
         settings = {"backbone": chosen.model_dump(), "images": images.model_dump()}

@@ -6,14 +6,13 @@ import torch
 from loguru import logger
 
 from ssdh.backbones import BackboneParams
-from ssdh.datasets import registry
-from ssdh.datasets.base import DataParams
+from ssdh.datasets.roots import raw_folder
 from ssdh.datasets.splits import read_split
 from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.fitting import Inputs, Place, fit
 from ssdh.images import ImageParams, open_images
 from ssdh.pair_labels import open_pair_labels
-from ssdh.params import Bits, Seed, read_params, section
+from ssdh.params import Bits, Seed, lookup, read_params, section
 from ssdh.runs import RuntimeParams, fingerprint, read_array, stage
 from ssdh.snapshots import Snapshots
 from ssdh.trained import describe_backbone, write_training
@@ -34,7 +33,6 @@ def main() -> None:
     if relaunch("stages.train", runtime.processes):
         return
     name: str = section(params, "dataset", str)
-    data: DataParams = section(params, f"datasets.{name}.data", registry.get(name).Params)
     images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     chosen: TrainParams = section(params, "train", TrainParams)
@@ -47,16 +45,8 @@ def main() -> None:
     settings |= describe_backbone(backbone, images) | {"device": describe(device)}
 
     def key() -> str:
-        files = [
-            FEATURES,
-            PSEUDO,
-            STRUCTURE,
-            IMAGES,
-            LABELS,
-            SPLIT,
-            Path(chosen.init_file),
-            Path(backbone.weights_file),
-        ]
+        inputs = [FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT]
+        files = [*inputs, Path(chosen.init_file), Path(backbone.weights_file)]
         return fingerprint(files, settings | {"stage": "train", "torch": torch.__version__})
 
     with process_group(device) as rank, shared_work(rank, key, OUTS) as folder:
@@ -64,7 +54,7 @@ def main() -> None:
             return
         features = read_array(FEATURES)
         pairs = open_pair_labels(STRUCTURE, read_array(PSEUDO, mode="c"), features)
-        source = open_images(IMAGES, registry.get(name).root(data))
+        source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
         inputs = Inputs(features, source, read_split(SPLIT), pairs, read_array(LABELS))
         place = Place(device, rank, runtime.num_workers, Snapshots(folder, folder.name, rank))
         model, curves, statistics = fit(inputs, chosen, backbone, images, bits=bits, seed=seed, place=place)
