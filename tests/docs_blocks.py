@@ -5,6 +5,8 @@ A fenced block whose language is a shell's or `python` carries a tag after the l
     ```bash run                          executed as it stands, with the committed parameters
     ```bash small bits=12 train.lr=0.01  executed with these parameters instead (`small` alone: those of tests/clone.py)
     ```bash parse                        needs a network, a GPU or a cluster: only checked
+
+Blocks that change files carry `file=PATH` (the block is that new file) or, with the language `diff`, `apply`.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import io
 import itertools
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +68,33 @@ def blocks_of(file: Path, name: str) -> Iterator[Block]:
     assert opened is None, f"{name}:{start}: this block is never closed"
 
 
+def is_edit(block: Block) -> bool:
+    return block.tag.startswith("file=") or (block.language == "diff" and block.tag == "apply")
+
+
 def is_command(block: Block) -> bool:
-    return block.language in COMMAND_LANGUAGES
+    return block.language in COMMAND_LANGUAGES and not is_edit(block)
+
+
+def apply_edit(block: Block, folder: Path) -> None:
+    """Write the new file, or apply the diff with git."""
+    if block.tag.startswith("file="):
+        path = folder / block.tag.removeprefix("file=")
+        assert not path.exists(), f"{block}: {path} exists already"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+        return
+    command = ["git", "apply", "--recount", "-C1", "-"]
+    done = subprocess.run(command, cwd=folder, input=block.text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{block} does not apply: {done.stderr}"
+
+
+def changed_lines(block: Block) -> int:
+    """Lines that an edit adds or removes; empty ones are not counted."""
+    lines = [line for line in block.text.splitlines() if line.strip()]
+    if block.language != "diff":
+        return len(lines)
+    return len([line for line in lines if re.match(r"[+-](?![+-]{2} )\s*\S", line)])
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -98,9 +126,11 @@ def _plain(words: list[str]) -> list[str]:
     for word in words:
         if skip:
             skip = False
-        elif re.fullmatch(r"\d?(>{1,2}|<)", word):
+        elif re.fullmatch(r"&?[<>]{1,2}&?", word):
             skip = True
-        elif not re.fullmatch(r"\d?>&\d|\d?>{1,2}.+", word):
+            if kept and kept[-1].isdigit() and word != "<":  # 2>file, 2>&1
+                kept.pop()
+        else:
             kept.append(word)
     return [] if kept and kept[0] in ("for", "done", "fi") else kept
 
@@ -117,7 +147,7 @@ def check_command(words: list[str], project: Path) -> str | None:
 
 
 SHELL = shlex.split(
-    """. .venv/bin/activate .venv\\\\Scripts\\\\activate apt-get aws cat cd cp curl diff echo export git grep head
+    """. .venv/bin/activate .venv/Scripts/activate apt-get aws cat cd cp curl diff echo export git grep head
     kubectl ls mkdir mv mypy nvidia-smi open pre-commit pytest rm rsync ruff sbatch sed seq set sleep sort source srun
     ssh sudo tail tar test touch unzip wait wsl xargs xdg-open"""
 )
@@ -130,8 +160,8 @@ def _parses(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
             parser.parse_args(words)
     except SystemExit as done:
         return told.getvalue().strip().splitlines()[-1] if done.code else None
-    except Exception as error:  # dvc's own parser has an exception of its own
-        return str(error) or told.getvalue().strip()
+    except Exception as error:  # dvc's parser logs what is wrong and raises an exception of its own
+        return f"{words}: {error}"
     return None
 
 
