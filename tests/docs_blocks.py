@@ -139,7 +139,7 @@ def check_command(words: list[str], project: Path) -> str | None:
     """What is wrong with one command, or None: flags by the program's own parser, parameters by params.yaml."""
     program, *rest = words
     if program in ("python", "python3", "py"):
-        return _check_python(rest, project)
+        return _check_python(rest[1:] if program == "py" else rest, project)  # py -3.12 …
     checks = {"dvc": _check_dvc, "make": _check_make, "torchrun": _check_torchrun, "pip": _check_pip}
     if program in checks:
         return checks[program](rest, project)
