@@ -95,9 +95,9 @@ class PairDistances:
         probe: NDArray[Any] = features @ np.cos(np.arange(features.shape[1])).astype(features.dtype)
         return probe
 
-    def sample(self, max_pairs: int | None, seed: int) -> "PairDistances":
-        """About `max_pairs` of these pairs; all of them where there are no more, or for None."""
-        if max_pairs is None or max_pairs >= self.num_pairs:
+    def sample(self, max_pairs: int, seed: int) -> "PairDistances":
+        """About `max_pairs` of these pairs; all of them where there are no more, or for 0."""
+        if max_pairs == 0 or max_pairs >= self.num_pairs:
             return self
         return SampledDistances(self.features, max_pairs, seed, multiply=self._multiply)
 

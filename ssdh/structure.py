@@ -29,7 +29,7 @@ class StructureParams(Params):
     beta: float = Field(gt=0, le=100)
     bins: int = Field(ge=2, le=1_000_000)
     max_matrix_gib: float = Field(ge=0)
-    max_pairs: int | None = Field(default=None, ge=1000)
+    max_pairs: int = Field(default=0, ge=0)  # 0: all pairs
     space: Literal["feature", "manifold"] = "feature"
     neighbors: int = Field(default=20, ge=1, le=10_000)
     rank: int = Field(default=128, ge=1, le=10_000)

@@ -264,7 +264,7 @@ def test_the_eight_fields_of_the_contract() -> None:
 def test_sampled_pairs_are_distinct_balanced_and_seeded() -> None:
     features = clustered(1000)
     pairs = PairDistances(features)
-    assert pairs.sample(None, 0) is pairs
+    assert pairs.sample(0, 0) is pairs
     assert pairs.sample(pairs.num_pairs, 0) is pairs
     sample = pairs.sample(300_000, 0)
     seen = np.zeros(1000, np.int64)
