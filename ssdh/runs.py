@@ -157,11 +157,20 @@ def fingerprint(inputs: Sequence[Path], parameters: dict[str, Any]) -> str:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             digest.update(f"{file.name}:{file_sha256(file)};".encode())
-    for name, module in sorted(sys.modules.items()):
-        source = getattr(module, "__file__", None)
-        if name.split(".")[0] in ("ssdh", "stages") and source:
-            digest.update(f"{name}:{file_sha256(Path(source))};".encode())
+    for name, source in sorted(_own_sources().items()):
+        digest.update(f"{name}:{file_sha256(source)};".encode())
     return digest.hexdigest()[:32]
+
+
+def _own_sources() -> dict[str, Path]:
+    """The files of the project's loaded modules; the one that `python -m` runs goes by its own name."""
+    found: dict[str, Path] = {}
+    for name, module in list(sys.modules.items()):
+        spec, source = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+        own_name = spec.name if name == "__main__" and spec is not None else name
+        if own_name.split(".")[0] in ("ssdh", "stages") and source:
+            found[own_name] = Path(source)
+    return found
 
 
 @contextmanager

@@ -107,6 +107,7 @@ class NetworkStep:
         self.batch_size = params.batch_size
         self.bf16 = params.precision == "bf16"
         self.dropouts = share_dropout(model)
+        training_mode(model)
         network: nn.Module = model
         if rank.count > 1:
             network = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -119,7 +120,7 @@ class NetworkStep:
         torch.manual_seed(step_seed(self.seed, iteration))
         for dropout in self.dropouts:
             dropout.first, dropout.total = min(rows.start, size - 1), size
-        if not self.model.training:
+        if not self.model.training:  # after a validation
             training_mode(self.model)
         self.model.zero_grad(set_to_none=True)
         autocast = torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext()
