@@ -16,7 +16,7 @@ from loguru import logger
 from pydantic import field_validator
 
 from ssdh.errors import DataError, ParameterError
-from ssdh.images import ImageParams, Preprocessing
+from ssdh.image_params import ImageParams, Preprocessing
 from ssdh.params import Params
 from ssdh.runs import is_placeholder, ssdh_home
 

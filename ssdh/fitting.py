@@ -21,7 +21,6 @@ from ssdh.trained import Blocks, curve_point, feature_blocks, outputs_of
 from ssdh.training import Progress
 from ssdh.training_params import TrainParams
 from ssdh.validation import code_statistics, warn_of_collapse
-from ssdh.whole_network import AugmentedImages, train_network
 
 BlocksOf = Callable[[HashNet], Blocks]
 
@@ -98,6 +97,8 @@ def _fit_head(
 def _fit_network(
     inputs: Inputs, pairs: PairBatches, params: TrainParams, frozen: Backbone, bits: int, seed: int, place: Place
 ) -> tuple[HashNet, Progress, BlocksOf]:
+    from ssdh.whole_network import AugmentedImages, train_network  # imports torchvision, which the hash layer needs not
+
     def blocks_of(model: HashNet) -> Blocks:
         return image_blocks(model, frozen.preprocessing, inputs.images, place.device, params.precision, place.workers)
 

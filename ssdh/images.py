@@ -12,45 +12,22 @@ import csv
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from loguru import logger
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from ssdh.decoding import BadImageError, decode_image
 from ssdh.errors import DataError
-from ssdh.params import Params
+from ssdh.image_params import ImageParams as ImageParams
+from ssdh.image_params import Preprocessing as Preprocessing
 
-Triple = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=3, max_length=3)]
 Rows = NDArray[np.int64]
-
-
-class ImageParams(Params):
-    """What a network gets to see of a data set: its block `datasets.<name>.images`."""
-
-    size: int = Field(ge=8, le=2048)
-    resize: int | None = Field(default=None, ge=8, le=4096)
-    weights: Literal["imagenet", "features", "random", "file"]
-    mean: Triple | None = None
-    std: Triple | None = None
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Short side to `resize` pixels (bicubic, antialiased), centre crop of `size`, then (x / 255 − mean) / std."""
-
-    resize: int
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 class ArrayImages:

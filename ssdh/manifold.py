@@ -5,18 +5,19 @@ eigenpairs (U, λ), weight them by g(λ) = Σ_{t=0..steps} decay^t λ^{t+1}, a t
 of U·g(λ). The cosine distance of two rows replaces that of two features in `ssdh.structure`.
 
 Coifman and Lafon, "Diffusion maps", 2006. The hash layer stays a map of the features: queries need no graph.
+scipy's sparse matrices and faiss are imported where they are used: features as they are need neither.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import eigsh
 
 from ssdh.errors import DataError
 from ssdh.structure import StructureParams
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 DENSE_UP_TO = 512  # images; below it all eigenpairs cost milliseconds
 
@@ -40,6 +41,8 @@ def diffusion_embedding(
     neighbors: k, at most n − 1 are used; rank: r, at most n; steps, decay: the random walk. seed: of the eigensolver's
     start vector. Raises DataError where the graph falls into more pieces than `rank`.
     """
+    from scipy.sparse.csgraph import connected_components
+
     graph = normalised_graph(nearest_neighbours(features, neighbors))
     pieces: int = connected_components(graph, directed=False)[0]
     if pieces > min(rank, len(features)):
@@ -53,9 +56,10 @@ def diffusion_embedding(
     return embedding.astype(np.float32)
 
 
-def nearest_neighbours(features: NDArray[Any], neighbors: int) -> sparse.csr_array:
+def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_array":
     """Adjacency A (n, n): A_ij = 1 where j is among the k nearest of i by the cosine of the centred features, not i."""
     import faiss
+    from scipy import sparse
 
     n = len(features)
     k = min(neighbors, n - 1)
@@ -74,15 +78,17 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> sparse.csr_arr
     return sparse.csr_array((np.ones(n * k), columns, np.arange(0, n * k + 1, k)), shape=(n, n))
 
 
-def normalised_graph(adjacency: sparse.csr_array) -> sparse.csr_array:
+def normalised_graph(adjacency: "sparse.csr_array") -> "sparse.csr_array":
     """W = D^-½ ½(A + Aᵀ) D^-½, (n, n) symmetric, eigenvalues in [−1, 1]."""
+    from scipy import sparse
+
     symmetric = (adjacency + adjacency.T) * 0.5
     scale = sparse.diags_array(1 / np.sqrt(symmetric.sum(axis=1)))
     return sparse.csr_array(scale @ symmetric @ scale)
 
 
 def top_eigenpairs(
-    graph: sparse.csr_array, rank: int, seed: int = 0
+    graph: "sparse.csr_array", rank: int, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The largest `rank` eigenvalues, descending (r,), and eigenvectors (n, r); each one's largest entry positive."""
     n = graph.shape[0]
@@ -90,6 +96,8 @@ def top_eigenpairs(
         values, vectors = np.linalg.eigh(graph.toarray())
         values, vectors = values[-rank:], vectors[:, -rank:]
     else:
+        from scipy.sparse.linalg import eigsh
+
         start = np.random.default_rng(seed).standard_normal(n)
         values, vectors = eigsh(graph, k=rank, which="LA", v0=start)
     order = np.argsort(values)[::-1]

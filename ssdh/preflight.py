@@ -6,7 +6,7 @@ from ssdh.backbones import BackboneParams, ensure_weights
 from ssdh.datasets import registry
 from ssdh.devices import check_device
 from ssdh.errors import ParameterError
-from ssdh.images import ImageParams
+from ssdh.image_params import ImageParams
 from ssdh.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, section, validate
 from ssdh.retrieval import EvaluateParams
 from ssdh.runs import RuntimeParams

@@ -1,0 +1,33 @@
+"""What a network gets to see of an image, as parameters: importable without torch, so that they can be checked quickly.
+
+What does the work is in `ssdh.images`, which hands these names on.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ssdh.params import Params
+
+Triple = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=3, max_length=3)]
+
+
+class ImageParams(Params):
+    """What a network gets to see of a data set: its block `datasets.<name>.images`."""
+
+    size: int = Field(ge=8, le=2048)
+    resize: int | None = Field(default=None, ge=8, le=4096)
+    weights: Literal["imagenet", "features", "random", "file"]
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Short side to `resize` pixels (bicubic, antialiased), centre crop of `size`, then (x / 255 − mean) / std."""
+
+    resize: int
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
