@@ -1,0 +1,60 @@
+"""A folder as a finished run leaves it, of a few generated photos and a small network with random weights."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from ssdh.backbones import BackboneParams, feature_size
+from ssdh.codes import pack, sign_codes
+from ssdh.images import ImageParams, eval_loader, normalise, open_images
+from ssdh.network import save_hashnet, seeded_hashnet
+from ssdh.params import read_params
+from ssdh.runs import write_array, write_csv, write_json
+from ssdh.trained import describe_backbone, load_encoder
+from tests.galleries import disc
+
+SIZE = 32
+
+
+def finished_run(project: Path, folder: Path, *, count: int = 24, bits: int = 12) -> Path:
+    """Write params.yaml, data/, models/ and metrics/data.json of data set `folder`; photos lie in `<folder>/photos`."""
+    params = read_params(project / "params.yaml")
+    params |= {"dataset": "folder", "bits": bits}
+    params["backbone"]["arch"] = "resnet18"
+    params["datasets"]["folder"]["data"]["root"] = str(folder / "photos")
+    params["datasets"]["folder"]["images"] |= {"size": SIZE, "resize": SIZE, "weights": "random"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+    rows = []
+    for row in range(count):
+        path = folder / "photos" / f"day {row % 3}" / f"{row:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disc(row, (300 + 10 * row, 200)).save(path, "JPEG", quality=92)
+        name = path.relative_to(folder / "photos").as_posix()
+        rows.append((row, name, hashlib.sha256(path.read_bytes()).hexdigest()))
+    write_csv(folder / "data/images/manifest.csv", ("row", "path", "sha256"), rows)
+    write_array(folder / "data/labels.npy", np.zeros((count, 0), np.uint8))
+    write_json(folder / "metrics/data.json", {"dataset": "folder", "classes": []})
+
+    backbone = BackboneParams(**params["backbone"])
+    images = ImageParams(**params["datasets"]["folder"]["images"])
+    model = seeded_hashnet(feature_size("resnet18", "penultimate", SIZE), bits, seed=1)
+    metadata = describe_backbone(backbone, images) | {"bits": bits}
+    save_hashnet(folder / "models/hashnet.safetensors", model, metadata)
+
+    # as the stages extract and encode do: blocks of all rows, then the sign
+    encoder = load_encoder(folder / "models/hashnet.safetensors")
+    blocks = eval_loader(open_images(folder / "data/images", folder / "photos"), encoder.preprocessing)
+    with torch.inference_mode():
+        outputs = torch.cat([encoder.model.features(normalise(b, encoder.preprocessing)) for b in blocks])
+        centre = outputs.mean(0)  # so that the random network's bits differ between images
+        encoder.model.center.copy_(centre)
+        model.center.copy_(centre)
+        codes = encoder.model(outputs)
+    save_hashnet(folder / "models/hashnet.safetensors", model, metadata)
+    write_array(folder / "models/codes.npy", pack(sign_codes(codes.numpy())))
+    return folder

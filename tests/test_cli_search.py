@@ -1,0 +1,177 @@
+"""`python -m ssdh search` and `serve` on a finished run: what they print, and what they say when something is wrong."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssdh.__main__ import main
+from ssdh.cli.finished import open_encoder
+from ssdh.codes import unpack
+from ssdh.decoding import decode_image
+from tests.finished_run import finished_run
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(project, tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(finished)
+    return finished
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["search", "--json", *arguments]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main([*arguments]) == 1
+    text = capsys.readouterr().err.strip().splitlines()[-1]
+    assert text.startswith("ssdh: ")
+    return text
+
+
+def test_photos_of_the_collection_find_themselves_and_true_neighbours(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = answer(capsys, "photos", "--top", "24")
+    bits = unpack(np.load("models/codes.npy"), 12)
+    assert found["images"] == len(found["queries"]) == 24
+    rows = {name: row for row, name in enumerate(p["name"] for p in sorted(everything(found), key=lambda p: p["row"]))}
+    for query in found["queries"]:
+        row = rows[Path(query["photo"]).relative_to("photos").as_posix()]
+        assert query["code"] == np.load("models/codes.npy")[row].tobytes().hex()
+        distances = (bits != bits[row]).sum(axis=1)
+        order = np.argsort(distances, kind="stable")
+        assert [result["row"] for result in query["results"]] == order.tolist()
+        assert [result["distance"] for result in query["results"]] == distances[order].tolist()
+
+
+def everything(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of one query that was asked for all images."""
+    results: list[dict[str, Any]] = found["queries"][0]["results"]
+    assert len(results) == found["images"]
+    return results
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "hash"])
+def test_top_radius_and_kind_are_obeyed(here: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    photo = "photos/day 1/004.jpg"
+    assert len(answer(capsys, photo, "--top", "3")["queries"][0]["results"]) == 3
+    near = answer(capsys, photo, "--radius", "2", "--index", kind)
+    assert near["index"] == kind
+    assert {result["distance"] for result in near["queries"][0]["results"]} <= {0, 1, 2}
+    assert near["queries"][0]["results"][0]["distance"] == 0
+
+
+def test_the_text_lists_distances_and_names(here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["search", "photos/day 1/004.jpg", "--top", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "photos/day 1/004.jpg"
+    assert len(lines) == 6
+    assert "0  day 1/004.jpg" in {line.strip() for line in lines}
+    Image.new("RGB", (40, 40), "white").save(tmp_path / "white.png")
+    found = answer(capsys, str(tmp_path / "white.png"), "--top", "24")
+    nearest = everything(found)[0]["distance"]
+    if nearest:
+        assert main(["search", str(tmp_path / "white.png"), "--radius", str(nearest - 1)]) == 0
+        assert "no image within this radius" in capsys.readouterr().out
+
+
+def test_bad_photos_of_a_folder_are_left_out_and_named(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    Image.new("RGB", (20, 30)).save(folder / "good.png")
+    (folder / "bad.jpg").write_bytes(b"<html>")
+    (folder / "notes.txt").write_text("not a photo")
+    found = answer(capsys, str(folder))
+    assert [Path(query["photo"]).name for query in found["queries"]] == ["good.png"]
+    assert found["skipped"] == [{"photo": str(folder / "bad.jpg"), "reason": "a web page, not an image"}]
+
+
+def test_mistakes_are_one_line_with_the_way_out(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere.jpg does not exist" in refusal(capsys, "search", "nowhere.jpg")
+    (tmp_path / "empty").mkdir()
+    assert "holds no image file" in refusal(capsys, "search", str(tmp_path / "empty"))
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    assert refusal(capsys, "search", str(tmp_path / "bad.jpg")).endswith("bad.jpg: empty file")
+
+
+def test_without_a_run_the_way_out_is_dvc_repro(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (20, 30)).save(tmp_path / "good.png")
+    monkeypatch.chdir(tmp_path)
+    for command in (["search", "good.png"], ["export", "out"], ["serve", "--port", "0"]):
+        assert "dvc repro" in refusal(capsys, *command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top", "0"], "must be at least 1"),
+        (["--radius", "-1"], "whole number of at least 0, got '-1'"),
+        (["--radius", "two"], "got 'two'"),
+        (["--index", "tree"], "invalid choice: 'tree'"),
+    ],
+)
+def test_options_are_checked(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["search", "photo.jpg", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_photo_alone_gets_the_outputs_it_gets_among_others(here: Path) -> None:
+    encoder = open_encoder()
+    photos = [decode_image(path, encoder.min_side) for path in sorted(Path("photos").rglob("*.jpg"))]
+    together = encoder.outputs(photos)
+    alone = np.concatenate([encoder.outputs([photo]) for photo in photos])
+    assert np.abs(together - alone).max() < 1e-5
+    assert encoder.outputs([]).shape == (0, 12)
+
+
+def test_serve_says_where_it_listens_answers_and_stops(here: Path, project: Path) -> None:
+    command = [sys.executable, "-m", "ssdh", "serve", "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(project)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert found
+        with httpx.Client(base_url=found[0], timeout=30) as client:
+            about = client.get("/api/about").json()
+            assert (about["title"], about["images"], about["bits"]) == ("folder", 24, 12)
+            assert "smoke run" in about["notice"]
+            photo = (here / "photos/day 1/004.jpg").read_bytes()
+            answer = client.post("/api/search", content=photo).json()
+        assert 4 in {result["row"] for result in answer["results"] if result["distance"] == 0}
+        same_port = [*command[:-1], found[0].rpartition(":")[2]]
+        again = subprocess.run(same_port, capture_output=True, text=True, check=False, env=environment, timeout=60)
+        assert again.returncode == 1
+        assert again.stderr.strip().endswith("choose another --port")
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.communicate(timeout=30)[1]
+        assert process.returncode in (0, 130)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,114 @@
+"""Exported files, read by other software alone: onnxruntime, faiss, numpy and safetensors."""
+
+import csv
+import json
+from pathlib import Path
+
+import faiss
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import load_file
+from torchvision.transforms import v2
+
+from ssdh.__main__ import main
+from ssdh.errors import SSDHError
+from ssdh.export import check_onnx
+from ssdh.network import load_hashnet
+from ssdh.runs import file_sha256
+from ssdh.search import Index
+from ssdh.trained import load_encoder
+from tests.finished_run import finished_run
+
+
+@pytest.fixture(scope="module", params=[12, 65])
+def exported(request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = finished_run(project, tmp_path_factory.mktemp("finished"), bits=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["export", "out"]) == 0
+    return folder
+
+
+def pictures(folder: Path) -> NDArray[np.float32]:
+    """Every photo, preprocessed by torchvision as the ONNX file's metadata says."""
+    metadata = {entry.key: entry.value for entry in onnx.load(folder / "out/model.onnx").metadata_props}
+    how = json.loads(metadata["preprocessing"])
+    with (folder / "out/names.csv").open(newline="", encoding="utf-8") as file:
+        names = [row["name"] for row in csv.DictReader(file)]
+    steps = v2.Compose([
+        v2.Resize(how["resize"], interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+        v2.CenterCrop(how["size"]),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(how["mean"], how["std"]),
+    ])  # fmt: skip
+    batch = []
+    for name in names:
+        with Image.open(folder / "photos" / name) as image:
+            image.draft("RGB", (how["resize"], how["resize"]))  # as ingestion: a JPEG no larger than needed
+            batch.append(steps(v2.functional.pil_to_tensor(image.convert("RGB"))))
+    return torch.stack(batch).numpy()
+
+
+def test_onnx_goes_from_image_to_code_in_one_file(exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported / "out/model.onnx", providers=["CPUExecutionProvider"])
+    images = pictures(exported)
+    stored = np.load(exported / "out/codes.npy")
+    encoder = load_encoder(exported / "models/hashnet.safetensors")
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(images)).numpy()
+    for count in (24, 1, 7):  # any number at once
+        outputs, codes = session.run(["outputs", "codes"], {"images": images[:count]})
+        assert np.abs(outputs - expected[:count]).max() < 1e-4
+        sure = (np.abs(expected[:count]) > 1e-3).all(axis=1)
+        assert sure.sum() > 0
+        assert np.array_equal(codes[sure], stored[:count][sure])
+    assert not (exported / "out/model.onnx.data").exists()
+
+
+def test_its_codes_find_their_images_in_the_exported_index(exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported / "out/model.onnx", providers=["CPUExecutionProvider"])
+    _, codes = session.run(None, {"images": pictures(exported)})
+    index = faiss.read_index_binary(str(exported / "out/index.faiss"))
+    distances, _ = index.search(codes, 1)
+    assert (distances == 0).mean() > 0.9  # a bit within rounding of zero may turn
+
+
+def test_safetensors_holds_the_whole_network(exported: Path) -> None:
+    names = set(load_file(exported / "out/model.safetensors"))
+    assert {"hash.weight", "hash.bias", "center", "backbone.conv1.weight"} <= names
+    images = torch.from_numpy(pictures(exported))
+    encoder = load_encoder(exported / "models/hashnet.safetensors")
+    with torch.inference_mode():
+        assert torch.equal(load_hashnet(exported / "out/model.safetensors")(images), encoder(images))
+
+
+def test_the_list_of_files_is_true(exported: Path) -> None:
+    about = json.loads((exported / "out/export.json").read_text())
+    assert set(about["sha256"]) == {path.name for path in (exported / "out").iterdir()} - {"export.json"}
+    for name, digest in about["sha256"].items():
+        assert file_sha256(exported / "out" / name) == digest
+    index = Index.load(exported / "out")
+    assert (index.bits, len(index)) == (about["bits"], about["images"])
+
+
+def test_a_network_that_disagrees_is_refused(exported: Path) -> None:
+    encoder = load_encoder(exported / "models/hashnet.safetensors")
+    images = torch.from_numpy(pictures(exported)[:2])
+    assert check_onnx(exported / "out/model.onnx", encoder, images) < 1e-4
+    with torch.no_grad():
+        encoder.model.hash.bias += 0.01
+    with pytest.raises(SSDHError, match=r"differ by .*, more than 0\.0001"):
+        check_onnx(exported / "out/model.onnx", encoder, images)
+
+
+def test_onnx_can_be_left_out(exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(exported)
+    assert main(["export", str(tmp_path / "out"), "--no-onnx", "--index", "hash"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"codes.npy", "names.csv", "index.faiss", "index.json", "model.safetensors", "export.json"}
+    assert Index.load(tmp_path / "out").kind == "hash"
