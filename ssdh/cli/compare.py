@@ -1,0 +1,134 @@
+"""`python -m ssdh compare EXP1 EXP2`: is the difference of two experiments' mAPs more than noise?
+
+EXP is an experiment's name, any git revision, "workspace", or a path: a per-query CSV file or the folder of a project.
+"""
+
+import argparse
+import csv
+import io
+import json
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ssdh.errors import DataError, ParameterError
+from ssdh.statistics import paired_bootstrap, verdict
+
+PER_QUERY, METRICS = "metrics/per_query.csv", "metrics/metrics.json"
+SAME = ("dataset", "topk")  # what must agree for two average precisions to mean the same
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand's parser."""
+    parser = subparsers.add_parser(
+        "compare", help="say whether two experiments' mAPs differ by more than noise", description=__doc__
+    )
+    parser.add_argument("first", metavar="EXP1", help="name of an experiment, git revision, workspace, or a path")
+    parser.add_argument("second", metavar="EXP2", help="likewise; the difference is EXP2 − EXP1")
+    parser.add_argument("--without-train", action="store_true", help="mAP on the database without train images")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the interval (default: 0.95)")
+    parser.add_argument("--resamples", type=int, default=10_000, help="of the bootstrap (default: 10000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON instead of words")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the verdict; returns 0."""
+    if not 0 < options.confidence < 1:
+        raise ParameterError(f"--confidence must be between 0 and 1, got {options.confidence}: 0.95 is usual")
+    if not 1 <= options.resamples <= 10_000_000:
+        raise ParameterError(f"--resamples must be between 1 and 10000000, got {options.resamples}")
+    if options.seed < 0:
+        raise ParameterError(f"--seed must be at least 0, got {options.seed}")
+    column = "ap_without_train" if options.without_train else "ap"
+    first, second = (read_experiment(name, column) for name in (options.first, options.second))
+    values = pair(first, second, options.first, options.second)
+    found = paired_bootstrap(*values, confidence=options.confidence, resamples=options.resamples, seed=options.seed)
+    if options.json:
+        print(json.dumps(asdict(found) | {"beyond_noise": found.beyond_noise}, indent=2))
+    else:
+        metric = f"mAP@{first[1]['topk']}" if "topk" in first[1] else "mAP"
+        print(verdict(found, options.first, options.second, metric + " without train images" * options.without_train))
+    return 0
+
+
+def pair(
+    first: tuple[dict[int, float], dict[str, Any]], second: tuple[dict[int, float], dict[str, Any]], *names: str
+) -> tuple[list[float], list[float]]:
+    """Average precisions of both in the same order of queries; raises DataError where they cannot be paired."""
+    (aps, metrics), (others, other_metrics) = first, second
+    for key in SAME:
+        if key in metrics and key in other_metrics and metrics[key] != other_metrics[key]:
+            raise DataError(
+                f"{names[0]} has {key} {metrics[key]} and {names[1]} {other_metrics[key]}: "
+                "their average precisions measure different things, so there is nothing to pair"
+            )
+    if aps.keys() != others.keys():
+        raise DataError(
+            f"{names[0]} and {names[1]} share {len(aps.keys() & others.keys())} of {len(aps)} and {len(others)} "
+            "queries: compare experiments of one data set and one seed, for which the split is the same"
+        )
+    return list(aps.values()), [others[row] for row in aps]
+
+
+def read_experiment(name: str, column: str) -> tuple[dict[int, float], dict[str, Any]]:
+    """{manifest row of a query: average precision} and the metrics ({} beside a lone CSV file) of an experiment."""
+    text, metrics = _files(name)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    if rows and not {"row", column} <= rows[0].keys():
+        raise DataError(f"{name}: {PER_QUERY} has no columns row and {column}, got {', '.join(rows[0])}")
+    try:
+        values = {int(row["row"]): float(row[column]) for row in rows if row[column] != ""}
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: {PER_QUERY} is not a whole table of numbers: run `dvc repro evaluate`") from None
+    if not values:
+        why = "its images have no labels" if not rows else f"column {column} is empty: every database image trained"
+        raise DataError(f"{name}: {PER_QUERY} holds no average precision ({why})")
+    return values, metrics
+
+
+def _files(name: str) -> tuple[str, dict[str, Any]]:
+    """The text of the per-query table and the metrics, from a path or from git."""
+    path = Path("." if name == "workspace" else name)
+    if path.is_file():
+        return path.read_text(encoding="utf-8"), {}
+    if path.is_dir():
+        for folder in (path / "metrics", path):
+            if (folder / "per_query.csv").is_file():
+                metrics = folder / "metrics.json"
+                content = metrics.read_text(encoding="utf-8") if metrics.is_file() else "{}"
+                return (folder / "per_query.csv").read_text(encoding="utf-8"), json.loads(content)
+        raise DataError(f"{name} holds no {PER_QUERY}: run `dvc repro evaluate` there")
+    revision = _revision(name)
+    text = _git("show", f"{revision}:./{PER_QUERY}")
+    if text is None:
+        raise DataError(f"{name} ({revision[:7]}) holds no {PER_QUERY}: it was committed before `dvc repro evaluate`")
+    return text, json.loads(_git("show", f"{revision}:./{METRICS}") or "{}")
+
+
+def _revision(name: str) -> str:
+    """The commit of an experiment's name (refs/exps/…/NAME) or of any other git revision."""
+    experiments = (_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or "").splitlines()
+    found = dict(line.split(" ", 1)[::-1] for line in experiments if line.rpartition("/")[2] == name)
+    found = {
+        ref: commit for ref, commit in found.items() if not ref.startswith(("refs/exps/exec/", "refs/exps/celery/"))
+    }
+    if len(set(found.values())) > 1:
+        raise DataError(f"{name} names {len(found)} experiments: say which one, {' or '.join(sorted(found))}")
+    if found:
+        return next(iter(found.values()))
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    if commit is None:
+        raise DataError(f"{name} is no experiment, git revision or path here: `dvc exp list` names the experiments")
+    return commit.strip()
+
+
+def _git(*arguments: str) -> str | None:
+    """What a git command prints, or None where it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise DataError("git is not installed: give two folders or per-query CSV files instead") from None
+    return done.stdout if done.returncode == 0 else None
