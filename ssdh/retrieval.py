@@ -119,14 +119,22 @@ def count_distances(
     *,
     bits: int,
     threads: int | None = None,
+    device: str | None = None,
 ) -> DistanceCounts:
     """Count database items and relevant ones at each Hamming distance from each query.
 
     query_packed (q, ⌈bits/8⌉), database_packed (n, ⌈bits/8⌉): uint8; query_labels (q, C), database_labels (n, C):
-    multi-hot (C = 0: nothing is relevant); threads: None for one a core. Beside the inputs and the result it needs a
-    few MB a thread, whatever n. Raises ValueError where shapes do not fit.
+    multi-hot (C = 0: nothing is relevant); threads: None for one a core; device: None for the processor, or a torch
+    device such as "cuda", for the same counts. Beside the inputs, their bits as words and the result it needs a few MB
+    a thread, whatever n. Raises ValueError where shapes do not fit.
     """
     pairs = _Pairs.make(query_packed, database_packed, query_labels, database_labels, bits)
+    if device is not None:
+        from ssdh.retrieval_torch import count_keys
+
+        query, database = np.asarray(query_packed), np.asarray(database_packed)
+        counts = count_keys(query, database, np.asarray(query_labels), np.asarray(database_labels), bits, device)
+        return _split_keys(counts, bits)
     counts = np.zeros((pairs.num_queries, 2 * (bits + 1)), np.int64)
 
     def count(rows: NDArray[np.int64]) -> None:
@@ -137,6 +145,11 @@ def count_distances(
                 counts[some] += block.count(some)
 
     _each_core(count, np.lexsort(pairs.query_labels), threads)  # queries with the same labels follow each other
+    return _split_keys(counts, bits)
+
+
+def _split_keys(counts: NDArray[np.int64], bits: int) -> DistanceCounts:
+    """Counts of irrelevant, then of relevant items at each distance (q, 2(K + 1)) as all items and relevant ones."""
     relevant = counts[:, bits + 1 :].copy()
     return DistanceCounts(total=counts[:, : bits + 1] + relevant, relevant=relevant)
 

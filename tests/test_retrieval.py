@@ -85,6 +85,20 @@ def test_blocks_and_threads_change_nothing(block: int, threads: int, monkeypatch
     assert np.array_equal(found.relevant, relevant)
 
 
+@pytest.mark.parametrize(("bits", "num_labels", "block"), [(1, 3, 1 << 26), (12, 10, 1000), (65, 81, 3000)])
+def test_counts_through_torch_are_equal(
+    bits: int, num_labels: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the processor; a GPU runs the same lines."""
+    monkeypatch.setattr("ssdh.retrieval_torch.BLOCK_PAIRS", block)
+    query, database, query_labels, database_labels = problem(bits, 9, 700, bits, num_labels)
+    arrays = pack(query), pack(database), query_labels, database_labels
+    expected = count_distances(*arrays, bits=bits)
+    found = count_distances(*arrays, bits=bits, device="cpu")
+    assert np.array_equal(found.total, expected.total)
+    assert np.array_equal(found.relevant, expected.relevant)
+
+
 def test_the_joint_table_holds_the_largest_keys() -> None:
     """127 bits are the most whose two keys fit in 16 bits: every distance 127, every item relevant."""
     items = 2**16
