@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -182,6 +183,61 @@ def test_save_names_the_state_of_the_workspace(clone: Clone, swept: object) -> N
     finally:
         clone.run("git", "checkout", "-q", ".")
         clone.dvc("checkout", "--force")
+
+
+# --- the results table ----------------------------------------------------------------------------------------------
+
+
+def table(clone: Clone, *arguments: str) -> str:
+    return clone.run(sys.executable, "-m", "ssdh", "table", "--page", "t.md", "--csv", "t.csv", *arguments).stdout
+
+
+def test_the_table_runs_no_cell_that_the_sweep_has_run(clone: Clone, swept: dict[tuple[int, int], Any]) -> None:
+    before = stages_of(clone.home)
+    told = table(clone, "--datasets", "digits,cifar10", "--bits", "8,12", "--seeds", "0,1")
+    assert "8 cells: 4 known, 0 to run" in told
+    assert stages_of(clone.home) == before
+    with (clone.folder / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = {(int(row["bits"]), int(row["seed"])): float(row["map"]) for row in rows if row["map"]}
+    assert measured == {cell: one["metrics"]["map"] for cell, one in swept.items()}
+    reasons = {row["reason"] for row in rows if row["dataset"] == "cifar10"}
+    assert len(reasons) == 1
+    assert "cifar-10-python.tar.gz" in reasons.pop()
+    page = (clone.folder / "t.md").read_text()
+    mean = (swept[8, 0]["metrics"]["map"] + swept[8, 1]["metrics"]["map"]) / 2
+    assert f"{mean:.4f} ±" in page
+    assert "not run [" in page
+
+
+def test_an_interrupted_table_goes_on_where_it_was(clone: Clone, swept: object) -> None:
+    trained = stages_of(clone.home).count("train")
+    arguments = ("--datasets", "digits", "--bits", "10", "--seeds", "0,1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssdh", "table", "--page", "t.md", "--csv", "t.csv", *arguments],
+        cwd=clone.folder, env=clone.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Running stage 'train'" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    told = table(clone, *arguments)
+    assert "2 cells:" in told
+    with (clone.folder / "t.csv").open(newline="") as file:
+        assert [row["seed"] for row in csv.DictReader(file) if row["bits"] == "10" and row["map"]] == ["0", "1"]
+    assert stages_of(clone.home).count("train") == trained + 2  # the one that was at work was not begun again
+
+
+def test_a_cell_that_fails_is_named_with_its_reason(clone: Clone, swept: object) -> None:
+    arguments = ("--datasets", "digits", "--bits", "6", "--seeds", "0", "--set", "train.lr=1e30")
+    command = [sys.executable, "-m", "ssdh", "table", "--page", "t.md", "--csv", "t.csv", *arguments]
+    assert clone.run(*command, check=False).returncode == 1
+    page = (clone.folder / "t.md").read_text()
+    assert "failed: train: the loss is no longer a finite number" in page
+    assert "train.lr=1e30" in page
 
 
 # --- remotes --------------------------------------------------------------------------------------------------------
