@@ -109,6 +109,13 @@ def make_deterministic(device: "torch.device", wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted, warn_only=True)
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch ran out of memory, on a GPU or on the CPU."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Let PyTorch use `count` CPU threads for the body (None: as many as before)."""

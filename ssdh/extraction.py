@@ -16,8 +16,8 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssdh.devices import Rank, barrier
-from ssdh.errors import DataError
+from ssdh.devices import Rank, barrier, is_out_of_memory
+from ssdh.errors import DataError, SSDHError
 from ssdh.images import ImageSource, Preprocessing, eval_loader, normalise
 from ssdh.runs import atomic_path, read_array, write_array
 
@@ -160,9 +160,15 @@ def run_network(
 
 def _outputs(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
     autocast = torch.autocast(batch.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    with torch.inference_mode(), autocast:
-        outputs: Tensor = network(batch)
-        return outputs.float()
+    try:
+        with torch.inference_mode(), autocast:
+            outputs: Tensor = network(batch)
+            return outputs.float()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            way_out = "set backbone.precision to bf16, a smaller images.size, or runtime.device to cpu"
+            raise SSDHError(f"out of memory on {batch.device} with blocks of {BLOCK} images: {way_out}") from None
+        raise
 
 
 def _padded(batch: Tensor) -> Tensor:

@@ -103,9 +103,9 @@ def _fit_network(
         return image_blocks(model, frozen.preprocessing, inputs.images, place.device, params.precision, place.workers)
 
     rows = inputs.split.train
-    model = initial_hashnet(frozen.dim, bits, seed, params.init_file, frozen.module)
+    model = initial_hashnet(frozen.dim, bits, seed, params.init_file, frozen.module, params.power)
     if params.centre:
-        centre(model, torch.from_numpy(inputs.features[rows].mean(0, dtype=np.float64)))
+        centre(model, torch.from_numpy(np.ascontiguousarray(inputs.features[rows])))
     crops = AugmentedImages(
         inputs.images,
         frozen.preprocessing,

@@ -22,10 +22,10 @@ SMALL_STEP = 2**25  # multiply-adds of a step below which a second thread costs 
 
 
 class FeatureSource:
-    """Features (n, D) of the train images, less the centre, resident on the device."""
+    """What the hash layer takes of the train images, (n, D), resident on the device."""
 
-    def __init__(self, features: Tensor, center: Tensor, rank: Rank = Rank()) -> None:  # noqa: B008 (immutable)
-        self.features = features - center
+    def __init__(self, prepared: Tensor, rank: Rank = Rank()) -> None:  # noqa: B008 (immutable)
+        self.features = prepared
         self.rank = rank
 
     def __len__(self) -> int:
@@ -79,11 +79,11 @@ def train_head(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[HashNet, Progress]:
     """Train the hash layer on features (n, D) of the train images; returns the network and its curves."""
-    model = initial_hashnet(features.shape[1], bits, seed, params.init_file).to(device, dtype)
+    model = initial_hashnet(features.shape[1], bits, seed, params.init_file, power=params.power).to(device, dtype)
     values = torch.from_numpy(features).to(device, dtype)
     if params.centre:
-        centre(model, values.double().mean(0))
-    source = FeatureSource(values, model.center, rank)
+        centre(model, values)
+    source = FeatureSource(model.prepared(values), rank)
     step = HeadStep(model, rank)
     optimizer = make_optimizer([{"params": [model.hash.weight, model.hash.bias], "lr": params.lr}], params)
     work = params.batch_size * features.shape[1] * bits // rank.count

@@ -1,4 +1,4 @@
-"""The hash network z = tanh(W·(φ − c) + b), on features φ or with the backbone that computes them, and its file."""
+"""The hash network z = tanh(W·(φ − c)·s + b), on features φ or with the backbone that computes them, and its file."""
 
 import json
 import struct
@@ -14,20 +14,26 @@ from ssdh.backbones import build_network
 from ssdh.errors import DataError
 from ssdh.runs import atomic_path, is_placeholder
 
+TINY = 1e-12  # below any feature that means something; keeps gradients of powers and norms finite
+
 
 class HashNet(nn.Module):
     """Relaxed codes of features or images.
 
     dim: D of the features; bits: K; backbone: the network from preprocessed images (n, 3, size, size) to features
-    (n, D), or None. `center` (D,) is subtracted from the features: their train mean, or zeros.
+    (n, D), or None. `power` p > 0: features become sign(φ)·|φ|^p at unit length (see `ssdh.normalisation`). `center`
+    (D,) is subtracted from them: their train mean, or zeros; `scale` () multiplies what is left.
     """
 
     center: Tensor
+    scale: Tensor
 
-    def __init__(self, dim: int, bits: int, backbone: nn.Module | None = None) -> None:
+    def __init__(self, dim: int, bits: int, backbone: nn.Module | None = None, power: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
+        self.power = power
         self.register_buffer("center", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
         self.hash = nn.Linear(dim, bits)
 
     @property
@@ -39,7 +45,19 @@ class HashNet(nn.Module):
         """inputs: features (n, D), or images (n, 3, size, size) if there is a backbone; returns (n, K) in (−1, 1)."""
         features = self.features(inputs)
         with torch.autocast(inputs.device.type, enabled=False):
-            return torch.tanh(self.hash(features.to(self.hash.weight.dtype) - self.center))
+            return torch.tanh(self.hash(self.prepared(features.to(self.hash.weight.dtype))))
+
+    def prepared(self, features: Tensor) -> Tensor:
+        """What the hash layer takes: features (n, D), normalised if `power` asks for it, centred and scaled."""
+        return (self.normalised(features) - self.center) * self.scale
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """sign(φ)·|φ|^power at unit length, (n, D); the features themselves for power 0."""
+        if self.power == 0:
+            return features
+        powered = features if self.power == 1 else features.sign() * features.abs().clamp_min(TINY) ** self.power
+        unit: Tensor = powered / torch.linalg.vector_norm(powered, dim=1, keepdim=True).clamp_min(TINY)
+        return unit
 
     def features(self, inputs: Tensor) -> Tensor:
         """Features (n, D) of images; features pass through."""
@@ -53,19 +71,28 @@ class HashNet(nn.Module):
         return features
 
 
-def seeded_hashnet(dim: int, bits: int, seed: int, backbone: nn.Module | None = None) -> HashNet:
+def seeded_hashnet(dim: int, bits: int, seed: int, backbone: nn.Module | None = None, power: float = 0.0) -> HashNet:
     """A network whose hash layer has PyTorch's usual initial weights, drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HashNet(dim, bits, backbone)
+        return HashNet(dim, bits, backbone, power)
 
 
 @torch.no_grad()
-def centre(model: HashNet, mean: Tensor) -> None:
-    """Subtract the train mean (D,) and start every hyperplane through it; a model that has a centre keeps its own."""
-    if not model.center.any():
-        model.center.copy_(mean)
-        model.hash.bias.zero_()
+def centre(model: HashNet, features: Tensor) -> None:
+    """Subtract the mean of the train features (n, D) and start every hyperplane through it.
+
+    Normalised features (`model.power`) are also scaled to a mean square of 1 a dimension, so that one learning rate
+    suits any backbone. A model that has a centre keeps its own.
+    """
+    if model.center.any():
+        return
+    normalised = model.normalised(features)
+    model.center.copy_(normalised.double().mean(0))
+    model.hash.bias.zero_()
+    if model.power:
+        mean_square = (normalised - model.center).double().square().mean()
+        model.scale.copy_(mean_square.clamp_min(TINY).rsqrt())
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -74,6 +101,8 @@ def centre(model: HashNet, mean: Tensor) -> None:
 def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
     """Write the weights as `.safetensors` with metadata (values as JSON text), atomically, the same bytes each time."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if model.power:
+        metadata = metadata | {"power": model.power}
     text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     with atomic_path(path) as temporary:
         try:
@@ -133,7 +162,8 @@ def load_hashnet(path: Path) -> HashNet:
         backbone = None
         if metadata["has_backbone"]:
             backbone = build_network(str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"]))
-        model = HashNet(dim, bits, backbone)
+        model = HashNet(dim, bits, backbone, float(metadata.get("power", 0.0)))
+    state.setdefault("scale", torch.ones(()))
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
@@ -141,14 +171,17 @@ def load_hashnet(path: Path) -> HashNet:
     return model.eval()
 
 
-def initial_hashnet(dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None) -> HashNet:
+def initial_hashnet(
+    dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None, power: float = 0.0
+) -> HashNet:
     """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (placeholder: none).
 
-    Raises DataError where that model does not fit the features, the code length or the backbone.
+    A model from a file keeps its own `power`. Raises DataError where it does not fit the features, the code length or
+    the backbone.
     """
     path = Path(init_file)
     if is_placeholder(path):
-        return seeded_hashnet(dim, bits, seed, backbone)
+        return seeded_hashnet(dim, bits, seed, backbone, power)
     given = load_hashnet(path)
     if given.hash.weight.shape != (bits, dim):
         raise DataError(

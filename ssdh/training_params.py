@@ -18,6 +18,7 @@ class TrainParams(Params):
     momentum: float = Field(ge=0, lt=1)  # of sgd
     weight_decay: float = Field(ge=0)
     batch_size: int = Field(ge=2, le=65_536)  # of all processes together
+    power: float = Field(default=0.0, ge=0, le=4)  # 0: features as they are
     centre: bool
     unknown_weight: float = Field(ge=0)
     target: Literal["ternary", "soft"] = "ternary"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from ssdh.augmentation import train_batches
-from ssdh.devices import Rank, all_gather_rows, share
+from ssdh.devices import Rank, all_gather_rows, is_out_of_memory, share
 from ssdh.errors import ParameterError, SSDHError
 from ssdh.images import ImageSource, Preprocessing
 from ssdh.loss import weighted_loss
@@ -225,8 +225,3 @@ def freeze(backbone: nn.Module, until: str | None) -> None:
         parameter.requires_grad_(False)
         frozen += 1
     logger.info("{} parameter tensors before {} stay as they are", frozen, until)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch ran out of memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,96 @@
+"""`python -m ssdh evaluate --model FILE`: measure a trained model on the current data and split, without training.
+
+Its codes are computed anew: of a whole network from the images; of a hash layer alone from `features/features.npy` if
+its frozen network is the one of `params.yaml`, else from the images too. Nothing of the pipeline is overwritten.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand's parser."""
+    parser = subparsers.add_parser("evaluate", help="measure a model without training", description=__doc__)
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/hashnet.safetensors"), metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument("--weights-file", type=Path, metavar="FILE", help="weights of the model's frozen network")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every metric to this file too")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the metrics, one a line."""
+    from ssdh.runs import write_json
+
+    metrics = measure(options.model, options.weights_file)
+    for name, value in metrics.items():
+        print(f"{name:<28} {value:.4f}" if isinstance(value, float) else f"{name:<28} {value}")
+    if options.json:
+        write_json(options.json, metrics)
+    return 0
+
+
+def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
+    """The metrics of `metrics/metrics.json` for the model at `path` on the data set of `params.yaml`.
+
+    Raises DataError where the model or the outs of `prepare` and `extract` are missing.
+    """
+    import numpy as np
+
+    from ssdh.backbones import BackboneParams
+    from ssdh.codes import pack, sign_codes
+    from ssdh.datasets.splits import read_split
+    from ssdh.devices import select_device
+    from ssdh.evaluation import evaluate
+    from ssdh.images import ImageParams
+    from ssdh.network import load_hashnet, read_metadata
+    from ssdh.params import TopK, read_params, section
+    from ssdh.retrieval import EvaluateParams
+    from ssdh.runs import RuntimeParams, read_array
+    from ssdh.trained import describe_backbone, feature_blocks, outputs_of
+
+    params = read_params()
+    dataset: str = section(params, "dataset", str)
+    runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
+    device = select_device(runtime.device)
+    metadata = read_metadata(path)
+    features = read_array(Path("features/features.npy"))
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    images: ImageParams = section(params, f"datasets.{dataset}.images", ImageParams)
+    own = describe_backbone(backbone, images)
+    if not metadata["has_backbone"] and weights_file is None and all(metadata.get(k) == v for k, v in own.items()):
+        blocks = feature_blocks(load_hashnet(path), features, device)
+    else:
+        blocks = _blocks_of_images(path, weights_file, params, dataset, runtime, device)
+    codes = pack(sign_codes(outputs_of(blocks)(np.arange(len(features)))))
+    found = evaluate(
+        codes,
+        read_array(Path("data/labels.npy")),
+        features,
+        read_split(Path("data/split")),
+        bits=int(metadata["bits"]),
+        topk=section(params, f"datasets.{dataset}.topk", TopK),
+        params=section(params, "evaluate", EvaluateParams),
+    )
+    return {"dataset": dataset, "model": str(path), **found.metrics}
+
+
+def _blocks_of_images(
+    path: Path, weights_file: Path | None, params: dict[str, Any], dataset: str, runtime: Any, device: Any
+) -> Any:
+    """The model's outputs of image rows."""
+    from ssdh.datasets import registry
+    from ssdh.extraction import image_blocks
+    from ssdh.images import open_images
+    from ssdh.network import read_metadata
+    from ssdh.params import section
+    from ssdh.trained import load_encoder
+
+    metadata = read_metadata(path)
+    encoder = load_encoder(path, weights_file)
+    precision = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
+    root = registry.get(dataset).root(section(params, f"datasets.{dataset}.data", registry.get(dataset).Params))
+    source = open_images(Path("data/images"), root)
+    return image_blocks(encoder, encoder.preprocessing, source, device, precision, runtime.num_workers)
