@@ -7,6 +7,8 @@ import csv
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -238,6 +240,32 @@ def test_a_cell_that_fails_is_named_with_its_reason(clone: Clone, swept: object)
     page = (clone.folder / "t.md").read_text()
     assert "failed: train: the loss is no longer a finite number" in page
     assert "train.lr=1e30" in page
+
+
+# --- the earlier program's command line ------------------------------------------------------------------------------
+
+
+def test_the_old_command_line_trains_the_whole_network_and_measures_it(clone: Clone) -> None:
+    flags = shlex.split("-d digits -a resnet18 -c 16 -T 1 -l 1e-3 -q 100 -t 300 -k 500 -b 32 -e 4 -s 5")
+    try:
+        told = clone.run(sys.executable, "-m", "ssdh", *flags, "--train").stdout
+        assert "dvc exp run -S dataset=digits -S recipe=published -S train.finetune=true" in told
+        assert "On the CPU" in told
+        metrics = json.loads((clone.folder / "metrics/metrics.json").read_text())
+        assert (metrics["bits"], metrics["topk"]) == (16, 500)
+        assert told.splitlines()[-1].startswith(f"[map@500:{metrics['map']:.4f}]")
+        with (clone.folder / "metrics/validation.csv").open(newline="") as file:
+            assert [int(row["iteration"]) for row in csv.DictReader(file)][:2] == [4, 8]
+
+        before = stages_of(clone.home)
+        model = clone.folder.parent / "mine.safetensors"
+        shutil.copy(clone.folder / "models/hashnet.safetensors", model)
+        told = clone.run(sys.executable, "-m", "ssdh", *flags, "--evaluate", "--checkpoint", str(model)).stdout
+        assert re.search(rf"^map +{metrics['map']:.4f}$", told, re.MULTILINE)
+        assert "train" not in stages_of(clone.home)[len(before) :]
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
 
 
 # --- remotes --------------------------------------------------------------------------------------------------------

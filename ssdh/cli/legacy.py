@@ -154,7 +154,7 @@ def _existing(path: str) -> str:
 
 
 def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
-    """Make the split, and features where the model is a hash layer alone; then measure the model without training."""
+    """Make the split and the frozen features, on which nothing of the model depends; then measure it, no training."""
     from ssdh.network import read_metadata
 
     if not options.checkpoint:
@@ -163,8 +163,7 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
     metadata = read_metadata(Path(model))
     if options.code_length not in (None, metadata["bits"]):
         raise ParameterError(f"--code-length {options.code_length}: {model} makes codes of {metadata['bits']} bits")
-    target = "prepare" if metadata["has_backbone"] else "extract"
-    command = ["exp", "run", *set_options(values | {"bits": metadata["bits"]}), target]
+    command = ["exp", "run", *set_options(values | {"bits": metadata["bits"]}), "extract"]
     measure = ["evaluate", "--model", model]
     _say("The same by DVC:", shell_line(["dvc", *command]), shell_line(["python", "-m", "ssdh", *measure]))
     if options.dry_run:
