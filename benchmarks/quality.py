@@ -25,6 +25,7 @@ from ssdh.codes import pack, sign_codes
 from ssdh.datasets.splits import Protocol, Split, draw_split
 from ssdh.head import train_head
 from ssdh.manifold import embed
+from ssdh.normalisation import power_normalise
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
 from ssdh.params import read_params, section
@@ -56,6 +57,7 @@ def draw(labels: NDArray[np.uint8], num_query: int, num_train: int, seed: int) -
 
 def recipe_pairs(features: NDArray[np.float32], chosen: StructureParams, seed: int) -> PairLabels:
     """Pseudo-labels of the train features (n, D), as the structure stage makes them."""
+    features = power_normalise(features, chosen.power)
     embedding = embed(features, chosen, seed=seed)
     vectors = features if embedding is None else embedding
     structure = fit_structure(vectors, alpha=chosen.alpha, beta=chosen.beta, bins=chosen.bins)

@@ -4,7 +4,7 @@
 matrix has shape (0, 0) and a batch's labels come from two features (or embedding rows) and the two thresholds.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ssdh.distances import distances, exact_distances, shifted_unit_vectors
 from ssdh.errors import DataError
+from ssdh.normalisation import power_normalise
 from ssdh.runs import atomic_path
 from ssdh.structure import Structure, near_threshold, ternary
 
@@ -63,24 +64,43 @@ class PairLabels:
         return distances(x[i], x[j], half[i], half[j])
 
 
-def write_structure(
-    path: Path, structure: Structure, rows: NDArray[np.int64], embedding: NDArray[np.float32] | None
-) -> None:
-    """Write `structure.npz`: the fields of Structure, `rows` (n,) of the train images, `embedding` (n, r) if any."""
+@dataclass(frozen=True)
+class Stored:
+    """What `structure.npz` holds.
+
+    rows: (n,) manifest rows of the train images; power: of the features (see `ssdh.normalisation`); embedding: (n, r)
+    vectors whose distances were fitted, or None where they are those of the features.
+    """
+
+    structure: Structure
+    rows: NDArray[np.int64]
+    power: float = 0.0
+    embedding: NDArray[np.float32] | None = None
+
+    def vectors(self, features: NDArray[Any]) -> NDArray[Any]:
+        """The vectors (n, ·) whose distances were fitted; features: (N, D) of all images, in manifest order."""
+        if self.embedding is not None:
+            return self.embedding
+        return power_normalise(np.ascontiguousarray(features[self.rows]), self.power)
+
+
+def write_structure(path: Path, stored: Stored) -> None:
+    """Write `structure.npz`: the fields of Structure, `rows`, `power`, and `embedding` if there is one."""
+    structure, embedding = stored.structure, stored.embedding
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in asdict(structure).items()}
-    arrays["rows"] = rows
+    arrays |= {"rows": stored.rows, "power": np.asarray(stored.power)}
     if embedding is not None:
         arrays["embedding"] = embedding
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def read_structure(path: Path) -> tuple[Structure, NDArray[np.int64], NDArray[np.float32] | None]:
-    """Read `structure.npz` as (structure, rows, embedding or None); raises DataError where it is missing or broken."""
+def read_structure(path: Path) -> Stored:
+    """Read `structure.npz`; raises DataError where it is missing or broken."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             structure = Structure(**{item.name: stored[item.name].item() for item in fields(Structure)})
-            return structure, stored["rows"], stored.get("embedding")
+            return Stored(structure, stored["rows"], stored["power"].item(), stored.get("embedding"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
     except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
@@ -93,6 +113,5 @@ def open_pair_labels(structure_path: Path, matrix: NDArray[np.int8] | None, feat
     features: (N, D) of all images, row order = manifest; only the train rows are read, and only where there is no
     embedding.
     """
-    structure, rows, embedding = read_structure(structure_path)
-    vectors = np.ascontiguousarray(features[rows]) if embedding is None else embedding
-    return PairLabels(vectors, structure, matrix)
+    stored = read_structure(structure_path)
+    return PairLabels(stored.vectors(features), stored.structure, matrix)

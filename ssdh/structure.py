@@ -30,6 +30,7 @@ class StructureParams(Params):
     bins: int = Field(ge=2, le=1_000_000)
     max_matrix_gib: float = Field(ge=0)
     max_pairs: int = Field(default=0, ge=0)  # 0: all pairs
+    power: float = Field(default=0.0, ge=0, le=4)  # 0: features as they are
     space: Literal["feature", "manifold"] = "feature"
     neighbors: int = Field(default=20, ge=1, le=10_000)
     rank: int = Field(default=128, ge=1, le=10_000)

@@ -10,7 +10,8 @@ from numpy.lib.format import open_memmap
 from ssdh.datasets.splits import read_split
 from ssdh.distances import PairDistances
 from ssdh.manifold import embed
-from ssdh.pair_labels import write_structure
+from ssdh.normalisation import power_normalise
+from ssdh.pair_labels import Stored, write_structure
 from ssdh.params import Seed, read_params, section
 from ssdh.runs import RuntimeParams, atomic_path, read_array, stage, write_array, write_csv, write_json
 from ssdh.structure import StructureParams, distance_table, fit_pairs, pseudo_labels
@@ -29,7 +30,7 @@ def main() -> None:
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
-    features = np.ascontiguousarray(read_array(FEATURES)[rows])
+    features = power_normalise(np.ascontiguousarray(read_array(FEATURES)[rows]), chosen.power)
     embedding = embed(features, chosen, seed=seed)
     pairs = PairDistances(features if embedding is None else embedding, device=runtime.device)
     fitted = pairs.sample(chosen.max_pairs, seed)
@@ -48,7 +49,7 @@ def main() -> None:
     else:
         logger.info("{} images: no n×n label file; train computes the labels batch by batch", n)
         write_array(LABELS, np.empty((0, 0), np.int8))
-    write_structure(STRUCTURE, structure, rows, embedding)
+    write_structure(STRUCTURE, Stored(structure, rows, chosen.power, embedding))
     write_json(METRICS, asdict(structure))
     write_csv(DISTANCES, *distance_table(structure, histogram, edges))
 

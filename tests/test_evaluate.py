@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from ssdh.codes import pack
 from ssdh.datasets.splits import Protocol, draw_split, write_split
-from ssdh.pair_labels import write_structure
+from ssdh.pair_labels import Stored, write_structure
 from ssdh.structure import fit_structure
 from stages import baselines, evaluate
 
@@ -32,7 +32,7 @@ def run(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     split = draw_split(Protocol(50, 300, True), labels, seed=0, name="test")
     write_split(Path("data/split"), split, len(labels))
     structure = fit_structure(features[split.train], alpha=2.0, beta=2.0, bins=200)
-    write_structure(Path("features/structure.npz"), structure, split.train, None)
+    write_structure(Path("features/structure.npz"), Stored(structure, split.train))
     projection = np.random.default_rng(0).standard_normal((64, 32))
     codes = np.where((features - features.mean(axis=0)) @ projection >= 0, 1, -1)
     Path("models").mkdir()

@@ -14,7 +14,8 @@ from scipy.stats import halfnorm
 
 from ssdh.distances import PairDistances, exact_distances, torch_multiplier
 from ssdh.errors import DataError
-from ssdh.pair_labels import PairLabels, open_pair_labels, read_structure, write_structure
+from ssdh.normalisation import power_normalise
+from ssdh.pair_labels import PairLabels, Stored, open_pair_labels, read_structure, write_structure
 from ssdh.structure import Structure, distance_table, fit_pairs, fit_structure, pseudo_labels
 
 Array = NDArray[np.float32]
@@ -121,7 +122,7 @@ def test_labels_on_the_fly_equal_the_matrix(tmp_path: Path) -> None:
     rows = np.random.default_rng(2).permutation(1000)[:600]
     structure = fit_structure(everything[rows], alpha=1.0, beta=1.0, bins=50)
     matrix = pseudo_labels(everything[rows], structure)
-    write_structure(tmp_path / "structure.npz", structure, rows, None)
+    write_structure(tmp_path / "structure.npz", Stored(structure, rows))
     stored = open_pair_labels(tmp_path / "structure.npz", matrix, everything)
     flying = open_pair_labels(tmp_path / "structure.npz", np.empty((0, 0), np.int8), everything)
     rng = np.random.default_rng(3)
@@ -137,11 +138,11 @@ def test_structure_file_round_trip_and_what_is_wrong_with_a_broken_one(tmp_path:
     features = clustered(50)
     structure = fit_structure(features, alpha=1.0, beta=1.0, bins=10)
     path = tmp_path / "structure.npz"
-    write_structure(path, structure, np.arange(50), features)
-    again, rows, embedding = read_structure(path)
-    assert again == structure
-    np.testing.assert_array_equal(rows, np.arange(50))
-    np.testing.assert_array_equal(embedding, features)
+    write_structure(path, Stored(structure, np.arange(50), 0.5, features))
+    again = read_structure(path)
+    assert (again.structure, again.power) == (structure, 0.5)
+    np.testing.assert_array_equal(again.rows, np.arange(50))
+    np.testing.assert_array_equal(again.embedding, features)
     with pytest.raises(DataError, match=r"\(3, 3\) do not fit 50 train images"):
         PairLabels(features, structure, np.ones((3, 3), np.int8))
     path.write_bytes(path.read_bytes()[:100])
@@ -291,3 +292,19 @@ def test_ten_million_real_pairs_give_both_thresholds_to_two_thousandths(shared: 
         sampled = fit_pairs(pairs.sample(10**7, seed), alpha=2.0, beta=2.0, bins=500)[0]
         assert sampled.threshold_similar == pytest.approx(whole.threshold_similar, abs=0.002)
         assert sampled.threshold_dissimilar == pytest.approx(whole.threshold_dissimilar, abs=0.002)
+
+
+def test_power_normalised_features_by_hand_and_on_the_fly(tmp_path: Path) -> None:
+    # √9 = 3, −√16 = −4, at length 5; a row of zeros stays one
+    np.testing.assert_allclose(power_normalise(np.array([[9.0, -16.0], [0.0, 0.0]]), 0.5), [[0.6, -0.8], [0, 0]])
+    features = clustered(300)
+    assert power_normalise(features, 0.0) is features
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(power_normalise(features, 1.0), unit, rtol=1e-6)
+    rows = np.arange(50, 300)
+    normalised = power_normalise(features[rows], 0.7)
+    structure = fit_structure(normalised, alpha=1.0, beta=1.0, bins=50)
+    write_structure(tmp_path / "structure.npz", Stored(structure, rows, 0.7))
+    flying = open_pair_labels(tmp_path / "structure.npz", None, features)
+    i = np.arange(250)
+    np.testing.assert_array_equal(flying.block(i, i), pseudo_labels(normalised, structure))
