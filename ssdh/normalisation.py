@@ -26,4 +26,5 @@ def power_normalise(features: NDArray[Any], power: float) -> NDArray[Any]:
         powered = np.copysign(np.power(np.abs(powered), np.float32(power)), powered).astype(np.float32, copy=False)
     norms = np.linalg.norm(powered, axis=1, keepdims=True)
     norms[norms == 0] = 1
-    return np.divide(powered, norms, dtype=np.float32)
+    normalised: NDArray[Any] = np.divide(powered, norms, dtype=np.float32)
+    return normalised
