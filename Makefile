@@ -46,5 +46,5 @@ table: $(READY)
 
 lock: $(READY)
 	python -m pip install --quiet uv
-	uv pip compile --universal --python-version 3.11 pyproject.toml --all-extras --no-header --no-annotate \
+	uv pip compile --universal --python-version 3.11 pyproject.toml --all-extras --no-annotate --quiet \
 		--custom-compile-command "make lock" -o requirements.lock
