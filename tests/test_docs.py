@@ -3,6 +3,7 @@
 The blocks of a page run one after the other in a clone of the project, as a reader would type them.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ssdh.cli import COMMANDS as COMMANDS_OF_SSDH
+from ssdh.cli import legacy, load
 from tests.clone import SMALL, Clone, make_clone
 from tests.docs_blocks import (
     TAGS,
@@ -78,6 +81,21 @@ def test_parameters_named_in_the_text_exist() -> None:
             if page.name != "adding.md" and (why := check_parameter(setting, PROJECT)):
                 wrong.append(f"{page.name}: {why}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_SSDH)
+def test_every_option_says_what_it_is(name: str) -> None:
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    load(name).register(subparsers)
+    parser = subparsers.choices[name]
+    assert parser.description
+    assert [action.dest for action in parser._actions if not action.help] == []
+    assert parser.format_help()  # a stray % in a text would raise
+
+
+def test_every_flag_of_the_earlier_program_says_what_it_is() -> None:
+    assert [action.dest for action in legacy.parser()._actions if not action.help] == []
+    assert legacy.parser().format_help()
 
 
 # --- the blocks that are executed -----------------------------------------------------------------------------------

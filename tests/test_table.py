@@ -1,12 +1,14 @@
 """The results table: what makes a cell, what replaces what, and the page; real runs are in test_sweeps.py."""
 
 import copy
+import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ssdh import feasibility
 from ssdh.cli.table import published, sweeps
 from ssdh.errors import DataError, ParameterError
 from ssdh.experiments import parse_settings, with_values
@@ -111,6 +113,39 @@ def test_missing_cells_become_few_sweeps_that_name_each_cell_once(params: dict[s
     ]
     assert sorted(found) == sorted((cell.dataset, cell.recipe, cell.bits, cell.seed) for cell in holed)
     assert list(sweeps([])) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"dataset": "digits"}, ""),
+        ({"dataset": "cifar10"}, "no data: cifar-10-batches-py/"),
+        ({"dataset": "digits", "datasets.digits.images.weights": "imagenet"}, "no weights: imagenet of vgg16"),
+        ({"dataset": "digits", "bits": 0}, "bits must be greater than or equal to 1, got 0"),
+    ],
+)
+def test_what_is_missing_is_said_and_nothing_is_fetched(
+    params: dict[str, Any], values: dict[str, object], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSDH_OFFLINE")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("the network was touched"))
+    said = feasibility.why_not(with_values(params, values), download=False, max_hours=1)
+    assert said.startswith(why)
+    assert bool(said) == bool(why)
+    assert "SSDH_OFFLINE" not in os.environ
+
+
+@pytest.mark.parametrize(("max_hours", "said"), [(9.0, "no GPU: extraction would take about 10 hours"), (11.0, "")])
+def test_hours_on_the_cpu_are_a_reason(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, max_hours: float, said: str
+) -> None:
+    """60,000 images at 0.6 s are 36,000 s: ten hours."""
+    monkeypatch.setattr(feasibility, "check", lambda _: None)
+    monkeypatch.setattr(feasibility, "forward_seconds", lambda *_: 0.6)
+    chosen = with_values(params, {"dataset": "cifar10", "runtime.device": "cpu"})
+    why = feasibility.why_not(chosen, download=True, max_hours=max_hours)
+    assert why.startswith(said)
+    assert bool(why) == bool(said)
 
 
 # --- rows kept ------------------------------------------------------------------------------------------------------

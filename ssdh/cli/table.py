@@ -5,13 +5,10 @@ again, queued or running ones are waited for, so an interrupted table goes on wh
 """
 
 import argparse
-import contextlib
 import csv
 import hashlib
 import importlib.resources
 import json
-import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ import yaml
 from ssdh.errors import SSDHError
 from ssdh.experiments import dvc, parse_settings, set_options, with_values
 from ssdh.params import lookup, read_params, section
-from ssdh.runs import ssdh_home, write_csv
+from ssdh.runs import write_csv
 from ssdh.table import (
     HEADER,
     Cell,
@@ -77,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     code = workspace_code()
     blank = {cell.key: _blank(cell, params, code, " ".join(options.set)) for cell in cells}
     rows = known_rows(blank, code, read_rows(options.csv))
-    reasons = {name: why_not(name, cells, params, options) for name in datasets}
+    reasons = {name: _why_not(name, cells, params, options) for name in datasets}
     todo = [cell for cell in cells if cell.key not in rows and not reasons[cell.dataset]]
     _summary(cells, rows, todo, reasons)
     if options.dry_run:
@@ -174,54 +171,6 @@ def _last_line(log: Path) -> str:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def why_not(name: str, cells: Sequence[Cell], params: dict[str, Any], options: argparse.Namespace) -> str:
-    """Why a data set cannot be run here, as `check` would say it, or an empty string."""
-    from ssdh import preflight
-
-    first = next(cell for cell in cells if cell.dataset == name)
-    chosen = with_values(params, {"dataset": name, "recipe": first.recipe, "bits": first.bits, "seed": first.seed})
-    try:
-        preflight.check_parameters(chosen)
-        with contextlib.nullcontext() if options.download else offline():
-            preflight.check(chosen)
-    except SSDHError as error:
-        return " ".join(str(error).replace(str(ssdh_home()), "$SSDH_HOME").split())
-    return _too_long(chosen, options.max_hours)
-
-
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """SSDH_OFFLINE=1 inside: what is missing is said, not fetched."""
-    before = os.environ.get("SSDH_OFFLINE")
-    os.environ["SSDH_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("SSDH_OFFLINE")
-        if before is not None:
-            os.environ["SSDH_OFFLINE"] = before
-
-
-def _too_long(params: dict[str, Any], max_hours: float) -> str:
-    """No GPU, and one forward pass over all images would take longer than `max_hours`."""
-    from ssdh.backbones import BackboneParams
-    from ssdh.datasets import registry
-    from ssdh.devices import select_device
-    from ssdh.forecast import describe as duration
-    from ssdh.forecast import forward_seconds, num_images
-
-    if select_device(params["runtime"]["device"]).type != "cpu":
-        return ""
-    images = num_images(registry.get(params["dataset"]))
-    block = lookup(params, f"datasets.{params['dataset']}.images")
-    backbone: BackboneParams = section(params, "backbone", BackboneParams)
-    seconds = images * forward_seconds(backbone, block["weights"], block["size"]) if images > 10_000 else 0.0
-    if seconds <= max_hours * 3600:
-        return ""
-    hours = math.ceil(seconds / 3600)
-    return f"no GPU: extraction would take about {duration(seconds)} on this CPU (--max-hours {hours} runs it)"
-
-
 def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> None:
     """Queue what is not queued yet and wait. One cell of each set goes first: it extracts for the others."""
     waiting = {key_of(_params(data)) for _, state, data in experiments() if state in ("queued", "running")}
@@ -248,6 +197,14 @@ def sweeps(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, str]]:
 
 
 # --- small parts ----------------------------------------------------------------------------------------------------
+
+
+def _why_not(name: str, cells: Sequence[Cell], params: dict[str, Any], options: argparse.Namespace) -> str:
+    from ssdh.feasibility import why_not
+
+    first = next(cell for cell in cells if cell.dataset == name)
+    chosen = with_values(params, {"dataset": name, "recipe": first.recipe, "bits": first.bits, "seed": first.seed})
+    return why_not(chosen, download=options.download, max_hours=options.max_hours)
 
 
 def _blank(cell: Cell, params: dict[str, Any], code: str, settings: str) -> Row:
