@@ -248,6 +248,8 @@ class _Block:
         self.pairs = pairs
         self.codes, self.labels = pairs.database[:, items], pairs.database_labels[:, items]
         self.different, self.ones = np.empty(n, self.codes.dtype), np.empty(n, np.uint8)
+        self.shared, self.also_shared = np.empty(n, self.labels.dtype), np.empty(n, self.labels.dtype)
+        self.flags = np.empty(n, np.bool_)
         self.distance, self.joint, self.key = np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.intp)
         self.num_keys = 2 * (pairs.bits + 1)
         # the joint table must be smaller than what it counts, and a joint key must fit in 16 bits
@@ -270,14 +272,20 @@ class _Block:
     def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
         """What relevance adds to the keys of one or two queries; (n,), kept while the next have the same labels."""
         same_labels = self.pairs.query_labels[:, rows].tobytes()
-        if same_labels != self._same_labels:
-            self._same_labels, self._relevant = same_labels, np.zeros_like(self._relevant)
-            for row in rows:
-                self._relevant *= np.uint16(self.num_keys)
-                shared = self.labels[0] & self.pairs.query_labels[0, row]
-                for word in range(1, len(self.labels)):
-                    shared |= self.labels[word] & self.pairs.query_labels[word, row]
-                self._relevant += (shared != 0) * np.uint16(self.pairs.bits + 1)
+        if same_labels == self._same_labels:
+            return self._relevant
+        self._same_labels = same_labels
+        for step, row in enumerate(rows):
+            np.bitwise_and(self.labels[0], self.pairs.query_labels[0, row], out=self.shared)
+            for word in range(1, len(self.labels)):
+                np.bitwise_and(self.labels[word], self.pairs.query_labels[word, row], out=self.also_shared)
+                np.bitwise_or(self.shared, self.also_shared, out=self.shared)
+            np.not_equal(self.shared, 0, out=self.flags)
+            out = self.distance if step else self._relevant
+            np.copyto(out, self.flags)
+            np.multiply(out, (self.pairs.bits + 1) * self.num_keys ** (len(rows) - 1 - step), out=out)
+            if step:
+                np.add(self._relevant, out, out=self._relevant)
         return self._relevant
 
     def count(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
