@@ -80,7 +80,7 @@ def resident_mib() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, system, versions of what computes, and the time in UTC."""
+    """Processor, cores, memory, load, system, versions of what computes, and the time in UTC."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -92,6 +92,9 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": cores,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load": round(
+            os.getloadavg()[0], 1
+        ),  # processes that wanted a core during the last minute, this one among them
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
