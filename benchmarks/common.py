@@ -92,9 +92,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": cores,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "load": round(
-            os.getloadavg()[0], 1
-        ),  # processes that wanted a core during the last minute, this one among them
+        "load": round(os.getloadavg()[0], 1),  # processes that wanted a core, this one among them
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,

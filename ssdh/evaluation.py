@@ -184,14 +184,10 @@ def neighbor_recall(
     wanted = sorted(k for k in set(neighbors) if k <= len(split.database))
     if not wanted or not len(split.query):
         return {}
-    ends = np.cumsum(counts.total, axis=1)
-    found = {}
-    for k in wanted:
-        true = nearest(features, split.query, split.database, k)  # (q, k)
-        shares = np.empty(len(true))
-        for i, row in enumerate(split.query):
-            distance = hamming(packed[row, None], packed[split.database[true[i]]])[0]
-            size = counts.total[i, distance]
-            shares[i] = np.clip((k - (ends[i, distance] - size)) / size, 0, 1).mean()
-        found[str(k)] = float(shares.mean())
-    return found
+    true = nearest(features, split.query, split.database, wanted[-1])  # (q, k), nearest first
+    distance = np.stack(
+        [hamming(packed[row, None], packed[split.database[true[i]]])[0] for i, row in enumerate(split.query)]
+    )
+    at = np.take_along_axis(counts.total, distance.astype(np.int64), axis=1)  # items at each neighbour's distance
+    before = np.take_along_axis(np.cumsum(counts.total, axis=1), distance.astype(np.int64), axis=1) - at
+    return {str(k): float(np.clip((k - before[:, :k]) / at[:, :k], 0, 1).mean()) for k in wanted}

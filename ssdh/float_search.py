@@ -39,12 +39,15 @@ def cosine_blocks(
 
 
 def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int) -> Rows:
-    """The `k` database positions most similar to each query, in no order; int64 (q, k), k at most len(database)."""
-    if not 1 <= k <= len(database):
-        raise ValueError(f"k must be between 1 and the {len(database)} database items, got {k}")
+    """The `k` database positions most similar to each query, nearest first; int64 (q, k), k at most len(database)."""
+    n = len(database)
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be between 1 and the {n} database items, got {k}")
     result = np.empty((len(query), k), np.int64)
     for block, similarities in cosine_blocks(features, query, database):
-        result[block] = np.argpartition(similarities, len(database) - k, axis=1)[:, len(database) - k :]
+        found = np.argpartition(similarities, n - k, axis=1)[:, n - k :]
+        order = np.argsort(-np.take_along_axis(similarities, found, axis=1), axis=1, kind="stable")
+        result[block] = np.take_along_axis(found, order, axis=1)
     return result
 
 

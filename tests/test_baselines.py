@@ -190,6 +190,7 @@ def test_rows_of_zeros_are_similar_to_nothing() -> None:
     assert not rest
     assert found == pytest.approx(np.array([[0, 1, 24 / 25], [0, 0, 0]]))
     assert nearest(features, np.array([1]), np.array([2, 0]), 1).tolist() == [[0]]
+    assert nearest(features, np.array([1, 2]), np.array([0, 2, 1]), 2).tolist() == [[2, 1], [1, 2]]
     with pytest.raises(ValueError, match="between 1 and the 2 database items, got 3"):
         nearest(features, np.array([1]), np.array([2, 0]), 3)
 
