@@ -45,6 +45,8 @@ def main() -> None:
     settings |= describe_backbone(backbone, images) | {"device": describe(device)}
 
     def key() -> str:
+        if chosen.finetune:
+            import ssdh.whole_network  # noqa: F401 (its code is part of the fingerprint)
         inputs = [FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT]
         files = [*inputs, Path(chosen.init_file), Path(backbone.weights_file)]
         return fingerprint(files, settings | {"stage": "train", "torch": torch.__version__})
