@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RANDOM_SEED = 0  # of `weights: random`; never the pipeline's seed, so that a new seed extracts nothing anew
+SMALLEST = {"vgg": 32, "alexnet": 63, "resnet": 8, "wide_resnet": 8, "resnext": 8}  # px from which on a family fits
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -151,6 +152,11 @@ def feature_size(arch: str, layer: str, size: int) -> int:
         ) from None
 
 
+def known_to_fit(arch: str, size: int) -> bool:
+    """Whether images of `size` px fit this network, without asking it: importing torchvision takes seconds."""
+    return any(arch.startswith(family) and size >= smallest for family, smallest in SMALLEST.items())
+
+
 def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
     """Build the frozen network with its weights; logs which weights and which preprocessing it uses.
 
@@ -219,14 +225,14 @@ def _fill(network: "nn.Module", state: "dict[str, Tensor]", params: BackbonePara
 def ensure_weights(params: BackboneParams, images: ImageParams) -> None:
     """Make sure before any stage runs that layer and weights are there, downloading torchvision's where they are not.
 
-    Quick (no torch) for random weights with layer auto and for weights downloaded before.
+    Quick (no torch) for networks and sizes that are known to fit, with random weights or weights downloaded before.
     """
     layer = resolve_layer(params, images.weights)
     if images.weights in ("imagenet", "features"):
         _torchvision_file(params.arch, images.weights)
     elif images.weights == "file":
         read_weights(params.weights_file)
-    if images.weights != "random" or images.size < 224:
+    if not known_to_fit(params.arch, images.size):
         feature_size(params.arch, layer, images.size)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssdh.devices import Rank, all_gather_rows, all_reduce, share, threads
 from ssdh.network import HashNet, centre, initial_hashnet
+from ssdh.optimizers import FusedOptimizer, Optimizer
 from ssdh.pair_batches import PairBatches
 from ssdh.snapshots import Snapshots
 from ssdh.training import Progress, make_optimizer, train
@@ -85,7 +86,7 @@ def train_head(
         centre(model, values)
     source = FeatureSource(model.prepared(values), rank)
     step = HeadStep(model, rank)
-    optimizer = make_optimizer([{"params": [model.hash.weight, model.hash.bias], "lr": params.lr}], params)
+    optimizer = _optimizer([model.hash.weight, model.hash.bias], params)
     work = params.batch_size * features.shape[1] * bits // rank.count
     with threads(1 if device.type == "cpu" and work < SMALL_STEP else None):
         progress = train(
@@ -96,3 +97,9 @@ def train_head(
             validate=None if validate is None else lambda: validate(model),
         )
     return model.eval(), progress
+
+
+def _optimizer(tensors: list[Tensor], params: TrainParams) -> Optimizer:
+    if tensors[0].device.type in ("cpu", "cuda"):
+        return FusedOptimizer(tensors, params)
+    return make_optimizer([{"params": tensors, "lr": params.lr}], params)

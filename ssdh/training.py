@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ssdh.devices import Rank
 from ssdh.errors import SSDHError
 from ssdh.network import HashNet
+from ssdh.optimizers import Optimizer
 from ssdh.pair_batches import PairBatches
 from ssdh.snapshots import Snapshots
 from ssdh.training_params import TrainParams as TrainParams
@@ -66,7 +67,7 @@ def train(
     source: Source,
     pairs: PairBatches,
     step: Step,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     params: TrainParams,
     *,
     seed: int,
@@ -119,9 +120,7 @@ def make_optimizer(groups: list[dict[str, Any]], params: TrainParams) -> torch.o
     )
 
 
-def restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, snapshots: Snapshots | None, device: torch.device
-) -> Progress:
+def restore(model: nn.Module, optimizer: Optimizer, snapshots: Snapshots | None, device: torch.device) -> Progress:
     """Put the last snapshot, if one fits, into model and optimizer; returns where the run goes on."""
     state = snapshots.load(device) if snapshots else None
     if state is None:
@@ -133,7 +132,7 @@ def restore(
     return progress
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> dict[str, Any]:
+def _state(model: nn.Module, optimizer: Optimizer, progress: Progress) -> dict[str, Any]:
     curves = {field.name: getattr(progress, field.name) for field in fields(progress)}
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": curves}
 

@@ -1,6 +1,11 @@
 """The 1797 handwritten digits that scikit-learn ships (8×8, from UCI): the embedded default, no network needed."""
 
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, check_counts, one_hot
 from ssdh.datasets.splits import Protocol
@@ -26,9 +31,6 @@ class Digits(Dataset[DigitsParams]):
 
     def find(self, params: DigitsParams) -> Found:
         """Inside scikit-learn's package."""
-        from importlib.util import find_spec
-        from pathlib import Path
-
         spec = find_spec("sklearn")
         if spec is None or spec.origin is None:
             return Found(None, ("the package scikit-learn",))
@@ -40,14 +42,25 @@ class Digits(Dataset[DigitsParams]):
 
     def read(self, params: DigitsParams) -> RawDataset:
         """Images (1797, 8, 8, 3), named `digits/0000` in scikit-learn's order."""
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+        pixels, digits = _read(self.find(params).where)
+        grey = np.rint(pixels * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
         return RawDataset(
             classes=tuple("0123456789"),
-            labels=one_hot(bunch.target, 10),
+            labels=one_hot(digits, 10),
             names=[f"digits/{row:04d}" for row in range(len(grey))],
             images=np.repeat(grey[..., None], 3, axis=3),
             protocol=Protocol(params.num_query, params.num_train, stratified=True),
         )
+
+
+def _read(folder: Path | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Grey values (1797, 8, 8) and classes (1797,); read here, as scikit-learn's loader imports pandas and scipy."""
+    path = folder / "data" / "digits.csv.gz" if folder else None
+    if path and path.is_file():
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            table = np.loadtxt(file, delimiter=",")  # (1797, 65)
+        return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images, bunch.target
