@@ -54,6 +54,14 @@ def picture(row: int, side: int = SIDE) -> NDArray[np.uint8]:
     return (shade[..., None] * rng.uniform(0, 255, 3)).astype(np.uint8)
 
 
+def write_pictures(path: Path, count: int) -> None:
+    """The images, as `prepare` writes those of an array set; a thousand in a row are equal."""
+    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
+    for start in range(0, count, 1000):
+        images[start : start + 1000] = picture(start)
+    images.flush()
+
+
 def serve_generated(count: int, folder: Path, sender: Any) -> None:
     """In a process of its own: open a gallery of `count` images, tell the address and memory, serve."""
     import uvicorn
@@ -63,10 +71,6 @@ def serve_generated(count: int, folder: Path, sender: Any) -> None:
     from ssdh.search import Index
     from ssdh.web.app import create_app
 
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
-    for start in range(0, count, 1000):
-        images[start : start + 1000] = picture(start)
-    images.flush()
     codes = np.random.default_rng(1).integers(0, 256, (count, BITS // 8), dtype=np.uint8)
     index = Index(codes, bits=BITS, names=[f"{row:07d}" for row in range(count)])
     app = create_app(Gallery(index, open_images(folder), GreyEncoder(), "generated", "v1"))
@@ -90,6 +94,7 @@ def generated(count: int) -> Iterator[tuple[str, Any]]:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder) / "images.npy", count)
         process = context.Process(target=serve_generated, args=(count, Path(folder), sender), daemon=True)
         process.start()
         try:

@@ -8,6 +8,7 @@ is in its metadata (`preprocessing`, as JSON).
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -68,6 +69,7 @@ def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, 
     metadata = {key: value for key, value in read_metadata(model_path).items() if key != "has_backbone"}
     # written whole, backbone included, so that it needs nothing else
     save_hashnet(folder / "model.safetensors", encoder.model, metadata)
+    shutil.copymode(folder / "codes.npy", folder / "model.safetensors")  # safetensors writes for the owner alone
     files.append(folder / "model.safetensors")
     if onnx:
         files += write_onnx(folder / "model.onnx", encoder, metadata)

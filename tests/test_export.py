@@ -92,6 +92,7 @@ def test_the_list_of_files_is_true(exported: Path) -> None:
     assert set(about["sha256"]) == {path.name for path in (exported / "out").iterdir()} - {"export.json"}
     for name, digest in about["sha256"].items():
         assert file_sha256(exported / "out" / name) == digest
+    assert len({path.stat().st_mode for path in (exported / "out").iterdir()}) == 1
     index = Index.load(exported / "out")
     assert (index.bits, len(index)) == (about["bits"], about["images"])
 
