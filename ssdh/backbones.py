@@ -5,9 +5,8 @@ torch and torchvision are imported where they are used, so that parameters can b
 
 import difflib
 import importlib.util
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,15 +17,13 @@ from pydantic import field_validator
 from ssdh.errors import DataError, ParameterError
 from ssdh.image_params import ImageParams, Preprocessing
 from ssdh.params import Params
-from ssdh.runs import is_placeholder, ssdh_home
+from ssdh.weights import normalisation, only_convolutions, read_weights, torchvision_file, torchvision_weights, triple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RANDOM_SEED = 0  # of `weights: random`; never the pipeline's seed, so that a new seed extracts nothing anew
 SMALLEST = {"vgg": 32, "alexnet": 63, "resnet": 8, "wide_resnet": 8, "resnext": 8}  # px from which on a family fits
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class BackboneParams(Params):
@@ -75,7 +72,7 @@ def resolve_layer(params: BackboneParams, weights: str) -> str:
     arch, layer = params.arch, params.layer
     classic = arch.startswith("vgg") or arch == "alexnet"
     convolutions = weights == "features" or (
-        weights == "file" and classic and _only_convolutions(read_weights(params.weights_file))
+        weights == "file" and classic and only_convolutions(read_weights(params.weights_file))
     )
     if weights == "features" and arch != "vgg16":
         raise ParameterError(
@@ -136,14 +133,24 @@ def _pool5(network: "nn.Module") -> "nn.Module":
     return nn.Sequential(OrderedDict(features=features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
 
 
+def without_storage(build: "Callable[[], nn.Module]") -> "nn.Module":
+    """The network that `build` makes, on the meta device: shapes without values, in milliseconds."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # RegNet computes its widths with tensors
+        return build().to("meta")
+
+
 def feature_size(arch: str, layer: str, size: int) -> int:
     """D of the features of images of `size` px, found without any weights; ParameterError where the size is unfit."""
     import torch
 
     try:
-        with torch.device("meta"):
-            network = build_network(arch, layer, size).eval()
-            return int(network(torch.empty(1, 3, size, size)).shape[1])
+        network = without_storage(lambda: build_network(arch, layer, size)).eval()
+        return int(network(torch.empty(1, 3, size, size, device="meta")).shape[1])
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ParameterError(
@@ -174,10 +181,10 @@ def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
         if images.weights == "file":
             state = read_weights(params.weights_file)
         else:
-            state = _torchvision_weights(params.arch, images.weights)
+            state = torchvision_weights(params.arch, images.weights)
         transform_input = images.weights == "imagenet" and params.arch in ("googlenet", "inception_v3")
-        with torch.device("meta"):
-            network = build_network(params.arch, layer, images.size, transform_input=transform_input)
+        size = images.size
+        network = without_storage(lambda: build_network(params.arch, layer, size, transform_input=transform_input))
         _fill(network, state, params, images.weights)
     preprocessing = resolve_preprocessing(params, images)
     logger.info(
@@ -199,9 +206,8 @@ def _fill(network: "nn.Module", state: "dict[str, Tensor]", params: BackbonePara
     import torchvision
 
     wanted = network.state_dict()
-    with torch.device("meta"):
-        options = {"init_weights": False} if params.arch in ("googlenet", "inception_v3") else {}
-        whole = torchvision.models.get_model(params.arch, weights=None, **options).state_dict()
+    options = {"init_weights": False} if params.arch in ("googlenet", "inception_v3") else {}
+    whole = without_storage(lambda: torchvision.models.get_model(params.arch, weights=None, **options)).state_dict()
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in wanted and key not in whole]
     shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
@@ -219,7 +225,7 @@ def _fill(network: "nn.Module", state: "dict[str, Tensor]", params: BackbonePara
     network.requires_grad_(True)
 
 
-# --- weights and their preprocessing --------------------------------------------------------------------------------
+# --- weights and their preprocessing ---------------------------------------------------------------------------------
 
 
 def ensure_weights(params: BackboneParams, images: ImageParams) -> None:
@@ -229,158 +235,19 @@ def ensure_weights(params: BackboneParams, images: ImageParams) -> None:
     """
     layer = resolve_layer(params, images.weights)
     if images.weights in ("imagenet", "features"):
-        _torchvision_file(params.arch, images.weights)
+        torchvision_file(params.arch, images.weights)
     elif images.weights == "file":
         read_weights(params.weights_file)
     if not known_to_fit(params.arch, images.size):
         feature_size(params.arch, layer, images.size)
 
 
-def read_weights(name: str) -> "dict[str, Tensor]":
-    """Read a state dict from `.safetensors` or `.pth`/`.pt` (tensors, no pickled code); DataError if it is none."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = Path(name)
-    _check_file(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(
-            f"backbone.weights_file {path} is not a whole state dict: {str(error).splitlines()[0]}"
-        ) from None
-    except Exception as error:
-        reason = type(error).__name__
-        raise DataError(f"backbone.weights_file {path} holds more than tensors ({reason}): save a state dict") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"backbone.weights_file {path} is not a state dict: save model.state_dict()")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _check_file(path: Path) -> None:
-    hint = "name a .safetensors or .pth file (params.yaml: backbone.weights_file)"
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ParameterError(f"backbone.weights_file {path} has the unknown suffix {path.suffix!r}: {hint}")
-    if not path.is_file():
-        raise DataError(f"backbone.weights_file {path} does not exist: {hint}")
-    if is_placeholder(path):
-        raise ParameterError(
-            f"images.weights is 'file', but backbone.weights_file {path} is the empty placeholder: {hint}"
-        )
-
-
-def _only_convolutions(state: "dict[str, Tensor]") -> bool:
-    return all(key.startswith("features.") for key in state)
-
-
-def _torchvision_weights(arch: str, weights: str) -> "dict[str, Tensor]":
-    """Torchvision's state dict, from `$SSDH_HOME/weights` or its hash-checked download."""
-    import torch
-
-    path = _torchvision_file(arch, weights)
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        raise DataError(f"{path} is not a whole weight file: remove it and run again to download it anew") from None
-    if arch.startswith("densenet"):  # saved when torchvision's modules had dots in their names
-        state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): v for key, v in state.items()}
-    return state
-
-
-def _torchvision_file(arch: str, weights: str) -> Path:
-    """The downloaded file of torchvision's weights; fetches it when it is not there, unless SSDH_OFFLINE is set."""
-    kept = ssdh_home() / "weights"
-    marker = kept / f"{arch}.{weights}"  # the file's name, so that a second check needs no torchvision
-    if marker.is_file() and (path := kept / marker.read_text(encoding="utf-8").strip()).is_file():
-        return path
-    enum = _torchvision_enum(arch, weights)
-    url = str(enum.url)
-    path = kept / url.rsplit("/", 1)[1]
-    if not path.is_file():
-        _download(url, path)
-    marker.write_text(path.name + "\n", encoding="utf-8")
-    return path
-
-
-def _download(url: str, path: Path) -> None:
-    import torch
-
-    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    way_out = f"download {url} to {path}" + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
-    if os.environ.get("SSDH_OFFLINE", "") not in ("", "0"):
-        raise DataError(f"the weights are not here and SSDH_OFFLINE is set: {way_out}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    logger.info("downloading {} to {}", url, path)
-    try:
-        torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"the weights could not be downloaded ({error}): try again, or {way_out}") from None
-
-
-def _torchvision_enum(arch: str, weights: str) -> Any:
-    import torchvision
-
-    enum = torchvision.models.get_model_weights(arch)
-    return enum.IMAGENET1K_FEATURES if weights == "features" else enum.DEFAULT
-
-
 def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Preprocessing:
     """Size and normalisation: `images.mean`/`std` if set, else the weight file's metadata, else torchvision's."""
-    mean, std = _normalisation(params, images)
-    mean = _triple(images.mean) if images.mean is not None else mean
-    std = _triple(images.std) if images.std is not None else std
+    mean, std = normalisation(params.arch, images.weights, params.weights_file)
+    mean = triple(images.mean) if images.mean is not None else mean
+    std = triple(images.std) if images.std is not None else std
     return Preprocessing(resize=images.resize or images.size, size=images.size, mean=mean, std=std)
-
-
-Triple = tuple[float, float, float]
-
-
-def _normalisation(params: BackboneParams, images: ImageParams) -> tuple[Triple, Triple]:
-    if images.weights == "file" and (found := _file_normalisation(Path(params.weights_file))):
-        return found
-    if images.weights == "features":
-        transforms = _torchvision_enum(params.arch, "features").transforms()
-        return _triple(transforms.mean), _triple(transforms.std)
-    if images.weights == "imagenet":
-        transforms = _torchvision_enum(params.arch, "imagenet").transforms()
-        return _triple(transforms.mean), _triple(transforms.std)
-    return IMAGENET_MEAN, IMAGENET_STD
-
-
-def _file_normalisation(path: Path) -> tuple[Triple, Triple] | None:
-    """Mean and std of a safetensors file's metadata: keys `mean` and `std`, or `preprocessing: … mean a b c, std d`."""
-    if path.suffix != ".safetensors":
-        return None
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-    text = metadata.get("preprocessing", "") + "".join(f" {key} {metadata.get(key, '')}," for key in ("mean", "std"))
-    numbers = r"\W*((?:\d+(?:\.\d+)?(?:/\d+)?[\s,]*)+)"
-    found = [re.search(key + numbers, text) for key in ("mean", "std")]
-    if not found[0] or not found[1]:
-        return None
-    mean, std = ([_fraction(part) for part in re.split(r"[\s,]+", match[1].strip(" ,"))] for match in found if match)
-    return _triple(mean), _triple(std)
-
-
-def _fraction(text: str) -> float:
-    over, _, under = text.partition("/")
-    return float(over) / float(under or 1)
-
-
-def _triple(values: Sequence[float]) -> Triple:
-    """Three channel values; one value stands for all three."""
-    found = [float(value) for value in values]
-    if len(found) == 1:
-        found *= 3
-    if len(found) != 3:
-        raise DataError(f"normalisation must have 1 or 3 values, got {found}: set images.mean and images.std")
-    return found[0], found[1], found[2]
 
 
 def _short(values: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from ssdh.backbones import BackboneParams, build_network, resolve_layer
+from ssdh.backbones import BackboneParams, build_network, resolve_layer, without_storage
 
 BACKWARD = 3.0  # forward, backward and step against the forward pass alone: 3.1 was measured for VGG16
 PROBE = 2  # images of the forward pass that is timed
@@ -16,8 +16,8 @@ def forward_seconds(backbone: BackboneParams, weights: str, size: int) -> float:
     """
     import torch
 
-    with torch.device("meta"):
-        network = build_network(backbone.arch, resolve_layer(backbone, weights), size).eval()
+    layer = resolve_layer(backbone, weights)
+    network = without_storage(lambda: build_network(backbone.arch, layer, size)).eval()
     network.to_empty(device="cpu")
     with torch.inference_mode():
         for value in (*network.parameters(), *network.buffers()):

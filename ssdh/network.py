@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssdh.backbones import build_network
+from ssdh.backbones import build_network, without_storage
 from ssdh.errors import DataError
 from ssdh.runs import atomic_path, is_placeholder
 
@@ -158,10 +158,11 @@ def load_hashnet(path: Path) -> HashNet:
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     bits, dim = state["hash.weight"].shape
+    backbone = None
+    if metadata["has_backbone"]:
+        shape = (str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"]))
+        backbone = without_storage(lambda: build_network(*shape))
     with torch.device("meta"):
-        backbone = None
-        if metadata["has_backbone"]:
-            backbone = build_network(str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"]))
         model = HashNet(dim, bits, backbone, float(metadata.get("power", 0.0)))
     state.setdefault("scale", torch.ones(()))
     try:

@@ -60,7 +60,12 @@ def test_an_unknown_network_is_told_with_close_ones() -> None:
         *[("vgg16_bn", "auto", 4096), ("alexnet", "auto", 4096), ("alexnet", "pool5", 256), ("resnet50", "auto", 2048)],
         *[("squeezenet1_1", "auto", 512), ("googlenet", "auto", 1024), ("densenet121", "penultimate", 1024)],
         *[("vit_b_16", "auto", 768), ("convnext_tiny", "auto", 768), ("efficientnet_b0", "auto", 1280)],
-        *[("swin_t", "auto", 768), ("mobilenet_v3_small", "auto", 1024), ("inception_v3", "auto", 2048)],
+        *[
+            ("regnet_y_400mf", "auto", 440),
+            ("swin_t", "auto", 768),
+            ("mobilenet_v3_small", "auto", 1024),
+            ("inception_v3", "auto", 2048),
+        ],
     ],
 )
 def test_dimensions(arch: str, layer: str, dim: int) -> None:
@@ -222,7 +227,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: 
     class Enum:
         url = wrong.as_uri()
 
-    monkeypatch.setattr("ssdh.backbones._torchvision_enum", lambda arch, weights: Enum)
+    monkeypatch.setattr("ssdh.weights.torchvision_enum", lambda arch, weights: Enum)
     with pytest.raises(DataError, match=r"could not be downloaded .*invalid hash.*: try again, or download"):
         ensure_weights(backbone("vgg16"), images("imagenet", 224))
     kept = list((tmp_path / "ssdh-home" / "weights").iterdir())

@@ -1,0 +1,246 @@
+"""Training beside the usual way: `python -m benchmarks.training [--device auto] [--only head|network]`.
+
+Hash layer: steps a second of `ssdh.training.train` against a DataLoader loop over the same features (autograd,
+torch.optim, the loss read each step), with equal losses step by step. Whole network: a training step, with
+augmentation, labels and bookkeeping, against the bare forward + backward + step on a batch that lies on the device.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.common import best_seconds, table, write_results
+from ssdh.backbones import build_network, feature_size
+from ssdh.devices import describe, make_deterministic, select_device, threads
+from ssdh.head import SMALL_STEP, FeatureSource, HeadStep
+from ssdh.images import Preprocessing, open_images
+from ssdh.loss import ssdh_loss
+from ssdh.network import HashNet, seeded_hashnet
+from ssdh.optimizers import FusedOptimizer
+from ssdh.pair_batches import PairBatches
+from ssdh.pair_labels import PairLabels
+from ssdh.runs import configure_logging, write_array, write_csv
+from ssdh.structure import Structure
+from ssdh.training import epoch_batches, make_optimizer, train
+from ssdh.training_params import TrainParams
+from ssdh.whole_network import AugmentedImages, NetworkStep
+
+IMAGES, BITS, SEED = 5000, 32, 0
+NOTHING = Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0)  # the matrix is given: no label is computed
+
+
+def train_params(**more: Any) -> TrainParams:
+    """The published recipe, without intervals."""
+    values: dict[str, Any] = {"finetune": False, "epochs": 1, "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9}
+    values |= {"weight_decay": 1e-5, "batch_size": 24, "centre": False, "unknown_weight": 0.0, "eval_interval": 0}
+    return TrainParams(**(values | {"snapshot_interval": 0, "init_file": "none"} | more))
+
+
+def sample(dim: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """Features (5000, dim) and symmetric labels (5000, 5000) with 5% of the pairs known."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(IMAGES, dim)).astype(np.float32) / np.float32(dim**0.5)
+    labels = rng.choice(np.array([-1, 0, 1], np.int8), (IMAGES, IMAGES), p=[0.025, 0.95, 0.025])
+    labels = np.triu(labels, 1)
+    return features, labels + labels.T + np.eye(IMAGES, dtype=np.int8)
+
+
+# --- the hash layer -------------------------------------------------------------------------------------------------
+
+
+def usual_epoch(
+    features: torch.Tensor, labels: torch.Tensor, batch: int, workers: int, device: torch.device, steps: int
+) -> list[float]:
+    """Losses of `steps` steps of the loop that one finds in repositories; the batches are those of `ssdh.training`."""
+    model = seeded_hashnet(features.shape[1], BITS, SEED).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-5)
+    order = [rows.tolist() for rows in epoch_batches(IMAGES, batch, SEED, 0)[:steps]]
+    data = TensorDataset(features, torch.arange(IMAGES))
+    losses = []
+    for x, index in DataLoader(data, batch_sampler=order, num_workers=workers):
+        rows = index.to(device)
+        loss = ssdh_loss(model(x.to(device)), labels[rows][:, rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def our_epoch(
+    features: torch.Tensor, pairs: PairBatches, batch: int, device: torch.device
+) -> Callable[[], list[float]]:
+    """One epoch of `train`, everything in place; returns the losses of its steps."""
+    params = train_params(batch_size=batch)
+    source = FeatureSource(features.to(device))
+    small = device.type == "cpu" and batch * features.shape[1] * BITS < SMALL_STEP
+
+    def run() -> list[float]:
+        model = seeded_hashnet(features.shape[1], BITS, SEED).to(device)
+        step = HeadStep(model)
+        optimizer = FusedOptimizer(list(model.hash.parameters()), params)
+        losses: list[torch.Tensor] = []
+
+        def noted(*arguments: Any) -> torch.Tensor:
+            losses.append(step(*arguments))
+            return losses[-1]
+
+        with threads(1 if small else None):
+            train(model, source, pairs, noted, optimizer, params, seed=SEED)
+        return torch.stack(losses).tolist()
+
+    return run
+
+
+def head(device: torch.device, repeats: int) -> list[dict[str, Any]]:
+    """Rows of the comparison for 512 and 4096 dimensions, batches of 24 and 256."""
+    rows = []
+    for dim in (512, 4096):
+        values, matrix = sample(dim)
+        features, labels = torch.from_numpy(values), torch.from_numpy(matrix).to(device)
+        pairs = PairBatches(PairLabels(values, NOTHING, matrix), device)
+        for batch in (24, 256):
+            steps = -(-IMAGES // batch)
+            ours = our_epoch(features, pairs, batch, device)
+
+            def usual(workers: int, batch: int = batch, steps: int = steps, x: torch.Tensor = features) -> list[float]:
+                return usual_epoch(x, labels, batch, workers, device, steps)  # noqa: B023 (used at once)
+
+            gap = float(np.abs(np.array(usual(0)) - np.array(ours())).max())
+            seconds = best_seconds({"usual": lambda: usual(0), "workers": lambda: usual(2), "ours": ours}, repeats)
+            rows.append(
+                {
+                    "dimensions": dim,
+                    "batch": batch,
+                    "loader_steps_s": steps / seconds["usual"],
+                    "loader_2_workers_steps_s": steps / seconds["workers"],
+                    "ours_steps_s": steps / seconds["ours"],
+                    "ratio": seconds["usual"] / seconds["ours"],
+                    "ratio_2_workers": seconds["workers"] / seconds["ours"],
+                    "largest_loss_difference": gap,
+                }
+            )
+    return rows
+
+
+# --- the whole network ----------------------------------------------------------------------------------------------
+
+
+def network(
+    arch: str, size: int, batch: int, device: torch.device, precision: str, steps: int, repeats: int
+) -> dict[str, Any]:
+    """Seconds of a training step and of the bare one."""
+    layer = "fc7" if arch.startswith("vgg") or arch == "alexnet" else "penultimate"
+    dim = feature_size(arch, layer, size)
+    count = batch * steps
+    rng = np.random.default_rng(0)
+    labels = rng.choice(np.array([-1, 0, 1], np.int8), (count, count))
+    pairs = PairBatches(
+        PairLabels(rng.normal(size=(count, 2)), NOTHING, np.triu(labels) + np.triu(labels, 1).T), device
+    )
+    params = train_params(finetune=True, batch_size=batch, precision=precision)
+
+    def fresh() -> HashNet:
+        model = seeded_hashnet(dim, BITS, SEED, build_network(arch, layer, size)).to(device)
+        return model.to(memory_format=torch.channels_last)
+
+    def finish() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    bare_model = fresh().train()
+    bare_optimizer = make_optimizer([{"params": list(bare_model.parameters()), "lr": 1e-3}], params)
+    images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    rows = np.arange(batch)
+    (targets, weights), *_ = pairs.of([rows])
+
+    def bare() -> None:
+        for _ in range(steps):
+            bare_optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                codes = bare_model(images)
+            ((codes @ codes.T / BITS - targets).square() * weights).sum().backward()
+            bare_optimizer.step()
+        finish()
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_array(Path(folder) / "images.npy", rng.integers(0, 256, (count, 32, 32, 3), np.uint8))
+        write_csv(Path(folder) / "manifest.csv", ("row", "path", "sha256"), [])
+        preprocessing = Preprocessing(size, size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        source = AugmentedImages(open_images(Path(folder)), preprocessing, np.arange(count), seed=SEED, device=device)
+        model = fresh()
+        step = NetworkStep(model, params, seed=SEED, rank=source.rank)
+        optimizer = make_optimizer([{"params": list(model.parameters()), "lr": 1e-3}], params)
+
+        def ours() -> None:
+            train(model, source, pairs, step, optimizer, params, seed=SEED)
+            finish()
+
+        bare()
+        ours()  # warm
+        seconds = best_seconds({"bare": bare, "ours": ours}, repeats)
+    return {
+        "arch": arch,
+        "size": size,
+        "batch": batch,
+        "precision": precision,
+        "bare_ms": 1000 * seconds["bare"] / steps,
+        "ours_ms": 1000 * seconds["ours"] / steps,
+        "ratio": seconds["ours"] / seconds["bare"],
+    }
+
+
+def determinism(
+    arch: str, size: int, batch: int, device: torch.device, steps: int, repeats: int
+) -> list[dict[str, Any]]:
+    """The same step with `runtime.deterministic` on and off: its cost on a CUDA device."""
+    rows = []
+    for wanted in (True, False):
+        make_deterministic(device, wanted)
+        rows.append({"deterministic": wanted} | network(arch, size, batch, device, "fp32", steps, repeats))
+    make_deterministic(device, True)
+    return rows
+
+
+def main() -> None:
+    """Print the tables and write `benchmarks/results/training.json`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", choices=("head", "network"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--arch", default="vgg16")
+    parser.add_argument("--size", type=int, help="pixels; default 224 on a GPU, 64 on the CPU")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--steps", type=int, help="steps measured at once; default 50 on a GPU, 3 on the CPU")
+    chosen = parser.parse_args()
+    configure_logging("WARNING")
+    device = select_device(chosen.device)
+    fast = device.type == "cuda"
+    size, steps = chosen.size or (224 if fast else 64), chosen.steps or (50 if fast else 3)
+    results: dict[str, Any] = {"device": describe(device), "threads": torch.get_num_threads()}
+    started = time.perf_counter()
+    if chosen.only != "network":
+        results["head"] = head(device, chosen.repeats)
+        print(f"hash layer on cached features, {IMAGES} images, {BITS} bits, {describe(device)}")
+        print(table(results["head"]), flush=True)
+    if chosen.only != "head":
+        shape = (chosen.arch, size, chosen.batch, device)
+        results["network"] = [network(*shape, precision, steps, chosen.repeats) for precision in ("fp32", "bf16")]
+        print(f"\nwhole network, a step against the bare one, {describe(device)}")
+        print(table(results["network"]), flush=True)
+        if fast:
+            results["determinism"] = determinism(*shape, steps, chosen.repeats)
+            print(table(results["determinism"]))
+    print(f"\n{write_results('training', results)}, {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
