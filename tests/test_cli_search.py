@@ -125,6 +125,26 @@ def test_without_a_run_the_way_out_is_dvc_repro(
 
 
 @pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [("uvicorn", "serve", "[web]"), ("fastapi", "serve", "[web]"), ("onnxruntime", "export", "[onnx]")],
+)
+def test_a_package_that_is_not_there_is_named_with_its_extra(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    package: str,
+    command: str,
+    extra: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "ssdh.web.app", raising=False)
+    told = refusal(capsys, command)
+    assert package in told
+    assert f"pip install -e '.{extra}'" in told
+    assert not Path("export").exists()
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--top", "0"], "must be at least 1"),
