@@ -22,7 +22,8 @@ from ssdh.images import ImageSource, Preprocessing, eval_loader, normalise
 from ssdh.runs import atomic_path, read_array, write_array
 
 BLOCK = 64  # rows; part of the result's definition: another size may round differently
-FLUSH_SECONDS = 1.0  # finished blocks are written at least this often
+FLUSH_SECONDS = 1.0  # finished blocks are written at least this often …
+FLUSH_BYTES = 8 * 2**20  # … and before they take more memory than this
 
 Array = NDArray[Any]
 
@@ -55,7 +56,7 @@ def compute_rows(
 
 
 def _write_parts(folder: Path, blocks: Sequence[int], values: Iterable[Array]) -> None:
-    """Write runs of neighbouring blocks as `part-<first>-<count>.npy`, about one file a second."""
+    """Write runs of neighbouring blocks as `part-<first>-<count>.npy`, a file a second or sooner."""
     waiting: list[Array] = []
     first, written = blocks[0], time.monotonic()
     for block, value in zip(blocks, values, strict=True):
@@ -65,7 +66,7 @@ def _write_parts(folder: Path, blocks: Sequence[int], values: Iterable[Array]) -
         if not waiting:
             first = block
         waiting.append(value)
-        if time.monotonic() - written > FLUSH_SECONDS:
+        if time.monotonic() - written > FLUSH_SECONDS or len(waiting) * value.nbytes > FLUSH_BYTES:
             _write_part(folder, first, waiting)
             waiting, written = [], time.monotonic()
     if waiting:
@@ -105,14 +106,15 @@ def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
     if sum(count for _, count, _ in parts) != num_blocks:
         raise DataError(f"{folder} does not hold all {num_blocks} blocks: remove it and run `dvc repro`")
     sample = read_array(parts[0][2])
-    with atomic_path(path) as temporary:
-        shape = (num_rows, *sample.shape[1:])
-        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=sample.dtype, shape=shape)
-        for first, _, part in parts:
-            values = read_array(part)
-            whole[first * BLOCK : first * BLOCK + len(values)] = values
-        whole.flush()
-        del whole
+    header = {
+        "descr": np.lib.format.dtype_to_descr(sample.dtype),
+        "fortran_order": False,
+        "shape": (num_rows, *sample.shape[1:]),
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as file:  # a map would hold all of it in memory
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, _, part in parts:
+            file.write(np.ascontiguousarray(read_array(part)).data)
 
 
 # --- a network over blocks ------------------------------------------------------------------------------------------

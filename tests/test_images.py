@@ -4,6 +4,7 @@ import csv
 import hashlib
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -213,43 +214,61 @@ _PEAK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from ssdh.images import Preprocessing, eval_loader, open_images
-source = open_images(Path(sys.argv[1]), Path(sys.argv[2]))
+import torch
+from ssdh.devices import Rank
+from ssdh.extraction import compute_rows, image_blocks
+from ssdh.images import Preprocessing, open_images
+folder = Path(sys.argv[1])
+network = torch.nn.Sequential(torch.nn.AvgPool2d(2), torch.nn.Flatten())
+source = open_images(folder)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-seen = 0
-for block in eval_loader(source, Preprocessing(32, 32, (0, 0, 0), (1, 1, 1)), batch_size=256):
-    seen += len(block)
-assert seen == len(source), seen
+blocks = image_blocks(network, Preprocessing(16, 16, (0, 0, 0), (1, 1, 1)), source, torch.device("cpu"))
+(folder / "work").mkdir()
+compute_rows(folder / "features.npy", folder / "work", len(source), blocks, Rank())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def _peak_kib(folder: Path, root: Path) -> int:
-    arguments = [sys.executable, "-c", _PEAK, str(folder), str(root)]
+def _peak_kib(folder: Path) -> int:
     done = subprocess.run(
-        arguments,
+        [sys.executable, "-c", _PEAK, str(folder)],
         cwd=Path(images.__file__).parents[1],
         capture_output=True,
         text=True,
         check=True,
-        env={"OMP_NUM_THREADS": "1"},
+        env={"OMP_NUM_THREADS": "1", "SSDH_HOME": str(folder)},
     )
     return int(done.stdout)
 
 
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    """2000 and 200,000 images: the peak grows by less than 2 % of the pixels that were read."""
+def test_extraction_of_a_hundred_times_more_images_needs_no_more_memory(tmp_path: Path) -> None:
+    """2000 and 200,000 images: the peak grows by a fraction of the pixels read and of the features written."""
     peaks = []
     for count in (2_000, 200_000):
         folder = tmp_path / str(count)
         folder.mkdir()
-        array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, 32, 32, 3))
-        array[:: count // 10] = 1
+        array = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, 16, 16, 3))
+        array[:: count // 10] = 255
         array.flush()
         del array
-        peaks.append(_peak_kib(folder, tmp_path))
-        (folder / "images.npy").unlink()
-    assert peaks[1] - peaks[0] < 12_000, peaks  # KiB; the pixels are 600,000 KiB
+        peaks.append(_peak_kib(folder))
+        features = np.load(folder / "features.npy", mmap_mode="r")
+        assert features.shape == (count, 192)
+        np.testing.assert_array_equal(np.flatnonzero(features[:, 0]), np.arange(0, count, count // 10))
+    assert peaks[1] - peaks[0] < 15_000, peaks  # KiB; pixels 150,000, features 150,000
+
+
+def test_list_of_many_files_is_compact(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"").hexdigest()
+    rows = "".join(f"{row},some/folder/{row:08d}.jpg,{digest}\n" for row in range(200_000))
+    (tmp_path / "manifest.csv").write_text("row,path,sha256\n" + rows)
+    tracemalloc.start()
+    source = open_images(tmp_path, tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(source) == 200_000
+    assert source.path(123_456) == tmp_path / "some/folder/00123456.jpg"  # type: ignore[union-attr]
+    assert held < 200_000 * 80  # a list of paths and digests would take 200 bytes a row
 
 
 def test_image_parameters() -> None:
