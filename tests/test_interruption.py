@@ -182,3 +182,13 @@ def test_only_the_dvc_process_is_killed(whole: Path, tmp_path: Path) -> None:
     assert subprocess.run(
         [*dvc, "status"], cwd=folder, env=own, capture_output=True, text=True, check=True
     ).stdout.count("up to date")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_twenty_random_kills_of_a_real_repro(tmp_path: Path) -> None:
+    from benchmarks import kills
+
+    found = kills.run(20, int(time.time()), tmp_path)
+    assert len(found["kills"]) == 20
+    assert found["rounds_compared"] >= 1
