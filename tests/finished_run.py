@@ -10,7 +10,7 @@ import yaml
 from ssdh.backbones import BackboneParams, feature_size
 from ssdh.codes import pack, sign_codes
 from ssdh.images import ImageParams, eval_loader, normalise, open_images
-from ssdh.network import save_hashnet, seeded_hashnet
+from ssdh.network import centre, save_hashnet, seeded_hashnet
 from ssdh.params import read_params
 from ssdh.runs import write_array, write_csv, write_json
 from ssdh.trained import describe_backbone, load_encoder
@@ -19,7 +19,7 @@ from tests.galleries import disc
 SIZE = 32
 
 
-def finished_run(project: Path, folder: Path, *, count: int = 24, bits: int = 12) -> Path:
+def finished_run(project: Path, folder: Path, *, count: int = 24, bits: int = 12, power: float = 0.0) -> Path:
     """Write params.yaml, data/, models/ and metrics/data.json of data set `folder`; photos lie in `<folder>/photos`."""
     params = read_params(project / "params.yaml")
     params |= {"dataset": "folder", "bits": bits}
@@ -42,19 +42,19 @@ def finished_run(project: Path, folder: Path, *, count: int = 24, bits: int = 12
 
     backbone = BackboneParams(**params["backbone"])
     images = ImageParams(**params["datasets"]["folder"]["images"])
-    model = seeded_hashnet(feature_size("resnet18", "penultimate", SIZE), bits, seed=1)
+    model = seeded_hashnet(feature_size("resnet18", "penultimate", SIZE), bits, seed=1, power=power)
     metadata = describe_backbone(backbone, images) | {"bits": bits}
     save_hashnet(folder / "models/hashnet.safetensors", model, metadata)
 
-    # as the stages extract and encode do: blocks of all rows, then the sign
+    # as the stages do: features of blocks of images, a centre, the sign
     encoder = load_encoder(folder / "models/hashnet.safetensors")
-    blocks = eval_loader(open_images(folder / "data/images", folder / "photos"), encoder.preprocessing)
+    source = open_images(folder / "data/images", folder / "photos")
     with torch.inference_mode():
-        outputs = torch.cat([encoder.model.features(normalise(b, encoder.preprocessing)) for b in blocks])
-        centre = outputs.mean(0)  # so that the random network's bits differ between images
-        encoder.model.center.copy_(centre)
-        model.center.copy_(centre)
-        codes = encoder.model(outputs)
+        blocks = eval_loader(source, encoder.preprocessing)
+        features = torch.cat([encoder.model.features(normalise(block, encoder.preprocessing)) for block in blocks])
+    centre(model, features.clone())
     save_hashnet(folder / "models/hashnet.safetensors", model, metadata)
-    write_array(folder / "models/codes.npy", pack(sign_codes(codes.numpy())))
+    with torch.inference_mode():
+        codes = pack(sign_codes(model(features).numpy()))
+    write_array(folder / "models/codes.npy", codes)
     return folder

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from torchvision.transforms import v2
 
 from ssdh.__main__ import main
+from ssdh.codes import unpack
 from ssdh.errors import SSDHError
 from ssdh.export import check_onnx
 from ssdh.network import load_hashnet
@@ -25,9 +26,10 @@ from ssdh.trained import load_encoder
 from tests.finished_run import finished_run
 
 
-@pytest.fixture(scope="module", params=[12, 65])
+@pytest.fixture(scope="module", params=[(12, 0.0), (65, 0.5)], ids=["12 bits", "65 bits, normalised features"])
 def exported(request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = finished_run(project, tmp_path_factory.mktemp("finished"), bits=request.param)
+    bits, power = request.param
+    folder = finished_run(project, tmp_path_factory.mktemp("finished"), bits=bits, power=power)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["export", "out"]) == 0
@@ -61,12 +63,13 @@ def test_onnx_goes_from_image_to_code_in_one_file(exported: Path) -> None:
     encoder = load_encoder(exported / "models/hashnet.safetensors")
     with torch.inference_mode():
         expected = encoder(torch.from_numpy(images)).numpy()
+    bits = expected.shape[1]
     for count in (24, 1, 7):  # any number at once
         outputs, codes = session.run(["outputs", "codes"], {"images": images[:count]})
         assert np.abs(outputs - expected[:count]).max() < 1e-4
-        sure = (np.abs(expected[:count]) > 1e-3).all(axis=1)
-        assert sure.sum() > 0
-        assert np.array_equal(codes[sure], stored[:count][sure])
+        sure = np.abs(expected[:count]) > 1e-3  # nearer to zero, rounding decides a bit
+        assert sure.mean() > 0.9
+        assert np.array_equal(unpack(codes, bits)[sure], unpack(stored[:count], bits)[sure])
     assert not (exported / "out/model.onnx.data").exists()
 
 

@@ -130,13 +130,14 @@ class _View:
     def about(self, max_upload: int) -> dict[str, Any]:
         rows = np.random.default_rng(0).permutation(len(self.index))[:TYPICAL_ROWS]
         typical = self.index.histogram(self.index.packed[rows]).sum(axis=0)  # (bits + 1,)
+        typical[0] -= len(rows)  # each of them lies at 0 from itself
         return {
             "title": self.gallery.title,
             "notice": self.gallery.notice,
             "images": len(self.index),
             "bits": self.index.bits,
             "index": self.index.kind,
-            "typical": (typical / typical.sum()).tolist(),
+            "typical": (typical / max(typical.sum(), 1)).tolist(),
             "max_upload": max_upload,
             "max_top": MAX_TOP,
         }
