@@ -68,7 +68,7 @@ def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
     to the terminal and the returned text is empty.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
+        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],  # a queue worker holds it for moments
         env=environment(),
         capture_output=quiet,
         text=True,
