@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from ssdh.decoding import BadImageError, decode_image
+from ssdh.devices import to_device
 from ssdh.errors import DataError
 from ssdh.images import ArrayImages, FileImages, ImageSource, Preprocessing, Rows, load_blocks, normalise
 
@@ -40,14 +41,14 @@ def train_batches(
     if isinstance(source, ArrayImages):
         for rows in batches:
             draws = np.stack([draw(seed, epoch, int(row), scale) for row in rows])
-            pixels = torch.from_numpy(source.read(rows)).to(device).permute(0, 3, 1, 2)
+            pixels = to_device(torch.from_numpy(source.read(rows)), device).permute(0, 3, 1, 2)
             cropped = crop_on_device(pixels, draws, preprocessing.size)
             yield normalise(cropped, preprocessing)
         return
     blocks = _TrainBlocks(source, preprocessing, batches, seed, epoch, scale)
     largest = max((len(rows) for rows in batches), default=0)
     for block in load_blocks(blocks, workers, largest * 3 * preprocessing.size**2):
-        yield normalise(block.to(device), preprocessing)
+        yield normalise(to_device(block, device), preprocessing)
 
 
 def draw(seed: int, epoch: int, row: int, scale: tuple[float, float] = SCALE) -> NDArray[np.float64]:

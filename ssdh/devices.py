@@ -96,6 +96,15 @@ def describe(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def to_device(tensor: "torch.Tensor", device: "torch.device | str") -> "torch.Tensor":
+    """The tensor on the device; to a GPU through pinned memory, so that the copy waits for no kernel before it."""
+    import torch
+
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def make_deterministic(device: "torch.device", wanted: bool) -> None:
     """Let CUDA use only kernels that give the same bits every time (`runtime.deterministic`); the CPU always does."""
     import torch

@@ -16,7 +16,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssdh.devices import Rank, barrier, is_out_of_memory
+from ssdh.devices import Rank, barrier, is_out_of_memory, to_device
 from ssdh.errors import DataError, SSDHError
 from ssdh.images import ImageSource, Preprocessing, eval_loader, normalise
 from ssdh.runs import atomic_path, read_array, write_array
@@ -152,7 +152,7 @@ def run_network(
     network = network.to(device).to(memory_format=torch.channels_last).eval()
     previous: tuple[Tensor, int] | None = None
     for batch in batches:
-        output = _outputs(network, prepare(_to_device(_padded(batch), device)), precision)
+        output = _outputs(network, prepare(_moved(_padded(batch), device)), precision)
         if previous is not None:
             yield _fetched(*previous)
         previous = (output, len(batch))
@@ -178,9 +178,8 @@ def _padded(batch: Tensor) -> Tensor:
     return batch if len(batch) == BLOCK else torch.cat([batch, batch.new_zeros(BLOCK - len(batch), *batch.shape[1:])])
 
 
-def _to_device(batch: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cuda":
-        batch = batch.pin_memory().to(device, non_blocking=True)
+def _moved(batch: Tensor, device: torch.device) -> Tensor:
+    batch = to_device(batch, device)
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssdh.devices import Rank, all_gather_rows, all_reduce, share, threads
+from ssdh.devices import Rank, all_gather_rows, all_reduce, share, threads, to_device
 from ssdh.network import HashNet, centre, initial_hashnet
 from ssdh.optimizers import FusedOptimizer, Optimizer
 from ssdh.pair_batches import PairBatches
@@ -34,9 +34,10 @@ class FeatureSource:
 
     def batches(self, batches: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[Tensor]:
         """Yield this rank's rows (≤ ⌈B/ranks⌉, D) of each batch."""
-        device = self.features.device
-        for rows in batches:
-            yield self.features.index_select(0, torch.from_numpy(rows[share(len(rows), self.rank)]).to(device))
+        own = [rows[share(len(rows), self.rank)] for rows in batches]
+        index = to_device(torch.from_numpy(np.concatenate(own)), self.features.device)  # one copy an epoch
+        for rows in index.split([len(rows) for rows in own]):
+            yield self.features.index_select(0, rows)
 
 
 class HeadStep:

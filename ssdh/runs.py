@@ -246,7 +246,8 @@ def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     def decorate(main: Callable[[], None]) -> Callable[[], None]:
         @functools.wraps(main)
         def run() -> None:
-            configure_logging(_log_level())
+            first = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
+            configure_logging(_log_level() if first else "WARNING")
             started = time.perf_counter()
             try:
                 main()
@@ -255,7 +256,8 @@ def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
                     print(f"{name}: {line}", file=sys.stderr)
                 print(f"{name}: earlier results: {RESTORE}", file=sys.stderr)
                 raise SystemExit(1) from None
-            record_seconds(name, time.perf_counter() - started)
+            if first:
+                record_seconds(name, time.perf_counter() - started)
 
         return run
 

@@ -45,6 +45,7 @@ def train_network(
     """Train a network with a backbone on augmented images; returns it and its curves."""
     backbone = model.backbone
     assert backbone is not None
+    exact_pooling(backbone)
     freeze(backbone, params.freeze_until)
     model = model.to(device).to(memory_format=torch.channels_last)
     head = [model.hash.weight, model.hash.bias]
@@ -187,6 +188,22 @@ def share_dropout(model: nn.Module) -> list[SharedDropout]:
             found.append(SharedDropout(module))
             model.set_submodule(name, found[-1])
     return found
+
+
+class ExactPool(nn.AdaptiveAvgPool2d):
+    """Adaptive pooling that passes maps of the wanted size through: its gradient on CUDA is not deterministic."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input: (n, C, h, w)."""
+        size = self.output_size if isinstance(self.output_size, tuple) else (self.output_size,) * 2
+        return input if tuple(input.shape[2:]) == tuple(size) else super().forward(input)
+
+
+def exact_pooling(backbone: nn.Module) -> None:
+    """Replace every adaptive average pooling by `ExactPool`, the same function."""
+    for name, module in list(backbone.named_modules()):
+        if type(module) is nn.AdaptiveAvgPool2d:
+            backbone.set_submodule(name, ExactPool(module.output_size))
 
 
 def training_mode(model: nn.Module) -> None:
