@@ -79,4 +79,4 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
     if seconds <= max_hours * 3600:
         return ""
     hours = math.ceil(seconds / 3600)
-    return f"no GPU: extraction would take about {describe(seconds)} on this CPU (--max-hours {hours} runs it)"
+    return f"no GPU: extraction would take {describe(seconds)} on this CPU (--max-hours {hours} runs it)"

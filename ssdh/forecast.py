@@ -39,12 +39,12 @@ def describe(seconds: float) -> str:
     """A duration as a person says it.
 
     >>> describe(40), describe(600), describe(30_000), describe(400_000)
-    ('under a minute', '10 minutes', '8 hours', '5 days')
+    ('less than a minute', 'about 10 minutes', 'about 8 hours', 'about 5 days')
     """
     if seconds < 60:
-        return "under a minute"
+        return "less than a minute"
     for length, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= 1.5 * length or unit == "minute":
             count = round(seconds / length)
-            return f"{count} {unit}{'s' if count != 1 else ''}"
+            return f"about {count} {unit}{'s' if count != 1 else ''}"
     raise AssertionError(seconds)

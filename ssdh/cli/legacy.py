@@ -185,14 +185,14 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     each = forward_seconds(backbone, images["weights"], images["size"])
     extraction = num_images(registry.get(name)) * each
     what = f"{os.cpu_count()} cores, {backbone.arch} at {images['size']} px: {1 / each:.1f} images/s"
-    head = f"about {describe(extraction)} to extract the features of all images"
+    head = f"{describe(extraction)} to extract the features of all images"
     if not lookup(params, "train.finetune"):
         return f"On the CPU ({what}) this may take {head}; --gpu 0 uses a card."
     passes = lookup(params, "train.epochs") * (lookup(params, f"datasets.{name}.data.num_train") or 0)
     whole = passes * each * BACKWARD + 2 * extraction
     return (
-        f"On the CPU ({what}) this may take about {describe(whole)}: {passes:,} images forward and backward. "
-        f"--gpu 0 uses a card; --head-only needs {head}, then minutes."
+        f"On the CPU ({what}) this may take {describe(whole)}: {passes:,} images forward and backward. "
+        f"--gpu 0 uses a card; --head-only needs {head}, then minutes at most."
     )
 
 
