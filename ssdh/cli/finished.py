@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from loguru import logger
 from torch import Tensor
 
 from ssdh.codes import width
@@ -34,6 +35,8 @@ def open_index(kind: Kind = "flat") -> Index:
     names, _ = read_manifest(IMAGES)
     if codes.ndim != 2 or codes.shape[1] != width(bits) or len(codes) != len(names):
         raise DataError(f"{CODES} {codes.shape} does not fit {len(names)} images and {bits} bits: run `dvc repro`")
+    if kind != "flat":
+        logger.info("building the {} index of {} codes", kind, len(codes))
     return Index(codes, bits=bits, names=names, kind=kind)
 
 
