@@ -3,7 +3,7 @@
     python -m benchmarks.decoding FOLDER_OF_PHOTOS [--images 800]
 
 The 640×480 JPEGs are mosaics of four photos of the folder (scaled to 320×240, so that they are as detailed as a
-camera's pictures are) at quality 90. The plain loop opens, converts, resizes (bicubic) and crops with Pillow, and stacks
+camera's pictures are) at quality 90. The plain loop opens, converts, resizes (bicubic), crops with Pillow and stacks
 tensors; the loader also compares each file with its SHA-256. Both hand over uint8 batches.
 """
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from ssdh.decoding import BadImageError, decode_image
-from ssdh.errors import DataError
+from ssdh.errors import DataError, SSDHError
 from ssdh.image_params import ImageParams as ImageParams
 from ssdh.image_params import Preprocessing as Preprocessing
 
@@ -186,10 +186,18 @@ def load_blocks(blocks: Dataset[Tensor | str], workers: int, block_bytes: int) -
     loader = DataLoader(
         blocks, batch_size=None, num_workers=workers, prefetch_factor=prefetch if workers else None, shuffle=False
     )
-    for block in loader:
-        if isinstance(block, str):
-            raise DataError(block)
-        yield block
+    try:
+        for block in loader:
+            if isinstance(block, str):
+                raise DataError(block)
+            yield block
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SSDHError(
+            f"one of {workers} worker processes was killed, most likely for lack of memory: fewer workers need less "
+            "(params.yaml: runtime.workers)"
+        ) from None
 
 
 class _EvalBlocks(Dataset["Tensor | str"]):

@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 
 from ssdh import images
-from ssdh.errors import DataError, ParameterError
+from ssdh.errors import DataError, ParameterError, SSDHError
 from ssdh.images import (
     ArrayImages,
     FileImages,
@@ -208,6 +210,22 @@ def test_no_shared_memory_means_no_workers(
     monkeypatch.setattr(images, "_shared_memory", lambda: free)
     assert len(torch.cat(list(eval_loader(array_set, PLAIN, batch_size=8, workers=2)))) == 37
     assert started == [expected]
+
+
+class _Killed(ArrayImages):
+    """Ends the worker that reads its second block, as the kernel does when memory is short."""
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        if rows[0] >= 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(rows)
+
+
+def test_killed_worker_is_one_line(tmp_path: Path, pixels: np.ndarray) -> None:
+    source = _Killed(write_array_set(tmp_path, pixels) / "images.npy")
+    with pytest.raises(SSDHError, match=r"worker processes was killed.*runtime\.workers") as caught:
+        list(eval_loader(source, PLAIN, batch_size=8, workers=1))
+    assert "\n" not in str(caught.value)
 
 
 _PEAK = """
