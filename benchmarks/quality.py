@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.baselines import encode, fit, float_average_precisions
+from ssdh.baselines import fit, float_average_precisions
 from ssdh.codes import pack, sign_codes
 from ssdh.datasets.splits import Protocol, Split, draw_split
 from ssdh.head import train_head
@@ -106,10 +107,10 @@ def measure(
     for method in (name for name in BASELINES if name in methods):
         for k in bits:
             started = time.perf_counter()
-            transform = fit(method, train, k, seed)
-            if transform is None:
+            hashed = fit(method, train, k, seed)
+            if hashed is None:
                 continue
-            packed = encode(features, transform)
+            packed = hashed.encode(features)
             seconds = time.perf_counter() - started
             found.append((method, k, score(packed, labels, split, k, topk), seconds))
     for method in (name for name in methods if name not in ("float", *BASELINES)):
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="of these, or any recipe of params.yaml")
     parser.add_argument("--json", type=Path, help="where the rows are written")
     chosen = parser.parse_args()
+    logger.disable("ssdh")
     bits, methods = [int(k) for k in chosen.bits.split(",")], chosen.methods.split(",")
     features, labels = load(chosen.features)
     found = []

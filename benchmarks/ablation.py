@@ -1,0 +1,222 @@
+"""What each step of the method adds: variants of the recipes on the same splits, with a label-free number.
+
+    python -m benchmarks.ablation --features FILE.npz [--seeds 5] [--groups steps,k,…] [--bits 32] [--table OUT.md]
+
+A variant is a recipe of `params.yaml` with some values replaced. Results go to `benchmarks/results/ablation.json` run
+by run (variant, bits, seed): what is there is not measured again, so it can be stopped and go on; `--plot OUT.svg`
+draws it. For each run the mAP and `ssdh.selection`'s recall of manifold neighbours on 5000 images that did not train.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from benchmarks.common import RESULTS, write_results
+from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
+from ssdh.manifold import diffusion_embedding
+from ssdh.normalisation import power_normalise
+from ssdh.params import read_params, section
+from ssdh.selection import DECAY, GRAPH_NEIGHBORS, POWER, RANK, STEPS, neighbor_share
+from ssdh.structure import StructureParams
+from ssdh.training_params import TrainParams
+
+ADAM = {"epochs": 30, "optimizer": "adam", "weight_decay": 0.0, "batch_size": 256}
+HELD_OUT, SHARE = 5000, 0.02
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe with values replaced."""
+
+    group: str
+    name: str
+    recipe: str = "manifold"
+    structure: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    num_train: int = 5000
+
+
+def variants() -> Iterator[Variant]:
+    """Every variant, by group; `steps` goes from the published recipe to the default, one step at a time."""
+    plain: dict[str, Any] = {"power": 0.0}
+    feature: dict[str, Any] = {"space": "feature", "power": 0.0}
+    yield Variant("steps", "published", "published")
+    yield Variant("steps", "+ centred", "centred")
+    yield Variant("steps", "+ Adam, batches of 256", "centred", train=ADAM)
+    yield Variant("steps", "+ unknown pairs to 0", structure=feature, train=plain)
+    yield Variant("steps", "+ manifold", structure=plain, train=plain)
+    yield Variant("steps", "+ power-normalised features (default)")
+    yield Variant("steps", "soft targets instead", "soft")
+    yield Variant("steps", "default, unknown pairs left out", train={"unknown_weight": 0.0})
+    yield Variant("steps", "default, feature distances", structure={"space": "feature"})
+    yield Variant("steps", "default, published optimiser", "published", {"space": "manifold", "power": 0.7},
+                  {"centre": True, "power": 0.7, "unknown_weight": 1.0})  # fmt: skip
+    for power in (0.4, 0.5, 0.6, 0.8, 1.0):
+        yield Variant("power", str(power), structure={"power": power}, train={"power": power})
+    for k in (5, 10, 40, 80):
+        yield Variant("k", str(k), structure={"neighbors": k})
+    for rank in (16, 32, 64, 256):
+        yield Variant("r", str(rank), structure={"rank": rank})
+    for steps, decay in ((0, 0.9), (2, 0.9), (12, 0.9), (20, 0.95)):
+        yield Variant("g", f"{steps} steps, decay {decay}", structure={"steps": steps, "decay": decay})
+    for alpha in (1.0, 1.5, 2.5, 3.0):
+        yield Variant("alpha", str(alpha), structure={"alpha": alpha})
+    for beta in (1.0, 1.5, 2.5, 3.0):
+        yield Variant("beta", str(beta), structure={"beta": beta})
+    for weight in (0.25, 0.5):
+        yield Variant("unknown weight", str(weight), train={"unknown_weight": weight})
+    for count in (500, 1000, 2000, 10_000, 20_000, 50_000):
+        yield Variant("train images", str(count), num_train=count)
+
+
+def run(
+    variant: Variant, features: NDArray[np.float32], labels: NDArray[np.uint8], references: dict[Any, Any],
+    *, bits: list[int], seed: int, topk: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """One row for each code length: mAP and recall of manifold neighbours without labels."""
+    params = read_params() | {"recipe": variant.recipe}
+    params = params | {
+        name: params[name] | values for name, values in (("structure", variant.structure), ("train", variant.train))
+    }
+    chosen: TrainParams = section(params, "train", TrainParams)
+    split = draw(labels, 1000, variant.num_train, seed)
+    started = time.perf_counter()
+    structure: StructureParams = section(params, "structure", StructureParams)
+    pairs = recipe_pairs(features[split.train], structure, seed)
+    shared = time.perf_counter() - started
+    rows = []
+    for k in bits:
+        started = time.perf_counter()
+        packed = recipe_codes(features, split, pairs, chosen, k, seed)
+        seconds = time.perf_counter() - started + shared
+        row = {"group": variant.group, "variant": variant.name, "bits": k, "seed": seed, "seconds": seconds}
+        row["map"] = score(packed, labels, split, k, topk)
+        held_out, reference = held_out_reference(features, labels, seed, references)
+        row["manifold_recall"] = neighbor_share(
+            packed[held_out], reference, bits=k, neighbors=round(SHARE * len(held_out))
+        )
+        rows.append(row)
+    return rows
+
+
+def held_out_reference(
+    features: NDArray[np.float32], labels: NDArray[np.uint8], seed: int, references: dict[Any, Any]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Database images of a seed's split that train in no variant of up to 50,000, and their diffusion map."""
+    if ("held out", seed) not in references:
+        split = draw(labels, 1000, min(50_000, len(labels) - 1000 - HELD_OUT), seed)
+        rows = split.database[~np.isin(split.database, split.train)][:HELD_OUT]
+        embedding = diffusion_embedding(
+            power_normalise(features[rows], POWER), neighbors=GRAPH_NEIGHBORS, rank=RANK, steps=STEPS, decay=DECAY
+        )
+        references["held out", seed] = rows, embedding
+    found: tuple[NDArray[np.int64], NDArray[np.float32]] = references["held out", seed]
+    return found
+
+
+def summary(rows: list[dict[str, Any]], order: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Mean and deviation over seeds of each variant and code length, in the order of the variants."""
+    found = []
+    for group, name in order:
+        for bits in sorted({row["bits"] for row in rows}):
+            own = [r for r in rows if (r["group"], r["variant"], r["bits"]) == (group, name, bits)]
+            if own:
+                maps = np.array([r["map"] for r in own])
+                found.append({
+                    "group": group, "variant": name, "bits": bits, "seeds": len(own), "map": float(maps.mean()),
+                    "deviation": float(maps.std(ddof=1)) if len(own) > 1 else 0.0,
+                    "manifold_recall": float(np.mean([r["manifold_recall"] for r in own])),
+                })  # fmt: skip
+    return found
+
+
+def rank_correlation(found: list[dict[str, Any]], bits: int) -> float:
+    """Spearman's correlation of mAP and recall over the variants at one code length."""
+    own = [row for row in found if row["bits"] == bits]
+    return float(spearmanr([r["map"] for r in own], [r["manifold_recall"] for r in own]).statistic)
+
+
+def markdown(found: list[dict[str, Any]]) -> str:
+    """The table of `docs/method.md`."""
+    lines = ["| what | value | bits | mAP@5000 | neighbours found | seeds |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {r['group']} | {r['variant']} | {r['bits']} | {r['map']:.4f} ± {r['deviation']:.4f} | "
+        f"{r['manifold_recall']:.3f} | {r['seeds']} |"
+        for r in found
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: list[dict[str, Any]], path: Path, bits: int) -> None:
+    """Two panels: what each step adds, and mAP against the number without labels."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    own = [row for row in found if row["bits"] == bits]
+    steps = [row for row in own if row["group"] == "steps"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
+    left.barh([r["variant"] for r in steps], [r["map"] for r in steps], xerr=[r["deviation"] for r in steps],
+              color="#4c72b0")  # fmt: skip
+    left.invert_yaxis()
+    left.set_xlabel(f"mAP@5000 at {bits} bits")
+    right.scatter([r["manifold_recall"] for r in own], [r["map"] for r in own], s=14, color="#4c72b0")
+    right.set_xlabel("manifold neighbours found by code (no labels)")
+    right.set_ylabel("mAP@5000")
+    right.set_title(f"rank correlation {rank_correlation(found, bits):.2f}", fontsize=10)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measure what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--features", type=Path, help=".npz with features and labels; without it, only table and plot")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--groups", help="only these groups of variants")
+    parser.add_argument("--bits", default="32")
+    parser.add_argument("--topk", type=int, default=5000)
+    parser.add_argument("--json", type=Path, default=RESULTS / "ablation.json")
+    parser.add_argument("--table", type=Path, help="write the table as Markdown")
+    parser.add_argument("--plot", type=Path, help="write the plot as SVG")
+    chosen = parser.parse_args()
+    logger.disable("ssdh")
+    bits = [int(k) for k in chosen.bits.split(",")]
+    rows = json.loads(chosen.json.read_text(encoding="utf-8"))["results"] if chosen.json.exists() else []
+    wanted = [v for v in variants() if not chosen.groups or v.group in chosen.groups.split(",")]
+    if chosen.features:
+        features, labels = load(chosen.features)
+        references: dict[Any, Any] = {}
+        for variant in wanted:
+            for seed in map(int, chosen.seeds.split(",")):
+                done = {
+                    r["bits"]
+                    for r in rows
+                    if (r["group"], r["variant"], r["seed"]) == (variant.group, variant.name, seed)
+                }
+                missing = [k for k in bits if k not in done]
+                if not missing:
+                    continue
+                rows += run(variant, features, labels, references, bits=missing, seed=seed, topk=chosen.topk)
+                write_results("ablation", rows, chosen.json)
+            print(markdown(summary(rows, [(variant.group, variant.name)])).splitlines()[-1], flush=True)
+    found = summary(rows, [(v.group, v.name) for v in variants()])
+    for k in bits:
+        print(f"Spearman's rank correlation of mAP and neighbours found, {k} bits: {rank_correlation(found, k):.3f}")
+    if chosen.table:
+        chosen.table.write_text(markdown(found), encoding="utf-8")
+    if chosen.plot:
+        plot(found, chosen.plot, bits[0])
+
+
+if __name__ == "__main__":
+    main()
