@@ -1,0 +1,102 @@
+"""All benchmarks, one after the other, and one table of ratios: `python -m benchmarks` (or `make bench`).
+
+    python -m benchmarks --quick                                 # small sizes, minutes; results in results/quick/
+    python -m benchmarks --only structure,pipeline --features FILE.npz
+
+Each benchmark is a program of its own (`python -m benchmarks.NAME --help`) and writes its figures with machine,
+versions and date to `benchmarks/results/NAME.json`; the table goes to `summary.json` there. FILE.npz holds `features`
+(N, D) and `labels` (N,); without it features are made. Nothing else should run on the machine.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import RESULTS, table, write_results
+from benchmarks.headlines import HEADLINES, Row
+from benchmarks.structure import features as made_features
+
+QUICK = {
+    "structure": ["--images", "1500", "--repeats", "1", "--growth", "1500,3000"],
+    "retrieval": ["--small", "--repeats", "1"],
+    "training": ["--only", "head", "--repeats", "1"],
+    "extraction": ["--arch", "resnet18", "--blocks", "1", "--repeats", "1"],
+    "search": ["--images", "50000", "--queries", "50"],
+    "serve": ["--seconds", "3", "--clients", "4", "--images", "5000"],
+    "startup": ["--small", "--repeats", "1"],
+    "pipeline": ["--num-train", "1000"],
+    "decoding": ["--images", "100", "--repeats", "1"],
+}
+
+
+def make_features(path: Path, count: int) -> None:
+    """Write features (count, 512) of 20 clusters with their classes, in the form of FILE.npz."""
+    values = made_features(count, 512)
+    rng = np.random.default_rng(0)
+    rng.standard_normal((20, 512), dtype=np.float32)  # as made_features draws: centres first, then the clusters
+    np.savez(path, features=values.astype(np.float16), labels=(rng.integers(0, 20, count) % 10).astype(np.uint8))
+
+
+def arguments(name: str, features: Path, photos: Path | None, quick: bool) -> list[str]:
+    """The command line of one benchmark."""
+    given = list(QUICK[name]) if quick else []
+    if name in ("retrieval", "pipeline"):
+        given += ["--features", str(features)]
+    if name == "decoding":
+        given.insert(0, str(photos))
+    return given
+
+
+def measure(name: str, given: list[str], results: Path) -> list[Row]:
+    """Run one benchmark as a program and read its headlines; none where it fails."""
+    print(f"\n=== python -m benchmarks.{name} {' '.join(given)}", flush=True)
+    started = time.time()
+    environment = os.environ | {"SSDH_BENCH_RESULTS": str(results)}
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *given], env=environment, check=False)
+    path = results / f"{name}.json"
+    if done.returncode or not path.is_file() or path.stat().st_mtime < started:
+        print(f"{name} failed with exit code {done.returncode}", file=sys.stderr)
+        return []
+    return list(HEADLINES[name](json.loads(path.read_text(encoding="utf-8"))["results"]))
+
+
+def main() -> int:
+    """Run what was chosen, print the table, write `summary.json`; 1 where a benchmark failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help=f"of {', '.join(HEADLINES)}; by default all (decoding only with --photos)")
+    parser.add_argument("--features", type=Path, help=".npz with features and labels, instead of made ones")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEG photos, for decoding")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: to see that all of it runs")
+    chosen = parser.parse_args()
+    names = (
+        chosen.only.split(",") if chosen.only else [name for name in HEADLINES if name != "decoding" or chosen.photos]
+    )
+    if unknown := [name for name in names if name not in HEADLINES]:
+        parser.error(f"--only {','.join(unknown)}: known are {', '.join(HEADLINES)}")
+    if "decoding" in names and not chosen.photos:
+        parser.error("decoding needs --photos")
+    results = RESULTS / "quick" if chosen.quick else RESULTS
+    rows, failed = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        features = chosen.features or Path(folder) / "features.npz"
+        if not chosen.features and {"retrieval", "pipeline"} & set(names):
+            make_features(features, 10_000 if chosen.quick else 60_000)
+        for name in names:
+            found = measure(name, arguments(name, features, chosen.photos, chosen.quick), results)
+            rows += found
+            failed += [] if found else [name]
+    print(f"\n{table(rows)}\n")
+    note = {"features": chosen.features.name if chosen.features else "made", "failed": failed}
+    print(write_results("summary", note | {"rows": rows}, results / "summary.json"))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
