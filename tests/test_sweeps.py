@@ -141,7 +141,7 @@ def test_plots_diff_of_two_experiments(clone: Clone, swept: dict[tuple[int, int]
     page = (clone.folder / "plots-of-two" / "index.html").read_text()
     assert all(name in page for name in names)
     for plot in ("distances", "loss", "precision-recall", "precision-at-n"):
-        assert f'id="{plot}"' in page
+        assert f'"{plot}"' in page
 
 
 # --- apply and save -------------------------------------------------------------------------------------------------
