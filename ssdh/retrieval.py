@@ -276,10 +276,14 @@ class _Block:
             return self._relevant
         self._same_labels = same_labels
         for step, row in enumerate(rows):
-            np.bitwise_and(self.labels[0], self.pairs.query_labels[0, row], out=self.shared)
-            for word in range(1, len(self.labels)):
-                np.bitwise_and(self.labels[word], self.pairs.query_labels[word, row], out=self.also_shared)
-                np.bitwise_or(self.shared, self.also_shared, out=self.shared)
+            wanted = self.pairs.query_labels[:, row]
+            for place, word in enumerate(np.flatnonzero(wanted)):  # words that hold a label of the query
+                out = self.also_shared if place else self.shared
+                np.bitwise_and(self.labels[word], wanted[word], out=out)
+                if place:
+                    np.bitwise_or(self.shared, out, out=self.shared)
+            if not wanted.any():
+                self.shared.fill(0)
             np.not_equal(self.shared, 0, out=self.flags)
             out = self.distance if step else self._relevant
             np.copyto(out, self.flags)
