@@ -58,12 +58,19 @@ def sample(dim: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
 
 
 def usual_epoch(
-    features: torch.Tensor, labels: torch.Tensor, batch: int, workers: int, device: torch.device, steps: int
+    features: torch.Tensor, labels: torch.Tensor, batch: int, device: torch.device, workers: int, count: int | None
 ) -> list[float]:
-    """Losses of `steps` steps of the loop that one finds in repositories; the batches are those of `ssdh.training`."""
+    """Losses of an epoch of the loop that one finds in repositories, on `count` threads; same batches as ours."""
+    with threads(count):
+        return _usual_epoch(features, labels, batch, device, workers)
+
+
+def _usual_epoch(
+    features: torch.Tensor, labels: torch.Tensor, batch: int, device: torch.device, workers: int
+) -> list[float]:
     model = seeded_hashnet(features.shape[1], BITS, SEED).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-5)
-    order = [rows.tolist() for rows in epoch_batches(IMAGES, batch, SEED, 0)[:steps]]
+    order = [rows.tolist() for rows in epoch_batches(IMAGES, batch, SEED, 0)]
     data = TensorDataset(features, torch.arange(IMAGES))
     losses = []
     for x, index in DataLoader(data, batch_sampler=order, num_workers=workers):
@@ -112,10 +119,7 @@ def head(device: torch.device, repeats: int) -> list[dict[str, Any]]:
             steps = -(-IMAGES // batch)
             ours = our_epoch(features, pairs, batch, device)
 
-            def usual(workers: int, count: int | None, batch: int = batch, x: torch.Tensor = features) -> list[float]:
-                with threads(count):
-                    return usual_epoch(x, labels, batch, workers, device, -(-IMAGES // batch))
-
+            usual = functools.partial(usual_epoch, features, labels, batch, device)
             gap = float(np.abs(np.array(usual(0, 1)) - np.array(ours())).max())
             ways = {"one thread": (0, 1), "all threads": (0, None), "2 workers": (2, 1)}
             candidates = {name: functools.partial(usual, *way) for name, way in ways.items()}
