@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ssdh import extraction, whole_network
+from ssdh.backbones import build_network, feature_size
 from ssdh.cli import evaluate as command
 from ssdh.devices import Rank
 from ssdh.errors import DataError, ParameterError, SSDHError
@@ -18,7 +19,16 @@ from ssdh.loss import ssdh_loss
 from ssdh.network import HashNet, load_hashnet, read_metadata, seeded_hashnet
 from ssdh.training import make_optimizer
 from ssdh.training_params import TrainParams
-from ssdh.whole_network import NetworkStep, SharedDropout, freeze, share_dropout, step_seed, training_mode
+from ssdh.whole_network import (
+    ExactPool,
+    NetworkStep,
+    SharedDropout,
+    exact_pooling,
+    freeze,
+    share_dropout,
+    step_seed,
+    training_mode,
+)
 from tests.distributed_worker import Backbone
 from tests.tiny import inside, results, run_stage, tiny_params, write_params, write_tiny
 
@@ -143,6 +153,27 @@ def test_out_of_memory_names_the_batch_size_to_try(kind: RuntimeError, monkeypat
     monkeypatch.setattr(network, "forward", full)
     with pytest.raises(SSDHError, match=r"out of memory on cpu with blocks of 64 images: set backbone.precision"):
         list(extraction.run_network(network, [torch.zeros(2, 4)], CPU))
+
+
+@pytest.mark.parametrize("arch", ["alexnet", "resnet18", "googlenet", "efficientnet_b0", "vit_b_32", "swin_t"])
+def test_any_network_can_be_trained(arch: str) -> None:
+    layer = "fc7" if arch == "alexnet" else "penultimate"
+    size = 64
+    network = seeded_hashnet(feature_size(arch, layer, size), 8, 0, build_network(arch, layer, size))
+    exact_pooling(network.backbone)  # type: ignore[arg-type]
+    step = NetworkStep(network, train_params(), seed=0, rank=Rank())
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    loss = step(0, images, torch.eye(4), torch.ones(4, 4))
+    assert torch.isfinite(loss)
+    without = [name for name, value in network.named_parameters() if value.grad is None]
+    assert without == []
+
+
+def test_exact_pooling_is_the_same_function() -> None:
+    images = torch.randn(2, 3, 7, 7)
+    for size in (7, 3, 1):
+        assert torch.equal(ExactPool(size)(images), nn.AdaptiveAvgPool2d(size)(images))
+        assert torch.equal(ExactPool((size, size))(images), nn.AdaptiveAvgPool2d((size, size))(images))
 
 
 def test_other_errors_are_not_called_out_of_memory() -> None:
