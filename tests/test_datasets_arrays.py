@@ -216,6 +216,7 @@ def test_real_fashion_mnist_of_debian() -> None:
         (gzip.compress(b"abc" * 9), "not an IDX file"),
         (gzip.compress(bytes((0, 0, 8, 3)) + np.array([2, 28, 28], ">u4").tobytes() + bytes(100)), "holds 100 bytes"),
     ],
+    ids=["no gzip", "no IDX", "cut"],  # the bytes hold the time they were made
 )
 def test_broken_fashion_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     make_fashion(tmp_path)
