@@ -51,9 +51,11 @@ def retrieval(results: Any) -> Iterable[Row]:
 def training(results: Any) -> Iterable[Row]:
     """Steps beside a DataLoader loop, and beside the bare step."""
     for found in results.get("head", []):
-        what = f"hash layer, {found['dimensions']} values, batch {found['batch']}, beside a DataLoader"
-        pace = (f"{found[key]:.0f} steps/s" for key in ("ours_steps_s", "loader_steps_s"))
-        yield row(what, *pace, found["ratio"], "≥ 5" if found["batch"] < 256 else "≥ 2")
+        what = f"hash layer, {found['dimensions']} values, batch {found['batch']}, beside the best DataLoader loop"
+        loader = max(value for name, value in found.items() if name.startswith("loader"))
+        ours = f"{found['ours']:.0f} steps/s"
+        wanted = "≥ 5" if found["batch"] < 256 else "≥ 2"
+        yield row(what, ours, f"{loader:.0f} steps/s", found["ratio to the best"], wanted)
     for found in results.get("network", []):
         what = f"whole network, {found['arch']} {found['size']} px {found['precision']}, beside the bare step"
         yield row(what, f"{found['ours_ms']:.0f} ms", f"{found['bare_ms']:.0f} ms", found["ratio"])
@@ -88,8 +90,8 @@ def serve(results: Any) -> Iterable[Row]:
 def startup(results: Any) -> Iterable[Row]:
     """What runs cost beside their work."""
     summary = results["summary"]
-    noop, start = summary["dvc repro with nothing to do"], summary["dvc --version"]
-    yield row("dvc repro with nothing to do, beside dvc --version", _s(noop), _s(start), noop / start)
+    noop, start = summary["dvc repro with nothing to do"], summary["dvc repro of one stage"]
+    yield row("dvc repro with nothing to do, beside that of one stage", _s(noop), _s(start), noop / start)
     total, outside = summary["default run, seconds"], summary["not inside a stage"]
     yield row("run: what is not inside a stage, beside all of it", _s(outside), _s(total), outside / total)
     torch = next(found["seconds"] for found in results["imports"] if found["imports"] == "torch")

@@ -25,6 +25,7 @@ from benchmarks.retrieval import usual_loop
 from benchmarks.structure import usual as usual_structure
 from ssdh.codes import pack, sign_codes
 from ssdh.datasets.splits import Split
+from ssdh.devices import threads
 from ssdh.evaluation import evaluate
 from ssdh.head import train_head
 from ssdh.loss import ssdh_loss
@@ -88,7 +89,8 @@ def usual(
     model = seeded_hashnet(features.shape[1], bits, SEED)
     model.center.copy_(train.mean(0))
     torch.nn.init.zeros_(model.hash.bias)
-    clock("train", lambda: usual_training(model, train, pseudo))
+    with threads(1):  # its fastest setting for such small steps
+        clock("train", lambda: usual_training(model, train, pseudo))
 
     def encode() -> NDArray[np.int8]:
         loader = DataLoader(TensorDataset(torch.from_numpy(features)), batch_size=64)
