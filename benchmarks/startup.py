@@ -51,7 +51,8 @@ def whole_run(clone: Clone) -> tuple[dict[str, float], float]:
 def one_stage(folder: Path, environment: dict[str, str]) -> Callable[[], Any]:
     """`dvc repro` with nothing to do in a new repository of one stage with one dependency: the least that DVC needs."""
     folder.mkdir()
-    (folder / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo\n    deps: [dvc.yaml]\n", encoding="utf-8")
+    (folder / "dvc.yaml").write_text("stages:\n  one:\n    cmd: echo\n    deps: [input]\n", encoding="utf-8")
+    (folder / "input").write_text("1\n", encoding="utf-8")
     run = functools.partial(subprocess.run, check=True, capture_output=True, cwd=folder, env=environment)
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         run(command)
