@@ -1,11 +1,12 @@
 """Everything that can be known to be wrong before a stage runs: parameters, raw data, weights, device."""
 
+from pathlib import Path
 from typing import Any
 
 from ssdh.backbones import BackboneParams, ensure_weights
 from ssdh.datasets import registry
 from ssdh.devices import check_device
-from ssdh.errors import ParameterError
+from ssdh.errors import DataError, ParameterError
 from ssdh.image_params import ImageParams
 from ssdh.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, section, validate
 from ssdh.retrieval import EvaluateParams
@@ -31,12 +32,29 @@ def check(params: dict[str, Any]) -> None:
     missing and cannot be fetched.
     """
     check_parameters(params)
+    check_files(params)
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     check_device(runtime.device)
     name = str(lookup(params, "dataset"))
     dataset = registry.get(name)
     dataset.ensure(section(params, f"datasets.{name}.data", dataset.Params))
     ensure_weights(section(params, "backbone", BackboneParams), section(params, f"datasets.{name}.images", ImageParams))
+
+
+def check_files(params: dict[str, Any]) -> None:
+    """Raise DataError where a file that stages depend on does not exist, used or not.
+
+    DVC would find out itself, but only after it had removed the outs of the stage.
+    """
+    for name, file in (
+        ("backbone.weights_file", section(params, "backbone", BackboneParams).weights_file),
+        ("train.init_file", section(params, "train", TrainParams).init_file),
+    ):
+        if not Path(file).is_file():
+            raise DataError(
+                f"{name} {file} does not exist: name a file, or models/pretrained/none.safetensors for none "
+                f"(params.yaml: {name})"
+            )
 
 
 def check_parameters(params: dict[str, Any]) -> None:
@@ -93,7 +111,7 @@ def _check_recipes(params: dict[str, Any], mistakes: list[str]) -> None:
                 own = lookup(params, f"recipes.{recipe}.{name}")
                 validate(
                     kind,
-                    {key: value for key, value in extra.items() if key not in own} | own,
+                    {key: value for key, value in extra.items() if key in kind.model_fields} | own,
                     f"recipes.{recipe}.{name}",
                 )
             except ParameterError as error:

@@ -105,6 +105,8 @@ def test_a_changed_module_reruns_the_stages_that_import_it(
     [
         ("bits", "0", "bits must be greater than or equal to 1, got 0"),
         ("train.epochs", "abc", "train.epochs must be a valid integer, got 'abc'"),
+        ("backbone.weights_file", "none/w.pth", "backbone.weights_file none/w.pth does not exist"),
+        ("train.init_file", "none/m.safetensors", "train.init_file none/m.safetensors does not exist"),
         ("dataset", "cifar100", "cifar100"),
         ("recipe", "best", "recipe must be one of"),
     ],
