@@ -1,11 +1,10 @@
 """How the cost of each step grows with the number of images, and the plots of docs/scaling.md.
 
-    python -m benchmarks.structure            # its growth is drawn too, where results/structure.json is there
     python -m benchmarks.scaling [--plots docs/images] [--largest 1000000] [--redraw]
 
-Each curve is fitted by least squares with t = c·n^p in logarithms, over the points where the work is well above its
-fixed part; --redraw draws from results/scaling.json without measuring. One process, one machine: on another one the
-constants change and the powers stay.
+Processor seconds of one process whose libraries use one thread each: growth shows in them even where the machine is
+shared. Each curve is fitted by t = c·n^p, least squares in logarithms over its three largest points; --redraw draws
+from results/scaling.json without measuring. On another machine the constants change and the powers stay.
 """
 
 import argparse
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from benchmarks.common import RESULTS, table, write_results
 from benchmarks.retrieval import clustered, ours
@@ -46,12 +46,12 @@ LARGEST_GRAPH = 100_000  # a graph of a million codes takes minutes to build
 
 
 def best(work: Callable[[], Any], rounds: int = 3) -> float:
-    """The least seconds of several rounds."""
+    """The least processor seconds of several rounds."""
     found = []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        found.append(time.perf_counter() - started)
+        found.append(time.process_time() - started)
     return min(found)
 
 
@@ -74,9 +74,9 @@ def search(largest: int) -> Points:
         for kind in kinds:
             if kind == "hnsw" and n > LARGEST_GRAPH:
                 continue
-            started = time.perf_counter()
+            started = time.process_time()
             index = Index(packed, bits=BITS, kind=kind)
-            build = time.perf_counter() - started
+            build = time.process_time() - started
             asked = [best(lambda q=q, index=index: index.search(q[None], TOP), 1) for q in queries]
             points.append({"curve": kind, "n": n, "seconds": float(np.median(asked)), "build_seconds": build})
     return points
@@ -88,7 +88,7 @@ def extraction(largest: int) -> Points:
     network = build_network("vgg16", "fc7", 64).eval()
     points = []
     for precision in ("fp32", "bf16"):
-        for n in filter(lambda n: n <= largest, (64, 128, 256, 512, 1024)):
+        for n in filter(lambda n: n <= largest, (64, 128, 256, 512)):
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
                 write_array(folder / "images/images.npy", np.zeros((n, 32, 32, 3), np.uint8))
@@ -100,7 +100,7 @@ def extraction(largest: int) -> Points:
                     with tempfile.TemporaryDirectory(dir=folder) as work:
                         compute_rows(folder / "features.npy", Path(work), n, blocks, Rank())
 
-                points.append({"curve": precision, "n": n, "seconds": best(run, 2)})
+                points.append({"curve": precision, "n": n, "seconds": best(run, 1)})
     return points
 
 
@@ -140,36 +140,25 @@ def steps_seconds(x: torch.Tensor, pairs: PairBatches, batch: int, steps: int = 
         return best(run) / steps
 
 
-def sampled_structure(largest: int) -> Points:
-    """Seconds of the fit on 10 million sampled pairs, and of the labels' part that remains: none."""
+def structure(largest: int) -> Points:
+    """Fit and labels of all pairs, and the fit on sampled pairs, after which labels are computed batch by batch."""
     points = []
-    for n in filter(lambda n: n <= largest, (10_000, 30_000, 100_000)):
+    for n in filter(lambda n: n <= largest, (2500, 5000, 10_000, 20_000)):
         values = made_features(n, 512)
 
         def run(values: NDArray[np.float32] = values) -> None:
+            pairs = PairDistances(values)
+            pseudo_labels(pairs, fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)[0])
+
+        points.append({"curve": "all pairs, fit and labels", "n": n, "seconds": best(run, 3 if n < 10_000 else 1)})
+    for n in filter(lambda n: n <= largest, (10_000, 30_000, 100_000)):
+        values = made_features(n, 512)
+
+        def fit(values: NDArray[np.float32] = values) -> None:
             fit_pairs(PairDistances(values).sample(10**7, 0), alpha=2.0, beta=2.0, bins=500)
 
-        points.append({"curve": "fit, 10⁷ sampled pairs", "n": n, "seconds": best(run, 1)})
+        points.append({"curve": "10⁷ sampled pairs, fit", "n": n, "seconds": best(fit, 1)})
     return points
-
-
-def structure(largest: int) -> Points:
-    """The growth that benchmarks.structure measured, and the fit on sampled pairs."""
-    path = RESULTS / "structure.json"
-    points = []
-    if path.is_file():
-        grown = json.loads(path.read_text(encoding="utf-8"))["results"]["growth"]
-        points = [{"curve": found["parts"], "n": found["images"], "seconds": found["seconds"]} for found in grown]
-    else:
-        for n in (2500, 5000, 10_000, 20_000):
-            values = made_features(n, 512)
-
-            def run(values: NDArray[np.float32] = values) -> None:
-                pairs = PairDistances(values)
-                pseudo_labels(pairs, fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)[0])
-
-            points.append({"curve": "fit and labels", "n": n, "seconds": best(run, 1)})
-    return points + sampled_structure(largest)
 
 
 MEASURES: dict[str, Callable[[int], Points]] = {
@@ -180,11 +169,11 @@ MEASURES: dict[str, Callable[[int], Points]] = {
     "training": training,
 }
 LABELS = {
-    "structure": ("train images", "seconds", "Structure, 512 values an image"),
-    "evaluation": ("database images", "seconds", "Tie-aware mAP of 500 queries, 64 bits"),
-    "search": ("codes", "seconds a query", "20 nearest of 64-bit codes, one query at a time"),
-    "extraction": ("images", "seconds", "Extraction, VGG16 fc7 at 64 px on the CPU"),
-    "training": ("train images", "seconds a step", "A step of the hash layer, 512 values, 64 bits"),
+    "structure": ("train images", "processor seconds", "Structure, 512 values an image"),
+    "evaluation": ("database images", "processor seconds", "Tie-aware mAP of 500 queries, 64 bits"),
+    "search": ("codes", "processor seconds a query", "20 nearest of 64-bit codes, one query at a time"),
+    "extraction": ("images", "processor seconds", "Extraction, VGG16 fc7 at 64 px on the CPU"),
+    "training": ("train images", "processor seconds a step", "A step of the hash layer, 512 values, 64 bits"),
 }
 
 
@@ -238,10 +227,12 @@ def main() -> None:
     parser.add_argument("--redraw", action="store_true", help="draw results/scaling.json, measure nothing")
     chosen = parser.parse_args()
     configure_logging("WARNING")
+    torch.set_num_threads(1)
     path = RESULTS / "scaling.json"
     known = json.loads(path.read_text(encoding="utf-8"))["results"]["points"] if path.is_file() else {}
     for name in () if chosen.redraw else chosen.only.split(","):
-        known[name] = MEASURES[name](chosen.largest)
+        with threadpool_limits(1):
+            known[name] = MEASURES[name](chosen.largest)
         print(f"\n{LABELS[name][2]}\n{table(known[name])}", flush=True)
     if not chosen.redraw:
         print(write_results("scaling", {"points": known, "fits": {name: fits(p) for name, p in known.items()}}))
