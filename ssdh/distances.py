@@ -4,11 +4,14 @@ d_ij = 1 − cos(f_i, f_j) = ½‖x_i − x_j‖² with x_i = f_i/‖f_i‖ − 
 distances may lie below 0.05; on the shifted unit vectors the float32 product keeps its relative precision there.
 """
 
+import functools
 import math
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
+T = TypeVar("T")
 Multiply = Callable[..., Any]  # (a, b, out=None) as np.matmul
 
 
@@ -40,7 +44,7 @@ class Block:
     def pairs(self, positions: Indices) -> tuple[Indices, Indices]:
         """Return the vector numbers (i, j) of the distances at `positions` of `values`."""
         if self.columns is None:
-            upper_i, upper_j = np.triu_indices(len(self.rows), 1)
+            upper_i, upper_j = upper_triangle(len(self.rows))
             return self.rows[upper_i[positions]], self.rows[upper_j[positions]]
         i, j = np.divmod(positions, len(self.columns))
         return self.rows[i], self.columns[j]
@@ -85,6 +89,14 @@ class PairDistances:
             yield Block(self._kept[at : at + size], rows, columns)
             at += size
 
+    def each(self, work: Callable[[Block], T]) -> list[T]:
+        """The results of `work` on every block, in their order; kept distances are shared out over the cores."""
+        blocks = self.blocks()
+        if not self._keep:
+            return [work(block) for block in blocks]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return list(pool.map(work, blocks))
+
     def are_of(self, features: NDArray[Any]) -> bool:
         """Whether these are the distances of this very array and it still holds the same rows."""
         return features is self.features and np.array_equal(self._probed(features), self._probe)
@@ -128,7 +140,7 @@ class PairDistances:
             i = _range_of(rows)
             if columns is None:
                 square = distances(x[i], x[i], half[i], half[i], self._multiply)
-                values[:] = square[np.triu_indices(len(rows), 1)]
+                values[:] = square[upper_triangle(len(rows))]
             else:
                 j = _range_of(columns)
                 distances(x[i], x[j], half[i], half[j], self._multiply, values.reshape(len(rows), len(columns)))
@@ -159,6 +171,12 @@ class SampledDistances(PairDistances):
                 order = rng.permutation(self.num_vectors)
             yield np.sort(order[: self._tile]), np.sort(order[self._tile : 2 * self._tile])
             order = order[2 * self._tile :]
+
+
+@functools.lru_cache(maxsize=2)
+def upper_triangle(size: int) -> tuple[Indices, Indices]:
+    """Row and column of the elements above the diagonal of a (size, size) matrix, row by row."""
+    return np.triu_indices(size, 1)
 
 
 def num_pairs(rows: Indices, columns: Indices | None) -> int:

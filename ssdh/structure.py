@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ssdh.distances import CHUNK, Block, PairDistances
+from ssdh.distances import CHUNK, Block, PairDistances, upper_triangle
 from ssdh.errors import DataError
 from ssdh.params import Params
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
-ERROR = 1e-6  # generous bound of a float32 distance's error, relative to the largest distance
+ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
 
 Labels = NDArray[np.int8]
 
@@ -128,19 +128,23 @@ def pseudo_labels(
         out = np.empty((n, n), np.int8)
     if out.shape != (n, n) or out.dtype != np.int8:
         raise DataError(f"out must be int8 of shape ({n}, {n}), got {out.dtype} of shape {out.shape}")
-    for block in pairs.blocks():
+    target = out
+
+    def fill(block: Block) -> None:
         labels = _block_labels(pairs, block, structure.threshold_similar, structure.threshold_dissimilar)
         rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
         if block.columns is None:
             square = np.zeros((len(block.rows),) * 2, np.int8)
-            square[np.triu_indices(len(square), 1)] = labels
+            square[upper_triangle(len(square))] = labels
             square += square.T
             np.fill_diagonal(square, 1)
-            out[rows, rows] = square
+            target[rows, rows] = square
         else:
             rectangle = labels.reshape(len(block.rows), len(block.columns))
-            out[rows, rows.stop :] = rectangle
-            out[rows.stop :, rows] = rectangle.T
+            target[rows, rows.stop :] = rectangle
+            target[rows.stop :, rows] = rectangle.T
+
+    pairs.each(fill)
     return out
 
 
@@ -159,15 +163,20 @@ def _histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.i
     """Counts of the distances in the equal bins between `edges`, (bins,) int64; the last bin is closed."""
     bins = len(edges) - 1
     low, scale = np.float32(edges[0]), np.float32(bins / (edges[-1] - edges[0]))
-    counts = np.zeros(bins + 1, np.int64)
-    for block in pairs.blocks():
+
+    def count(block: Block) -> NDArray[np.int64]:
+        counts = np.zeros(bins + 1, np.int64)
         for start in range(0, block.values.size, CHUNK):
             position = block.values[start : start + CHUNK] - low
             position *= scale
             np.clip(position, 0, bins, out=position)
             counts += np.bincount(position.astype(np.intp), minlength=bins + 1)
+        return counts
+
+    counts = np.sum(pairs.each(count), axis=0)
     counts[bins - 1] += counts[bins]
-    return counts[:bins]
+    found: NDArray[np.int64] = counts[:bins]
+    return found
 
 
 def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDArray[np.float64]) -> int:
@@ -178,35 +187,47 @@ def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDAr
     candidates = np.flatnonzero(histogram >= highest - doubtful)
     if len(candidates) == 1 or doubtful >= highest:
         return int(histogram.argmax())
-    bounds = np.unique([candidates, candidates + 1])
-    below = {int(k): _count_below(pairs, float(edges[k]), error) for k in bounds}
-    below[0], below[len(histogram)] = 0, pairs.num_pairs
-    return int(candidates[np.argmax([below[int(k) + 1] - below[int(k)] for k in candidates])])
+    inner = np.setdiff1d(np.union1d(candidates, candidates + 1), [0, len(histogram)])
+    below = dict(zip(inner.tolist(), _count_below(pairs, edges[inner], error), strict=True))
+    below |= {0: 0, len(histogram): pairs.num_pairs}
+    return int(candidates[np.argmax([below[k + 1] - below[k] for k in candidates.tolist()])])
 
 
-def _count_below(pairs: PairDistances, edge: float, error: float) -> int:
-    """The number of pairs with d < edge; those within `error` of it are decided in float64."""
-    count = 0
-    for block in pairs.blocks():
-        count += int(np.count_nonzero(block.values < np.float32(edge - error)))
-        near = np.flatnonzero(np.abs(block.values - np.float32(edge)) <= np.float32(error))
-        near = near[block.values[near] >= np.float32(edge - error)]
-        count += int(np.count_nonzero(pairs.exact(*block.pairs(near)) < edge))
-    return count
+def _count_below(pairs: PairDistances, edges: NDArray[np.float64], error: float) -> list[int]:
+    """The number of pairs with d < edge for each edge; those within `error` of it are decided in float64."""
+
+    def count(block: Block) -> list[int]:
+        counts = [0] * len(edges)
+        for start in range(0, block.values.size, CHUNK):
+            values = block.values[start : start + CHUNK]
+            for index, edge in enumerate(edges.tolist()):
+                surely = values < np.float32(edge - error)
+                near = start + np.flatnonzero((values <= np.float32(edge + error)) & ~surely)
+                counts[index] += int(np.count_nonzero(surely))
+                if len(near):
+                    counts[index] += int(np.count_nonzero(pairs.exact(*block.pairs(near)) < edge))
+        return counts
+
+    return np.sum(pairs.each(count), axis=0).tolist()  # type: ignore[no-any-return]
 
 
 def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
     """σ of the two half Gaussians that meet at `mode`; 0 for a side that holds no pair."""
-    total = left = 0.0
-    count_left = 0
-    for block in pairs.blocks():
+
+    def sums(block: Block) -> tuple[float, float, int]:
+        total = left = 0.0
+        count_left = 0
         for start in range(0, block.values.size, CHUNK):
             deviation = block.values[start : start + CHUNK].astype(np.float64)
             deviation -= mode
-            total += float(deviation @ deviation)
+            # einsum, not BLAS, whose threads would get in the way of these
+            total += float(np.einsum("i,i->", deviation, deviation))
             count_left += int(np.count_nonzero(deviation <= 0))
             np.minimum(deviation, 0, out=deviation)
-            left += float(deviation @ deviation)
+            left += float(np.einsum("i,i->", deviation, deviation))
+        return total, left, count_left
+
+    total, left, count_left = (sum(parts) for parts in zip(*pairs.each(sums), strict=True))
     count_right = pairs.num_pairs - count_left
     right = max(0.0, total - left)
     return math.sqrt(left / count_left) if count_left else 0.0, math.sqrt(right / count_right) if count_right else 0.0
@@ -227,11 +248,12 @@ def _block_labels(pairs: PairDistances, block: Block, similar: float, dissimilar
 
 def _count_labels(pairs: PairDistances, similar: float, dissimilar: float) -> tuple[int, int]:
     """The numbers of similar and of dissimilar pairs."""
-    below = above = 0
-    for block in pairs.blocks():
+
+    def count(block: Block) -> tuple[int, int]:
         labels = _block_labels(pairs, block, similar, dissimilar)
-        below += int(np.count_nonzero(labels == 1))
-        above += int(np.count_nonzero(labels == -1))
+        return int(np.count_nonzero(labels == 1)), int(np.count_nonzero(labels == -1))
+
+    below, above = (sum(parts) for parts in zip(*pairs.each(count), strict=True))
     return below, above
 
 
