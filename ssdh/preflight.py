@@ -12,6 +12,7 @@ from ssdh.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, secti
 from ssdh.retrieval import EvaluateParams
 from ssdh.runs import RuntimeParams
 from ssdh.structure import StructureParams
+from ssdh.training_check import check_training
 from ssdh.training_params import TrainParams
 
 KINDS: dict[str, Any] = {
@@ -38,7 +39,10 @@ def check(params: dict[str, Any]) -> None:
     name = str(lookup(params, "dataset"))
     dataset = registry.get(name)
     dataset.ensure(section(params, f"datasets.{name}.data", dataset.Params))
-    ensure_weights(section(params, "backbone", BackboneParams), section(params, f"datasets.{name}.images", ImageParams))
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
+    ensure_weights(backbone, images)
+    check_training(section(params, "train", TrainParams), backbone, images, section(params, "bits", Bits))
 
 
 def check_files(params: dict[str, Any]) -> None:
@@ -46,10 +50,9 @@ def check_files(params: dict[str, Any]) -> None:
 
     DVC would find out itself, but only after it had removed the outs of the stage.
     """
-    for name, file in (
-        ("backbone.weights_file", section(params, "backbone", BackboneParams).weights_file),
-        ("train.init_file", section(params, "train", TrainParams).init_file),
-    ):
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    train: TrainParams = section(params, "train", TrainParams)
+    for name, file in (("backbone.weights_file", backbone.weights_file), ("train.init_file", train.init_file)):
         if not Path(file).is_file():
             raise DataError(
                 f"{name} {file} does not exist: name a file, or models/pretrained/none.safetensors for none "
