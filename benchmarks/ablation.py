@@ -60,21 +60,21 @@ def variants() -> Iterator[Variant]:
     yield Variant("steps", "default, feature distances", structure={"space": "feature"})
     yield Variant("steps", "default, published optimiser", "published", {"space": "manifold", "power": 0.7},
                   {"centre": True, "power": 0.7, "unknown_weight": 1.0})  # fmt: skip
-    for power in (0.4, 0.5, 0.6, 0.8, 1.0):
+    for power in (0.5, 1.0):
         yield Variant("power", str(power), structure={"power": power}, train={"power": power})
-    for k in (5, 10, 40, 80):
+    for k in (10, 40):
         yield Variant("k", str(k), structure={"neighbors": k})
-    for rank in (16, 32, 64, 256):
+    for rank in (32, 256):
         yield Variant("r", str(rank), structure={"rank": rank})
-    for steps, decay in ((0, 0.9), (2, 0.9), (12, 0.9), (20, 0.95)):
+    for steps, decay in ((0, 0.9), (20, 0.95)):
         yield Variant("g", f"{steps} steps, decay {decay}", structure={"steps": steps, "decay": decay})
-    for alpha in (1.0, 1.5, 2.5, 3.0):
+    for alpha in (1.5, 2.5):
         yield Variant("alpha", str(alpha), structure={"alpha": alpha})
-    for beta in (1.0, 1.5, 2.5, 3.0):
+    for beta in (1.0, 3.0):
         yield Variant("beta", str(beta), structure={"beta": beta})
-    for weight in (0.25, 0.5):
+    for weight in (0.5,):
         yield Variant("unknown weight", str(weight), train={"unknown_weight": weight})
-    for count in (500, 1000, 2000, 10_000, 20_000, 50_000):
+    for count in (500, 1000, 2000, 10_000, 50_000):
         yield Variant("train images", str(count), num_train=count)
 
 

@@ -9,6 +9,7 @@ from ssdh.pair_precision import pair_precision
 from ssdh.params import Bits, TopK, read_params, section
 from ssdh.retrieval import EvaluateParams
 from ssdh.runs import read_array, stage, write_csv, write_json
+from ssdh.selection import manifold_recall
 
 METRICS = Path("metrics")
 
@@ -22,15 +23,19 @@ def main() -> None:
     labels = read_array(Path("data/labels.npy"))
     features = read_array(Path("features/features.npy"))
     pairs = open_pair_labels(Path("features/structure.npz"), None, features)
+    packed = read_array(Path("models/codes.npy"))
+    bits: int = section(params, "bits", Bits)
     result = evaluate(
-        read_array(Path("models/codes.npy")),
+        packed,
         labels,
         features,
         split,
-        bits=section(params, "bits", Bits),
+        bits=bits,
         topk=section(params, f"datasets.{dataset}.topk", TopK),
         params=section(params, "evaluate", EvaluateParams),
     )
+    if (recall := manifold_recall(packed, features, split, bits=bits)) is not None:
+        result.metrics["manifold_recall"] = recall
     write_json(METRICS / "pairs.json", pair_precision(pairs, labels[split.train]))
     write_csv(METRICS / "per_query.csv", PER_QUERY, result.per_query)
     write_csv(METRICS / "pr_curve.csv", PR_CURVE, result.pr_curve)

@@ -87,6 +87,7 @@ def test_without_labels_every_file_is_there_and_empty(run: Path) -> None:
     baselines.main()
     assert "map" not in read("metrics.json")
     assert set(read("metrics.json")["neighbor_recall_at"]) == {"10", "100"}
+    assert 0 < read("metrics.json")["manifold_recall"] < 1
     assert read("pairs.json") == read("baselines.json") == {}
     for name in ("per_query.csv", "pr_curve.csv", "precision_at_n.csv", "baselines_curves.csv"):
         assert rows(name) == []

@@ -25,6 +25,7 @@ MEASURES = {  # metrics with a number in their name, or in their keys, have it i
     "precision_at": "precision@{}",
     "precision_radius": "precision in Hamming radius {}",
     "neighbor_recall_at": "recall of the {} nearest by features",
+    "manifold_recall": "neighbours on the manifold found (needs no labels)",
     "queries_without_relevant": "queries without a relevant image",
 }
 MANY_CLASSES = 24  # more stand in two columns where there is room
