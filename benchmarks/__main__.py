@@ -32,6 +32,7 @@ QUICK = {
     "serve": ["--seconds", "3", "--clients", "4", "--images", "5000"],
     "startup": ["--small", "--repeats", "1"],
     "pipeline": ["--num-train", "1000"],
+    "scaling": ["--largest", "10000", "--only", "evaluation,training"],
     "decoding": ["--images", "100", "--repeats", "1"],
 }
 
@@ -49,6 +50,8 @@ def arguments(name: str, features: Path, photos: Path | None, quick: bool) -> li
     given = list(QUICK[name]) if quick else []
     if name in ("retrieval", "pipeline"):
         given += ["--features", str(features)]
+    if name == "scaling" and not quick:
+        given += ["--plots", "docs/images"]
     if name == "decoding":
         given.insert(0, str(photos))
     return given

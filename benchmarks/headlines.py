@@ -120,6 +120,14 @@ def decoding(results: Any) -> Iterable[Row]:
             yield row(what, f"{found['images_per_second']} images/s", None, found["ratio"])
 
 
+def scaling(results: Any) -> Iterable[Row]:
+    """The power of n that each curve grows with."""
+    for name, curves in results["fits"].items():
+        for found in curves:
+            what = f"growth of {name}, {found['curve']}: power of n"
+            yield row(what, round(found["power"], 2), f"{found['points']} points", None)
+
+
 HEADLINES: dict[str, Callable[[Any], Iterable[Row]]] = {
     "structure": structure,
     "retrieval": retrieval,
@@ -129,5 +137,6 @@ HEADLINES: dict[str, Callable[[Any], Iterable[Row]]] = {
     "serve": serve,
     "startup": startup,
     "pipeline": pipeline,
+    "scaling": scaling,
     "decoding": decoding,
 }
