@@ -225,6 +225,31 @@ def _fill(network: "nn.Module", state: "dict[str, Tensor]", params: BackbonePara
     network.requires_grad_(True)
 
 
+def freeze(backbone: "nn.Module", until: str | None) -> None:
+    """Fix every parameter defined before the module called `until`, such as features.17 of VGG16 or layer3 of ResNet.
+
+    Raises ParameterError where there is no such module.
+    """
+    backbone.requires_grad_(True)
+    if until is None:
+        return
+    names = [name for name, _ in backbone.named_modules() if name]
+    if until not in names:
+        known = [name for name, _ in backbone.named_children()]
+        inner = [f"{known[0]}.{name}" for name, _ in getattr(backbone, known[0]).named_children()]
+        raise ParameterError(
+            f"train.freeze_until {until!r} is no part of the network: its parts are {', '.join([*known, *inner])}, "
+            "and theirs (params.yaml: train.freeze_until)"
+        )
+    frozen = 0
+    for name, parameter in backbone.named_parameters():
+        if name.startswith(f"{until}."):
+            break
+        parameter.requires_grad_(False)
+        frozen += 1
+    logger.info("{} parameter tensors before {} stay as they are", frozen, until)
+
+
 # --- weights and their preprocessing ---------------------------------------------------------------------------------
 
 

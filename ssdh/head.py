@@ -36,7 +36,7 @@ class FeatureSource:
         """Yield this rank's rows (≤ ⌈B/ranks⌉, D) of each batch."""
         own = [rows[share(len(rows), self.rank)] for rows in batches]
         index = to_device(torch.from_numpy(np.concatenate(own)), self.features.device)  # one copy an epoch
-        for rows in index.split([len(rows) for rows in own]):
+        for rows in torch.split(index, [len(rows) for rows in own]):
             yield self.features.index_select(0, rows)
 
 

@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from ssdh.augmentation import train_batches
+from ssdh.backbones import freeze
 from ssdh.devices import Rank, all_gather_rows, is_out_of_memory, share
-from ssdh.errors import ParameterError, SSDHError
+from ssdh.errors import SSDHError
 from ssdh.images import ImageSource, Preprocessing
 from ssdh.loss import weighted_loss
 from ssdh.network import HashNet
@@ -217,28 +217,3 @@ def training_mode(model: nn.Module) -> None:
 def step_seed(seed: int, iteration: int) -> int:
     """The seed of all random numbers of a step, 63 bits."""
     return int(np.random.SeedSequence([seed, STEP_STREAM, iteration]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def freeze(backbone: nn.Module, until: str | None) -> None:
-    """Fix every parameter defined before the module called `until`, such as features.17 of VGG16 or layer3 of ResNet.
-
-    Raises ParameterError where there is no such module.
-    """
-    backbone.requires_grad_(True)
-    if until is None:
-        return
-    names = [name for name, _ in backbone.named_modules() if name]
-    if until not in names:
-        known = [name for name, _ in backbone.named_children()]
-        inner = [f"{known[0]}.{name}" for name, _ in getattr(backbone, known[0]).named_children()]
-        raise ParameterError(
-            f"train.freeze_until {until!r} is no part of the network: its parts are {', '.join([*known, *inner])}, "
-            "and theirs (params.yaml: train.freeze_until)"
-        )
-    frozen = 0
-    for name, parameter in backbone.named_parameters():
-        if name.startswith(f"{until}."):
-            break
-        parameter.requires_grad_(False)
-        frozen += 1
-    logger.info("{} parameter tensors before {} stay as they are", frozen, until)

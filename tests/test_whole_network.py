@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ssdh import extraction, whole_network
-from ssdh.backbones import build_network, feature_size
+from ssdh.backbones import build_network, feature_size, freeze
 from ssdh.cli import evaluate as command
 from ssdh.devices import Rank
 from ssdh.errors import DataError, ParameterError, SSDHError
@@ -24,7 +24,6 @@ from ssdh.whole_network import (
     NetworkStep,
     SharedDropout,
     exact_pooling,
-    freeze,
     share_dropout,
     step_seed,
     training_mode,

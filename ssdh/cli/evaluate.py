@@ -49,6 +49,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     from ssdh.params import TopK, read_params, section
     from ssdh.retrieval import EvaluateParams
     from ssdh.runs import RuntimeParams, read_array
+    from ssdh.selection import manifold_recall
     from ssdh.trained import describe_backbone, feature_blocks, outputs_of
 
     params = read_params()
@@ -64,16 +65,19 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
         blocks = feature_blocks(load_hashnet(path), features, device)
     else:
         blocks = _blocks_of_images(path, weights_file, params, dataset, runtime, device)
+    split = read_split(Path("data/split"))
     codes = pack(sign_codes(outputs_of(blocks)(np.arange(len(features)))))
     found = evaluate(
         codes,
         read_array(Path("data/labels.npy")),
         features,
-        read_split(Path("data/split")),
+        split,
         bits=int(metadata["bits"]),
         topk=section(params, f"datasets.{dataset}.topk", TopK),
         params=section(params, "evaluate", EvaluateParams),
     )
+    if (recall := manifold_recall(codes, features, split, bits=int(metadata["bits"]))) is not None:
+        found.metrics["manifold_recall"] = recall
     return {"dataset": dataset, "model": str(path), **found.metrics}
 
 

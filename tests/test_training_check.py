@@ -1,0 +1,52 @@
+"""What `check` says of training before any stage removes a result."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssdh.backbones import BackboneParams, build_network
+from ssdh.errors import DataError, ParameterError
+from ssdh.image_params import ImageParams
+from ssdh.network import save_hashnet, seeded_hashnet
+from ssdh.params import section
+from ssdh.training_check import check_training
+from ssdh.training_params import TrainParams
+from tests.tiny import tiny_params
+
+
+def check(bits: int = 12, **train: Any) -> None:
+    params = tiny_params(**train)
+    images: ImageParams = section(params, "datasets.digits.images", ImageParams)
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    check_training(section(params, "train", TrainParams), backbone, images, bits)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The placeholder is found by its relative path."""
+    monkeypatch.chdir(project)
+
+
+def test_modules_to_freeze() -> None:
+    check(finetune=True, freeze_until="features.4")
+    check(finetune=False, freeze_until="nowhere")  # not used
+    with pytest.raises(ParameterError, match=r"freeze_until 'nowhere' is no part of the network"):
+        check(finetune=True, freeze_until="nowhere")
+
+
+def test_models_to_start_from(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_hashnet(path, seeded_hashnet(1024, 12, 0), {"bits": 12})
+    check(init_file=str(path))
+    check(init_file=str(path), finetune=True)
+    with pytest.raises(DataError, match=r"has 12 bits on features of 1024 values, wanted are 16 bits on 1024"):
+        check(bits=16, init_file=str(path))
+    network = seeded_hashnet(1024, 12, 0, build_network("mobilenet_v3_small", "penultimate", 32))
+    save_hashnet(path, network, {"bits": 12, "arch": "mobilenet_v3_small", "layer": "penultimate", "size": 32})
+    check(init_file=str(path), finetune=True)
+    with pytest.raises(DataError, match=r"holds a whole network: set train.finetune to true"):
+        check(init_file=str(path))
+    path.write_bytes(b"no model, but longer than the placeholder")
+    with pytest.raises(DataError, match=r"model.safetensors is not a whole model file"):
+        check(init_file=str(path))
