@@ -257,8 +257,14 @@ def multiplier(device: str) -> Multiply:
     GPU where the machine has one.
     """
     if device == "auto":
-        device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+        device = "cuda" if Path("/dev/nvidiactl").exists() and _cuda_works() else "cpu"
     return np.matmul if device == "cpu" else torch_multiplier(device)
+
+
+def _cuda_works() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def torch_multiplier(device: str) -> Multiply:
