@@ -84,7 +84,7 @@ def apply_edit(block: Block, folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
         return
-    command = ["git", "apply", "-C1", "-"]
+    command = ["git", "apply", "-C0", "-"]
     done = subprocess.run(command, cwd=folder, input=block.text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{block} does not apply: {done.stderr}"
 
