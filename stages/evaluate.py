@@ -40,7 +40,8 @@ def main() -> None:
     write_csv(METRICS / "per_query.csv", PER_QUERY, result.per_query)
     write_csv(METRICS / "pr_curve.csv", PR_CURVE, result.pr_curve)
     write_csv(METRICS / "precision_at_n.csv", PRECISION_AT_N, result.precision_at_n)
-    write_json(METRICS / "metrics.json", {"dataset": dataset, **result.metrics})
+    weights: str = section(params, f"datasets.{dataset}.images.weights", str)  # "random": a smoke run
+    write_json(METRICS / "metrics.json", {"dataset": dataset, "weights": weights, **result.metrics})
 
 
 if __name__ == "__main__":
