@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 ALL = blocks(PROJECT)
 COMMANDS = [block for block in ALL if is_command(block)]
 EXECUTED = [block for block in ALL if is_edit(block) or (is_command(block) and block.tag in ("run", "small"))]
-SECONDS = 400
+SECONDS = 600
 START = "start"  # a git tag
 
 pytestmark = pytest.mark.timeout(900)
@@ -123,12 +124,15 @@ class Reader:
             self.clone.set_all(SMALL | dict(word.split("=", 1) for word in block.words))
         self.last = mode
         command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
-        done = subprocess.run(
-            [*command, block.text], cwd=self.clone.folder, env=self.clone.environment, capture_output=True, text=True,
-            check=False, stdin=subprocess.DEVNULL, timeout=SECONDS,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{block}\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-        assert "Traceback" not in done.stderr, done.stderr
+        with tempfile.TemporaryFile("w+") as file:  # not a pipe, which a queue worker would keep open
+            done = subprocess.run(
+                [*command, block.text], cwd=self.clone.folder, env=self.clone.environment, stdout=file,
+                stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL, timeout=SECONDS,
+            )  # fmt: skip
+            file.seek(0)
+            told = file.read()
+        assert done.returncode == 0, f"{block}\n{block.text}\n{told[-5000:]}"
+        assert "Traceback" not in told, told
         if "queue start" in block.text:
             wait_for_queue(self.clone)
 
