@@ -19,7 +19,7 @@ from ssdh.snapshots import Snapshots
 from ssdh.training import Progress, make_optimizer, train
 from ssdh.training_params import TrainParams
 
-SMALL_STEP = 2**25  # multiply-adds of a step below which a second thread costs more than it brings
+SMALL_STEP = 2**27  # multiply-adds of a step below which more threads are not worth waiting for each other
 
 
 class FeatureSource:
