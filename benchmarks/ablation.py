@@ -171,7 +171,7 @@ def plot(found: list[dict[str, Any]], path: Path, bits: int) -> None:
     left.invert_yaxis()
     left.set_xlabel(f"mAP@5000 at {bits} bits")
     right.scatter([r["manifold_recall"] for r in own], [r["map"] for r in own], s=14, color="#4c72b0")
-    right.set_xlabel("manifold neighbours found by code (no labels)")
+    right.set_xlabel("manifold neighbours found (no labels)")
     right.set_ylabel("mAP@5000")
     right.set_title(f"rank correlation {rank_correlation(found, bits):.2f}", fontsize=10)
     figure.savefig(path)
