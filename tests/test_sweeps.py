@@ -197,6 +197,13 @@ def test_the_table_runs_no_cell_that_the_sweep_has_run(clone: Clone, swept: dict
     assert "not run [" in page
 
 
+def test_the_table_of_what_is_known_runs_nothing(clone: Clone, swept: object) -> None:
+    before = stages_of(clone.home)
+    table(clone, "--datasets", "digits", "--bits", "12,40", "--seeds", "0", "--known")
+    assert stages_of(clone.home) == before
+    assert "not yet (make table)" in (clone.folder / "t.md").read_text()
+
+
 def test_an_interrupted_table_goes_on_where_it_was(clone: Clone, swept: object) -> None:
     trained = stages_of(clone.home).count("train")
     arguments = ("--datasets", "digits", "--bits", "10", "--seeds", "0,1")
