@@ -105,10 +105,13 @@ def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
         metadata = metadata | {"power": model.power}
     text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors leaves files that only their owner may read
         try:
             save_file(state, temporary, text)
         except SafetensorError as error:
             raise DataError(f"{path} could not be written: {error}") from None
+        temporary.chmod(mode)
         _sort_header(temporary)
 
 

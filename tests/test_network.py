@@ -46,6 +46,9 @@ def test_a_file_has_the_same_bytes_each_time(tmp_path: Path) -> None:
         written.add(path.read_bytes())
         save_file(seeded_hashnet(6, 12, 0).state_dict(), path, dict.fromkeys(METADATA, "x"))
         plain.add(path.read_bytes())
+    (tmp_path / "any").touch()
+    save_hashnet(path, seeded_hashnet(6, 12, 0), METADATA)
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
     assert len(written) == 1
     assert len(plain) > 1  # what safetensors itself does, and why the header is sorted
 
