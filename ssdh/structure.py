@@ -196,16 +196,21 @@ def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDAr
 def _count_below(pairs: PairDistances, edges: NDArray[np.float64], error: float) -> list[int]:
     """The number of pairs with d < edge for each edge; those within `error` of it are decided in float64."""
 
-    def count(block: Block) -> list[int]:
-        counts = [0] * len(edges)
+    first, last = np.float32(edges[0] - error), np.float32(edges[-1] + error)
+
+    def count(block: Block) -> NDArray[np.int64]:
+        counts = np.zeros(len(edges), np.int64)
         for start in range(0, block.values.size, CHUNK):
             values = block.values[start : start + CHUNK]
+            below_all = values < first
+            counts += np.count_nonzero(below_all)
+            between = np.flatnonzero((values <= last) & ~below_all)
             for index, edge in enumerate(edges.tolist()):
-                surely = values < np.float32(edge - error)
-                near = start + np.flatnonzero((values <= np.float32(edge + error)) & ~surely)
-                counts[index] += int(np.count_nonzero(surely))
+                surely = values[between] < np.float32(edge - error)
+                near = between[(values[between] <= np.float32(edge + error)) & ~surely]
+                counts[index] += np.count_nonzero(surely)
                 if len(near):
-                    counts[index] += int(np.count_nonzero(pairs.exact(*block.pairs(near)) < edge))
+                    counts[index] += np.count_nonzero(pairs.exact(*block.pairs(start + near)) < edge)
         return counts
 
     return np.sum(pairs.each(count), axis=0).tolist()  # type: ignore[no-any-return]
