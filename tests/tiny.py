@@ -45,7 +45,8 @@ def tiny_params(arch: str = "mobilenet_v3_small", **train: Any) -> dict[str, Any
     params["backbone"]["arch"] = arch
     params["runtime"] |= {"device": "cpu", "workers": 0, "processes": None}
     params["structure"] |= {"alpha": 1.0, "beta": 1.0}
-    params["train"] |= {"epochs": 3, "eval_interval": 4, "snapshot_interval": 2, "optimizer": "adam", "lr": 0.02} | train
+    params["train"] |= {"epochs": 3, "eval_interval": 4, "snapshot_interval": 2, "optimizer": "adam", "lr": 0.02}
+    params["train"] |= train
     return params
 
 
