@@ -27,7 +27,7 @@ run: $(READY)
 
 test: $(READY)
 	@echo "Running every test that takes seconds; make test-slow runs the others"
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist loadfile
 	$(ACTIVATE)
 
 test-slow: $(READY)
