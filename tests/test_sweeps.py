@@ -226,7 +226,18 @@ def test_an_interrupted_table_goes_on_where_it_was(clone: Clone, swept: object) 
 
 
 def test_a_cell_that_fails_is_named_with_its_reason(clone: Clone, swept: object) -> None:
-    arguments = ("--datasets", "digits", "--bits", "6", "--seeds", "0", "--set", "train.lr=1e30")
+    arguments = (
+        "--datasets",
+        "digits",
+        "--bits",
+        "6",
+        "--seeds",
+        "0",
+        "--recipes",
+        "centred",
+        "--set",
+        "train.lr=1e30",
+    )
     command = [sys.executable, "-m", "ssdh", "table", "--page", "t.md", "--csv", "t.csv", *arguments]
     assert clone.run(*command, check=False).returncode == 1
     page = (clone.folder / "t.md").read_text()
