@@ -32,6 +32,7 @@ QUICK = {
     "serve": ["--seconds", "3", "--clients", "4", "--images", "5000"],
     "startup": ["--small", "--repeats", "1"],
     "pipeline": ["--num-train", "1000"],
+    "large": ["--images", "2000"],
     "scaling": ["--largest", "10000", "--only", "evaluation,training"],
     "decoding": ["--images", "100", "--repeats", "1"],
 }
@@ -48,7 +49,7 @@ def make_features(path: Path, count: int) -> None:
 def arguments(name: str, features: Path, photos: Path | None, quick: bool) -> list[str]:
     """The command line of one benchmark."""
     given = list(QUICK[name]) if quick else []
-    if name in ("retrieval", "pipeline"):
+    if name in ("retrieval", "pipeline", "large"):
         given += ["--features", str(features)]
     if name == "scaling" and not quick:
         given += ["--plots", "docs/images"]

@@ -112,6 +112,13 @@ def pipeline(results: Any) -> Iterable[Row]:
             yield row(what, _s(found["total"]), _s(usual), usual / found["total"], "< 60 s")
 
 
+def large(results: Any) -> Iterable[Row]:
+    """More train images than a matrix of pseudo-labels allows."""
+    what = f"manifold, fit and training, {results['images']:,} train images, no matrix"
+    memory = f"peak {results['peak_mib']:.0f} MiB"
+    yield row(what, _s(sum(results["seconds"].values())), memory, None, "minutes, < 4 GiB")
+
+
 def decoding(results: Any) -> Iterable[Row]:
     """Decoding beside a plain Pillow loop."""
     for found in results["rows"]:
@@ -137,6 +144,7 @@ HEADLINES: dict[str, Callable[[Any], Iterable[Row]]] = {
     "serve": serve,
     "startup": startup,
     "pipeline": pipeline,
+    "large": large,
     "scaling": scaling,
     "decoding": decoding,
 }

@@ -49,6 +49,16 @@ class Block:
         i, j = np.divmod(positions, len(self.columns))
         return self.rows[i], self.columns[j]
 
+    def split(self, parts: int) -> Iterator["Block"]:
+        """Yield about `parts` blocks of neighbouring rows that make up this one; pairs inside a set stay together."""
+        if self.columns is None:
+            yield self
+            return
+        width, step = len(self.columns), math.ceil(len(self.rows) / parts)
+        for start in range(0, len(self.rows), step):
+            rows = self.rows[start : start + step]
+            yield Block(self.values[start * width : (start + len(rows)) * width], rows, self.columns)
+
 
 class PairDistances:
     """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
@@ -90,12 +100,12 @@ class PairDistances:
             at += size
 
     def each(self, work: Callable[[Block], T]) -> list[T]:
-        """The results of `work` on every block, in their order; kept distances are shared out over the cores."""
-        blocks = self.blocks()
-        if not self._keep:
-            return [work(block) for block in blocks]
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return list(pool.map(work, blocks))
+        """The results of `work` on every block or part of one, in their order, shared out over the cores."""
+        threads = min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads) as pool:
+            if self._keep:
+                return list(pool.map(work, self.blocks()))
+            return [result for block in self.blocks() for result in pool.map(work, block.split(threads))]
 
     def are_of(self, features: NDArray[Any]) -> bool:
         """Whether these are the distances of this very array and it still holds the same rows."""
@@ -120,7 +130,7 @@ class PairDistances:
     def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
         """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with all later ones."""
         everything = np.arange(self.num_vectors)
-        step = max(1, min(256 if self._keep else 512, BLOCK_ELEMENTS // self.num_vectors))
+        step = max(1, min(512, BLOCK_ELEMENTS // self.num_vectors))
         for start in range(0, self.num_vectors, step):
             rows, later = everything[start : start + step], everything[start + step :]
             yield rows, None

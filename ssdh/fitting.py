@@ -17,10 +17,10 @@ from ssdh.network import HashNet, centre, initial_hashnet
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
 from ssdh.snapshots import Snapshots
-from ssdh.trained import Blocks, curve_point, feature_blocks, outputs_of
+from ssdh.trained import Blocks, feature_blocks, outputs_of
 from ssdh.training import Progress
 from ssdh.training_params import TrainParams
-from ssdh.validation import code_statistics, warn_of_collapse
+from ssdh.validation import code_statistics, draw_validation, validation_map, warn_of_collapse
 
 BlocksOf = Callable[[HashNet], Blocks]
 
@@ -89,7 +89,7 @@ def _fit_head(
         device=place.device,
         rank=place.rank,
         snapshots=place.snapshots,
-        validate=curve_point(blocks_of, inputs.labels, inputs.split, seed),
+        validate=_validation(blocks_of, inputs, seed),
     )
     return model, progress, blocks_of
 
@@ -123,6 +123,14 @@ def _fit_network(
         seed=seed,
         device=place.device,
         snapshots=place.snapshots,
-        validate=curve_point(blocks_of, inputs.labels, inputs.split, seed),
+        validate=_validation(blocks_of, inputs, seed),
     )
     return model, progress, blocks_of
+
+
+def _validation(blocks_of: BlocksOf, inputs: Inputs, seed: int) -> Callable[[HashNet], float] | None:
+    """The function from a model to its validation mAP; None without labels or without queries."""
+    queries, database = draw_validation(inputs.split, seed)
+    if not inputs.labels.shape[1] or not len(queries):
+        return None
+    return lambda model: validation_map(outputs_of(blocks_of(model)), inputs.labels, queries, database)

@@ -43,14 +43,15 @@ def diffusion_embedding(
     """
     from scipy.sparse.csgraph import connected_components
 
-    graph = normalised_graph(nearest_neighbours(features, neighbors))
-    pieces: int = connected_components(graph, directed=False)[0]
+    adjacency = nearest_neighbours(features, neighbors)
+    pieces, piece_of = connected_components(adjacency, directed=False)
     if pieces > min(rank, len(features)):
         raise DataError(
             f"the graph of {len(features)} train images falls into {pieces} pieces, more than structure.rank = {rank}: "
             f"raise structure.neighbors (now {neighbors}) or structure.rank"
         )
-    values, vectors = top_eigenpairs(graph, rank, seed)
+    known = component_vectors(adjacency, piece_of) if pieces > 1 else None
+    values, vectors = top_eigenpairs(normalised_graph(adjacency), rank, seed, known)
     embedding = vectors * walk_weights(values, steps, decay)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     return embedding.astype(np.float32)
@@ -82,28 +83,63 @@ def normalised_graph(adjacency: "sparse.csr_array") -> "sparse.csr_array":
     """W = D^-½ ½(A + Aᵀ) D^-½, (n, n) symmetric, eigenvalues in [−1, 1]."""
     from scipy import sparse
 
-    symmetric = (adjacency + adjacency.T) * 0.5
-    scale = sparse.diags_array(1 / np.sqrt(symmetric.sum(axis=1)))
-    return sparse.csr_array(scale @ symmetric @ scale)
+    scale = sparse.diags_array(1 / np.sqrt(_degrees(adjacency)))
+    return sparse.csr_array(scale @ (adjacency + adjacency.T) @ scale * 0.5)
+
+
+def component_vectors(adjacency: "sparse.csr_array", piece_of: NDArray[np.integer[Any]]) -> "sparse.csr_array":
+    """Unit eigenvectors (n, c) of W for its eigenvalue 1, one a connected component: √degree there, 0 elsewhere.
+
+    piece_of: the component, 0 to c − 1, of each image, (n,).
+    """
+    from scipy import sparse
+
+    degrees = _degrees(adjacency)
+    volumes = np.bincount(piece_of, weights=degrees)
+    return sparse.csr_array((np.sqrt(degrees / volumes[piece_of]), (np.arange(len(degrees)), piece_of)))
+
+
+def _degrees(adjacency: "sparse.csr_array") -> NDArray[np.float64]:
+    return np.asarray((adjacency + adjacency.T).sum(axis=1)) * 0.5
 
 
 def top_eigenpairs(
-    graph: "sparse.csr_array", rank: int, seed: int = 0
+    graph: "sparse.csr_array", rank: int, seed: int = 0, known: "sparse.csr_array | None" = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The largest `rank` eigenvalues, descending (r,), and eigenvectors (n, r); each one's largest entry positive."""
+    """The largest `rank` eigenvalues, descending (r,), and eigenvectors (n, r); each one's largest entry positive.
+
+    known: eigenvectors (n, c) for the eigenvalue 1, c ≤ r, of a graph in several pieces: a Lanczos iteration from one
+    start vector may miss copies of an eigenvalue, so these are not left to it.
+    """
     n = graph.shape[0]
     if n <= DENSE_UP_TO or rank >= n:
         values, vectors = np.linalg.eigh(graph.toarray())
         values, vectors = values[-rank:], vectors[:, -rank:]
     else:
-        from scipy.sparse.linalg import eigsh
-
-        start = np.random.default_rng(seed).standard_normal(n)
-        values, vectors = eigsh(graph, k=rank, which="LA", v0=start)
+        values, vectors = _largest(graph, rank, seed, known)
     order = np.argsort(values)[::-1]
     values, vectors = values[order], vectors[:, order]
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
     return values, vectors * np.sign(largest)
+
+
+def _largest(
+    graph: "sparse.csr_array", rank: int, seed: int, known: "sparse.csr_array | None"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`rank` eigenpairs by Lanczos, in no order; with `known` ones of eigenvalue 1, these are moved to −2 first."""
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    start = np.random.default_rng(seed).standard_normal(graph.shape[0])
+    if known is None:
+        found: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
+        return found
+    rest = rank - known.shape[1]
+    ones, first = np.ones(known.shape[1]), known.toarray()
+    if not rest:
+        return ones, first
+    lowered = LinearOperator(graph.shape, matvec=lambda x: graph @ x - 3 * (known @ (known.T @ x)), dtype=np.float64)
+    values, vectors = eigsh(lowered, k=rest, which="LA", v0=start)
+    return np.concatenate([ones, values]), np.concatenate([first, vectors], axis=1)
 
 
 def walk_weights(eigenvalues: NDArray[np.float64], steps: int, decay: float) -> NDArray[np.float64]:

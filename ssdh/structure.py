@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ssdh.distances import CHUNK, Block, PairDistances, upper_triangle
+from ssdh.distances import Block, PairDistances, upper_triangle
 from ssdh.errors import DataError
 from ssdh.params import Params
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
 ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
+# distances a numpy call works on: in the cache, and long enough that two threads do not wait for the interpreter lock
+PASS = 1 << 18
 
 Labels = NDArray[np.int8]
 
@@ -141,8 +143,9 @@ def pseudo_labels(
             target[rows, rows] = square
         else:
             rectangle = labels.reshape(len(block.rows), len(block.columns))
-            target[rows, rows.stop :] = rectangle
-            target[rows.stop :, rows] = rectangle.T
+            columns = slice(int(block.columns[0]), int(block.columns[-1]) + 1)
+            target[rows, columns] = rectangle
+            target[columns, rows] = rectangle.T
 
     pairs.each(fill)
     return out
@@ -166,8 +169,8 @@ def _histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.i
 
     def count(block: Block) -> NDArray[np.int64]:
         counts = np.zeros(bins + 1, np.int64)
-        for start in range(0, block.values.size, CHUNK):
-            position = block.values[start : start + CHUNK] - low
+        for start in range(0, block.values.size, PASS):
+            position = block.values[start : start + PASS] - low
             position *= scale
             np.clip(position, 0, bins, out=position)
             counts += np.bincount(position.astype(np.intp), minlength=bins + 1)
@@ -193,24 +196,26 @@ def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDAr
     return int(candidates[np.argmax([below[k + 1] - below[k] for k in candidates.tolist()])])
 
 
-def _count_below(pairs: PairDistances, edges: NDArray[np.float64], error: float) -> list[int]:
-    """The number of pairs with d < edge for each edge; those within `error` of it are decided in float64."""
-
-    first, last = np.float32(edges[0] - error), np.float32(edges[-1] + error)
+def _count_below(pairs: PairDistances, edges: NDArray[np.float64], margin: float) -> list[int]:
+    """The number of pairs with d < edge for each edge; those within `margin` of it are decided in float64."""
+    bounds = [(edge, np.float32(edge - margin), np.float32(edge + margin)) for edge in edges.tolist()]
 
     def count(block: Block) -> NDArray[np.int64]:
         counts = np.zeros(len(edges), np.int64)
-        for start in range(0, block.values.size, CHUNK):
-            values = block.values[start : start + CHUNK]
-            below_all = values < first
-            counts += np.count_nonzero(below_all)
-            between = np.flatnonzero((values <= last) & ~below_all)
-            for index, edge in enumerate(edges.tolist()):
-                surely = values[between] < np.float32(edge - error)
-                near = between[(values[between] <= np.float32(edge + error)) & ~surely]
-                counts[index] += np.count_nonzero(surely)
-                if len(near):
-                    counts[index] += np.count_nonzero(pairs.exact(*block.pairs(start + near)) < edge)
+        doubtful: list[list[NDArray[np.int64]]] = [[] for _ in bounds]
+        for start in range(0, block.values.size, PASS):
+            values = block.values[start : start + PASS]
+            for index, (_, low, high) in enumerate(bounds):
+                surely = values < low
+                number = np.count_nonzero(surely)
+                counts[index] += number
+                perhaps = values <= high
+                if np.count_nonzero(perhaps) > number:
+                    doubtful[index].append(start + np.flatnonzero(perhaps ^ surely))
+        for index, (edge, _, _) in enumerate(bounds):
+            if doubtful[index]:
+                exact = pairs.exact(*block.pairs(np.concatenate(doubtful[index])))
+                counts[index] += np.count_nonzero(exact < edge)
         return counts
 
     return np.sum(pairs.each(count), axis=0).tolist()  # type: ignore[no-any-return]
@@ -222,8 +227,8 @@ def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
     def sums(block: Block) -> tuple[float, float, int]:
         total = left = 0.0
         count_left = 0
-        for start in range(0, block.values.size, CHUNK):
-            deviation = block.values[start : start + CHUNK].astype(np.float64)
+        for start in range(0, block.values.size, PASS):
+            deviation = block.values[start : start + PASS].astype(np.float64)
             deviation -= mode
             # einsum, not BLAS, whose threads would get in the way of these
             total += float(np.einsum("i,i->", deviation, deviation))
@@ -242,9 +247,9 @@ def _block_labels(pairs: PairDistances, block: Block, similar: float, dissimilar
     """The labels of a block's pairs, in the order of its values; those near a threshold are decided in float64."""
     labels = np.empty(block.values.size, np.int8)
     near = []
-    for start in range(0, labels.size, CHUNK):
-        values = block.values[start : start + CHUNK]
-        labels[start : start + CHUNK] = ternary(values, similar, dissimilar)
+    for start in range(0, labels.size, PASS):
+        values = block.values[start : start + PASS]
+        labels[start : start + PASS] = ternary(values, similar, dissimilar)
         near.append(start + near_threshold(values, similar, dissimilar))
     doubtful = np.concatenate(near) if near else np.empty(0, np.int64)
     labels[doubtful] = ternary(pairs.exact(*block.pairs(doubtful)), similar, dissimilar)
@@ -253,13 +258,9 @@ def _block_labels(pairs: PairDistances, block: Block, similar: float, dissimilar
 
 def _count_labels(pairs: PairDistances, similar: float, dissimilar: float) -> tuple[int, int]:
     """The numbers of similar and of dissimilar pairs."""
-
-    def count(block: Block) -> tuple[int, int]:
-        labels = _block_labels(pairs, block, similar, dissimilar)
-        return int(np.count_nonzero(labels == 1)), int(np.count_nonzero(labels == -1))
-
-    below, above = (sum(parts) for parts in zip(*pairs.each(count), strict=True))
-    return below, above
+    edges = np.array([similar, np.nextafter(dissimilar, np.inf)])
+    below, not_above = _count_below(pairs, edges, MARGIN)
+    return below, pairs.num_pairs - not_above
 
 
 def ternary(distances: NDArray[np.floating[Any]], similar: float, dissimilar: float) -> Labels:
@@ -271,8 +272,9 @@ def ternary(distances: NDArray[np.floating[Any]], similar: float, dissimilar: fl
 
 def near_threshold(distances: NDArray[np.float32], similar: float, dissimilar: float) -> NDArray[np.int64]:
     """Flat positions of the distances within 1e-5 of a threshold."""
-    near = np.abs(distances - np.float32(similar)) <= MARGIN
-    near |= np.abs(distances - np.float32(dissimilar)) <= MARGIN
+    near = np.zeros(distances.shape, np.bool_)
+    for threshold in (similar, dissimilar):
+        near |= (distances <= np.float32(threshold + MARGIN)) ^ (distances < np.float32(threshold - MARGIN))
     return np.flatnonzero(near)
 
 

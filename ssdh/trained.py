@@ -1,4 +1,4 @@
-"""A trained network at work: its outputs for features or images, its file with all that is needed to use it again."""
+"""A trained network at work: its outputs for features or images, and how it is built again from its file."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +11,10 @@ from torch import Tensor, nn
 
 from ssdh.backbones import Backbone, BackboneParams, load_backbone, resolve_layer, resolve_preprocessing
 from ssdh.codes import pack, sign_codes
-from ssdh.datasets.splits import Split
 from ssdh.errors import DataError
 from ssdh.extraction import BLOCK, run_network
-from ssdh.images import ImageParams, Preprocessing
-from ssdh.network import HashNet, load_hashnet, read_metadata, save_hashnet
-from ssdh.runs import write_csv
-from ssdh.training import Progress
-from ssdh.validation import Rows, draw_validation, validation_map
+from ssdh.images import ImageParams, Preprocessing, Rows
+from ssdh.network import HashNet, load_hashnet, read_metadata
 
 Floats = NDArray[np.float32]
 Blocks = Callable[[Rows], Iterator[Floats]]  # what `compute_rows` asks for
@@ -45,19 +41,6 @@ def outputs_of(blocks_of: Blocks) -> Callable[[Rows], Floats]:
     return lambda rows: np.concatenate(list(blocks_of(rows)))
 
 
-def curve_point(
-    blocks_of: Callable[[HashNet], Blocks],
-    labels: NDArray[np.uint8],
-    split: Split,
-    seed: int,
-) -> Callable[[HashNet], float] | None:
-    """The function from a model to the validation mAP that `train` calls; None without labels or without queries."""
-    queries, database = draw_validation(split, seed)
-    if not labels.shape[1] or not len(queries):
-        return None
-    return lambda model: validation_map(outputs_of(blocks_of(model)), labels, queries, database)
-
-
 # --- the file of a trained network ----------------------------------------------------------------------------------
 
 
@@ -75,15 +58,6 @@ def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
-
-
-def write_training(
-    paths: tuple[Path, Path, Path], model: HashNet, progress: Progress, metadata: dict[str, Any]
-) -> None:
-    """Write to `paths`: loss by epoch, validation curve, and the model with `metadata`."""
-    write_csv(paths[0], ("epoch", "iteration", "loss"), progress.epochs)
-    write_csv(paths[1], ("iteration", "map"), progress.validation)
-    save_hashnet(paths[2], model, metadata)
 
 
 def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:

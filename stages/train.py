@@ -11,11 +11,12 @@ from ssdh.datasets.splits import read_split
 from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.fitting import Inputs, Place, fit
 from ssdh.images import ImageParams, open_images
+from ssdh.network import save_hashnet
 from ssdh.pair_labels import open_pair_labels
 from ssdh.params import Bits, Seed, lookup, read_params, section
-from ssdh.runs import RuntimeParams, fingerprint, read_array, stage
+from ssdh.runs import RuntimeParams, fingerprint, read_array, stage, write_csv
 from ssdh.snapshots import Snapshots
-from ssdh.trained import describe_backbone, write_training
+from ssdh.trained import describe_backbone
 from ssdh.training_params import TrainParams
 
 FEATURES, PSEUDO, STRUCTURE = (
@@ -61,7 +62,9 @@ def main() -> None:
         place = Place(device, rank, runtime.num_workers, Snapshots(folder, folder.name, rank))
         model, curves, statistics = fit(inputs, chosen, backbone, images, bits=bits, seed=seed, place=place)
         if rank.first:
-            write_training(OUTS, model, curves, settings | statistics | {"processes": rank.count})
+            write_csv(OUTS[0], ("epoch", "iteration", "loss"), curves.epochs)
+            write_csv(OUTS[1], ("iteration", "map"), curves.validation)
+            save_hashnet(OUTS[2], model, settings | statistics | {"processes": rank.count})
 
 
 if __name__ == "__main__":

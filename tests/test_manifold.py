@@ -72,6 +72,22 @@ def test_eigenpairs_descend_with_fixed_signs_and_repeat_to_the_bit() -> None:
     np.testing.assert_array_equal(vectors, again[1])
 
 
+@pytest.mark.parametrize("pieces", [2, 7, 12])
+def test_a_graph_in_pieces_keeps_every_piece(pieces: int) -> None:
+    """Each piece has its own eigenvalue 1; an image whose piece were missed would have no direction at all."""
+    rng = np.random.default_rng(3)
+    kind = np.arange(840) % pieces
+    features = (50 * np.eye(pieces)[kind] + rng.standard_normal((840, pieces))).astype(np.float32)
+    embedding = diffusion_embedding(features, neighbors=10, rank=12, steps=6, decay=0.9)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-6)
+    cosines = embedding @ embedding.T
+    assert np.abs(cosines[kind[:, None] != kind]).max() < 1e-5
+    values, vectors = np.linalg.eigh(normalised_graph(nearest_neighbours(features, 10)).toarray())
+    walk = vectors[:, -12:] * walk_weights(values[-12:], 6, 0.9)
+    walk /= np.linalg.norm(walk, axis=1, keepdims=True)
+    np.testing.assert_allclose(cosines, walk @ walk.T, atol=1e-4)
+
+
 def test_walk_weights_by_hand() -> None:
     # steps 2, decay 0.5: λ + 0.5 λ² + 0.25 λ³
     found = walk_weights(np.array([1.0, 0.5, 0.0, -1.0]), 2, 0.5)

@@ -78,7 +78,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     )
     if (recall := manifold_recall(codes, features, split, bits=int(metadata["bits"]))) is not None:
         found.metrics["manifold_recall"] = recall
-    return {"dataset": dataset, "model": str(path), **found.metrics}
+    return {"dataset": dataset, "weights": metadata["weights"], "model": str(path), **found.metrics}
 
 
 def _blocks_of_images(

@@ -1,0 +1,82 @@
+"""More train images than an n×n matrix allows: seconds and peak memory of structure on the manifold, and of training.
+
+    python -m benchmarks.large --features FILE.npz [--images 100000] [--bits 64]
+
+The default recipe of `params.yaml` on the first rows of FILE.npz; where it holds too few, mixtures of two of its rows
+follow. No pseudo-label matrix is written: `train` computes the labels of each batch from the embedding.
+"""
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.common import write_results
+from benchmarks.quality import load
+from ssdh.distances import PairDistances
+from ssdh.head import train_head
+from ssdh.manifold import embed
+from ssdh.normalisation import power_normalise
+from ssdh.pair_batches import PairBatches
+from ssdh.pair_labels import PairLabels
+from ssdh.params import read_params, section
+from ssdh.structure import StructureParams, fit_pairs
+from ssdh.training_params import TrainParams
+
+
+def enough(features: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """`count` rows: those of `features` (N, D), then mixtures 0.7·a + 0.3·b of random pairs of them."""
+    missing = count - len(features)
+    if missing <= 0:
+        return features[:count]
+    first, second = np.random.default_rng(0).integers(0, len(features), (2, missing))
+    return np.concatenate([features, 0.7 * features[first] + 0.3 * features[second]], dtype=np.float32)
+
+
+def main() -> None:
+    """Print seconds of each part and the peak memory, and write `benchmarks/results/large.json`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--features", type=Path, required=True, help=".npz with features and labels")
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--bits", type=int, default=64)
+    chosen = parser.parse_args()
+    params = read_params()
+    structure: StructureParams = section(params, "structure", StructureParams)
+    training: TrainParams = section(params, "train", TrainParams)
+    features = enough(load(chosen.features)[0], chosen.images)
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def note(name: str) -> None:
+        nonlocal clock
+        seconds[name] = time.perf_counter() - clock
+        clock = time.perf_counter()
+        print(f"{name:<12}{seconds[name]:>8.1f} s", flush=True)
+
+    scaled = power_normalise(features, structure.power)
+    embedding = embed(scaled, structure, seed=0)
+    note("embedding")
+    vectors = scaled if embedding is None else embedding
+    found, _, _ = fit_pairs(PairDistances(vectors), alpha=structure.alpha, beta=structure.beta, bins=structure.bins)
+    note("fit")
+    batches = PairBatches(
+        PairLabels(vectors, found),
+        torch.device("cpu"),
+        unknown_weight=training.unknown_weight,
+        target=training.target,
+    )
+    train_head(features, batches, training, bits=chosen.bits, seed=0, device=torch.device("cpu"))
+    note("training")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory {peak:.0f} MiB, features of {features.nbytes / 2**20:.0f} MiB included")
+    write_results(
+        "large", {"images": chosen.images, "dimensions": features.shape[1], "seconds": seconds, "peak_mib": peak}
+    )
+
+
+if __name__ == "__main__":
+    main()
