@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from ssdh import extraction, fitting, runs, snapshots, trained, training, whole_network
+from ssdh import extraction, fitting, runs, snapshots, training, whole_network
 from tests.tiny import inside
 
 
@@ -110,7 +110,7 @@ def before_snapshot_rename() -> None:
 
 
 def in_validation() -> None:
-    trained.validation_map = call(2, trained.validation_map, lambda *_: die())
+    fitting.validation_map = call(2, fitting.validation_map, lambda *_: die())
 
 
 def after_training() -> None:
@@ -118,7 +118,9 @@ def after_training() -> None:
 
 
 def between_outs() -> None:
-    trained.save_hashnet = lambda *_: die()
+    import stages.train
+
+    stages.train.save_hashnet = lambda *_: die()
 
 
 POINTS: dict[str, tuple[str, Callable[[], None]]] = {
