@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssdh.errors import ParameterError, SSDHError
+from ssdh.errors import DataError, ParameterError, SSDHError
 from ssdh.params import lookup, parse_value
+
+# who commits experiments where git knows nobody: DVC asks for a name and an address, and takes them from here
+_NOBODY = {"name": "ssdh", "email": "ssdh@localhost"}
 
 # what Hydra's grammar, which -S follows, reads as plain text without quotes
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.:@+-]*")
@@ -23,21 +26,31 @@ def override(name: str, value: object) -> str:
 
     >>> override("train.lr", 0.001), override("train.compile", False), override("seed", None)
     ('train.lr=0.001', 'train.compile=false', 'seed=null')
-    >>> print(override("datasets.cifar10.data.root", "/data/cifar 10"))
-    datasets.cifar10.data.root='/data/cifar 10'
+    >>> print(override("datasets.cifar10.data.root", "/data/cifar 10"), override("evaluate.precision_at", [1, 10]))
+    datasets.cifar10.data.root='/data/cifar 10' evaluate.precision_at=[1,10]
+
+    Raises ParameterError for a mapping, which DVC would merge with the old one instead of replacing it.
     """
+    if isinstance(value, Mapping):
+        raise ParameterError(f"{name} is a mapping: set its parts by their dotted names, {name}.KEY=VALUE")
+    return f"{name}={_as_hydra(value)}"
+
+
+def _as_hydra(value: object) -> str:
     if value is None:
-        return f"{name}=null"
+        return "null"
     if isinstance(value, bool):
-        return f"{name}={str(value).lower()}"
+        return str(value).lower()
     if isinstance(value, int | float):
-        return f"{name}={value!r}"
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_hydra, value))}]"
     text = str(value)
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS_WITH_A_MEANING:
-        return f"{name}={text}"
+        return text
     # inside quotes only a backslash before a quote (or the end) is special
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-    return f"{name}='{escaped}'"
+    return f"'{escaped}'"
 
 
 def with_values(params: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
@@ -82,8 +95,33 @@ def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
 
 
 def environment() -> dict[str, str]:
-    """This environment, the interpreter's folder first on PATH: dvc's workers and stages call `dvc` and `python`."""
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    """This environment, the interpreter's folder first on PATH: dvc's workers and stages call `dvc` and `python`.
+
+    Where git knows no author, one is named: DVC commits every experiment and refuses to do so without.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return _author() | os.environ | {"PATH": path}
+
+
+def _author() -> dict[str, str]:
+    """Git's variables for a name and an address, {} where its configuration has both (DVC reads it only whole)."""
+    configured = {key: (git("config", f"user.{key}") or "").strip() for key in _NOBODY}
+    if all(configured.values()):
+        return {}
+    return {
+        f"GIT_{who}_{key.upper()}": configured[key] or nobody
+        for who in ("AUTHOR", "COMMITTER")
+        for key, nobody in _NOBODY.items()
+    }
+
+
+def git(*arguments: str) -> str | None:
+    """What a git command prints, or None where it fails; raises DataError where there is no git."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False)
+    except FileNotFoundError:
+        raise DataError("git is not installed: install it (https://git-scm.com)") from None
+    return done.stdout if done.returncode == 0 else None
 
 
 def parse_settings(words: Sequence[str], params: Mapping[str, Any]) -> dict[str, object]:

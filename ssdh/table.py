@@ -7,6 +7,7 @@ import csv
 import hashlib
 import itertools
 import json
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ HEADER = (
     *("key", "code", "dataset", "recipe", "bits", "seed", "map", "map_stable", *BASELINES, "num_query", "num_train"),
     *("topk", "ties", "arch", "layer", "weights", "size", "settings", "commit", "reason"),
 )
+NUMBERS = ("bits", "seed", "map", "map_stable", *BASELINES, "num_query", "num_train", "topk", "size")
 START, END = "<!-- table:start -->", "<!-- table:end -->"
 
 Row = dict[str, Any]
@@ -68,6 +70,38 @@ def code_of(hashes: Mapping[str, str]) -> str:
     return _digest(dict(hashes))
 
 
+def is_whole_run(
+    lock: Mapping[str, Any],
+    stages: Mapping[str, Sequence[str]],
+    params: Mapping[str, Any],
+    code: Mapping[str, str],
+) -> bool:
+    """Whether the results that a `dvc.lock` records are all of one run: of these parameters and of this code.
+
+    An experiment may have run in part only; its other results are then those of an earlier run.
+
+    lock: the content of dvc.lock. stages: dotted names of the parameters each stage reads, as dvc.yaml has them. code:
+    MD5 of the code files by path. True where every stage is there with the values of `params`, and every file that
+    stages read or wrote has one hash, a code file that of `code`.
+    """
+    recorded = lock.get("stages", {})
+    hashes: dict[str, set[str]] = {}
+    for stage, names in stages.items():
+        found = recorded.get(stage, {})
+        values = found.get("params", {}).get("params.yaml", {})
+        for name in names:
+            full = re.sub(r"\$\{([\w.]+)\}", lambda match: str(lookup(dict(params), match[1])), name)
+            if full not in values or values[full] != lookup(dict(params), full):
+                return False
+        for file in (*found.get("deps", ()), *found.get("outs", ())):
+            hashes.setdefault(file["path"], set()).add(file.get("md5", ""))
+    return (
+        stages.keys() <= recorded.keys()
+        and all(len(found) == 1 for found in hashes.values())
+        and all(hashes.get(path) == {md5} for path, md5 in code.items())
+    )
+
+
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -104,13 +138,16 @@ def read_rows(path: Path) -> list[Row]:
         reader = csv.DictReader(file)
         if missing := {"key", "code", "map"} - set(reader.fieldnames or ()):
             raise DataError(f"{path} has no column {', '.join(sorted(missing))}: remove it, the table is made anew")
-        return [{name: _number(text) for name, text in row.items() if name in HEADER and text} for row in reader]
+        return [
+            {name: _number(text) if name in NUMBERS else text for name, text in row.items() if name in HEADER and text}
+            for row in reader
+        ]
 
 
 def _number(text: str) -> Any:
     for kind in (int, float):
         try:
-            return kind(text) if len(text) < 16 or "." in text else text  # a digest may be all digits
+            return kind(text)
         except ValueError:
             continue
     return text
@@ -133,7 +170,7 @@ def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    return (*(row.get(name) for name in ("dataset", "recipe", "settings", "bits", "seed")), *_setting(row))
+    return (*(row.get(name) for name in ("dataset", "recipe", "bits", "seed")), *_setting(row))
 
 
 def _order(value: Any) -> tuple[int, float, str]:
@@ -184,8 +221,9 @@ def _published_rows(published: Sequence[Mapping[str, str]], lengths: Sequence[in
 
 
 def _measured_rows(rows: Sequence[Row], lengths: Sequence[int], code: str, notes: list[str]) -> Iterator[str]:
-    """The baselines and each recipe of one protocol and one kind of features."""
+    """The baselines and each recipe of one protocol, one kind of features and the same settings."""
     about = _about(rows[0])
+    extra = f", {rows[0]['settings']}" if "settings" in rows[0] else ""
 
     def line(title: str, chosen: Sequence[Row], name: str) -> str:
         cells = (_mean([row for row in chosen if row["bits"] == length], name, code, notes) for length in lengths)
@@ -193,16 +231,14 @@ def _measured_rows(rows: Sequence[Row], lengths: Sequence[int], code: str, notes
 
     for name, title in BASELINES.items():
         if any(name in row for row in rows):
-            yield line(title, rows, name)
-    for recipe, extra in dict.fromkeys((row["recipe"], row.get("settings", "")) for row in rows):
-        title = f"**SSDH, recipe {recipe}**" + (f", {extra}" if extra else "")
-        yield line(title, [row for row in rows if (row["recipe"], row.get("settings", "")) == (recipe, extra)], "map")
+            yield line(f"{title}{extra}", rows, name)
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        yield line(f"**SSDH, recipe {recipe}**{extra}", [row for row in rows if row["recipe"] == recipe], "map")
 
 
 def _setting(row: Row) -> tuple[Any, ...]:
-    return tuple(
-        row.get(name) for name in ("num_query", "num_train", "arch", "layer", "weights", "size", "topk", "ties")
-    )
+    names = ("num_query", "num_train", "arch", "layer", "weights", "size", "topk", "ties", "settings")
+    return tuple(row.get(name) for name in names)
 
 
 def _about(row: Row) -> str:

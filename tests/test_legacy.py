@@ -158,8 +158,27 @@ def test_a_number_that_looks_like_text_stays_text_and_the_other_way_round() -> N
 
     from ssdh.experiments import override
 
-    for value in ("12", "true", "a b", "x,y", "c:\\data\\", "it's", "\\'", "", "nan", None, True, 1e-5, 3, 0.25):
+    texts = ("12", "true", "a b", "x,y", "c:\\data\\", "it's", "\\'", "", "nan", "[1]", "]")
+    lists = ([], [1, 10], ["a", "12", "x,y", "it's"], [[1], [], [None, True, 0.5]], list(texts))
+    for value in (*texts, None, True, 1e-5, 3, 0.25, *lists):
         assert to_hydra_overrides([override("a", value)])[0].value() == value, value
+
+
+def test_a_mapping_is_set_by_its_parts() -> None:
+    from ssdh.experiments import override
+
+    with pytest.raises(ParameterError, match=r"^train is a mapping: set its parts by .*train\.KEY=VALUE"):
+        override("train", {"lr": 1})
+
+
+def test_a_list_replaces_a_list_by_dvcs_own_reading(workspace: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    from ssdh.experiments import override
+
+    for value in ([], [1, 7]):
+        apply_overrides(Path("params.yaml"), [override("evaluate.precision_at", value)])
+        assert read_params()["evaluate"]["precision_at"] == value
 
 
 @pytest.mark.parametrize(

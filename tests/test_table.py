@@ -1,6 +1,7 @@
 """The results table: what makes a cell, what replaces what, and the page; real runs are in test_sweeps.py."""
 
 import copy
+import json
 import os
 import statistics
 from pathlib import Path
@@ -9,12 +10,26 @@ from typing import Any
 import pytest
 
 from ssdh import feasibility
-from ssdh.cli.table import published, sweeps
+from ssdh.__main__ import main, parse
+from ssdh.cli import table as command
+from ssdh.cli.table import known_rows, published, sweeps
 from ssdh.errors import DataError, ParameterError
 from ssdh.experiments import parse_settings, with_values
 from ssdh.params import read_params
 from ssdh.runs import write_csv
-from ssdh.table import HEADER, code_of, describe, grid, key_of, measured, merge, read_rows, render, write_page
+from ssdh.table import (
+    HEADER,
+    code_of,
+    describe,
+    grid,
+    is_whole_run,
+    key_of,
+    measured,
+    merge,
+    read_rows,
+    render,
+    write_page,
+)
 
 CODE = "c0de"
 
@@ -82,6 +97,87 @@ def test_metrics_of_another_run_are_not_taken(params: dict[str, Any]) -> None:
     for wrong in ({"bits": 32}, {"dataset": "cifar10"}):
         assert measured(blank, good | wrong, {}, "abc") is None
     assert measured(blank, {"dataset": "digits", "bits": 16}, {}, "abc") is None
+
+
+STAGES = {"prepare": ["dataset", "datasets.${dataset}.data"], "train": ["bits", "train"], "encode": []}
+
+
+def locked(params: dict[str, Any]) -> dict[str, Any]:
+    """A small dvc.lock of one run."""
+
+    def stage(deps: dict[str, str], outs: dict[str, str], **values: Any) -> dict[str, Any]:
+        files = {
+            kind: [{"path": path, "md5": md5} for path, md5 in found.items()]
+            for kind, found in (("deps", deps), ("outs", outs))
+        }
+        return files | ({"params": {"params.yaml": values}} if values else {})
+
+    data = {"datasets.digits.data": params["datasets"]["digits"]["data"]}
+    return {
+        "stages": {
+            "prepare": stage({"a.py": "1"}, {"data/images": "2"}, dataset="digits", **data),
+            "train": stage({"a.py": "1", "data/images": "2"}, {"model": "3"}, bits=32, train=params["train"]),
+            "encode": stage({"model": "3", "a.py": "1"}, {"codes.npy": "4"}),
+        }
+    }
+
+
+def test_a_lock_file_of_one_run_is_told_from_one_that_was_renewed_in_part(params: dict[str, Any]) -> None:
+    lock, code = locked(params), {"a.py": "1"}
+    assert is_whole_run(lock, STAGES, params, code)
+    assert not is_whole_run(lock, STAGES, params | {"bits": 16}, code)  # train ran with 32
+    assert not is_whole_run(lock, STAGES, params | {"dataset": "cifar10"}, code)
+    assert not is_whole_run(lock, STAGES, params, {"a.py": "5"})
+    assert not is_whole_run(lock, STAGES, params, {"a.py": "1", "b.py": "1"})
+    assert not is_whole_run({}, STAGES, params, code)
+    for stage in STAGES:
+        without = {"stages": {name: one for name, one in lock["stages"].items() if name != stage}}
+        assert not is_whole_run(without, STAGES, params, code)
+    for stage, kind, number in (("prepare", "outs", 0), ("train", "deps", 0), ("train", "outs", 0)):
+        renewed = copy.deepcopy(lock)
+        renewed["stages"][stage][kind][number]["md5"] = "9"
+        assert not is_whole_run(renewed, STAGES, params, code)
+
+
+def shown(params: object, state: str | None = None) -> dict[str, Any]:
+    """A commit with one experiment, as `dvc exp show --json` has it."""
+    data = {"params": {"params.yaml": {"data": params}}, "metrics": {}, "deps": {}} if params else {"params": {}}
+    revision = {"rev": "0" * 40, "name": "odd", "data": data}
+    return {"experiments": [{"executor": {"state": state} if state else None, "revs": [revision]}]}
+
+
+@pytest.mark.parametrize("odd", [None, "text", {"bits": 3}, {"dataset": "nope"}])
+def test_an_experiment_of_something_else_is_passed_over(
+    params: dict[str, Any], odd: object, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dataset=nope, or a params file of before there were recipes."""
+    monkeypatch.chdir(project)
+    given = params | odd if odd == {"dataset": "nope"} else odd  # type: ignore[operator]
+    commits = [shown(given), shown(given, "failed")]
+    monkeypatch.setattr(command, "dvc", lambda *_, **__: json.dumps(commits))
+    blank = row(params, 16, 0)
+    assert known_rows({blank["key"]: blank}, CODE, []) == {}
+    assert command.failures() == {}
+    command.run_cells([], {}, 1)
+
+
+def test_only_a_cell_without_a_result_is_a_failure(
+    project: Path, tmp_path: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that failed long ago stays in DVC's queue although a later try went well."""
+    monkeypatch.chdir(project)
+    words = ["table", "--datasets", "digits", "--recipes", "published", "--bits", "16", "--seeds", "0"]
+    words += ["--page", str(tmp_path / "page.md"), "--csv", str(tmp_path / "table.csv")]
+    assert parse(words).bits == [16]
+    done = row(params, 16, 0, 0.4)
+    monkeypatch.setattr(command, "failures", lambda: {done["key"]: "failed: train: out of memory"})
+    monkeypatch.setattr(command, "run_cells", lambda *_: None)
+    monkeypatch.setattr(command, "known_rows", lambda *_: {})
+    assert main(words) == 1
+    assert "out of memory" in (tmp_path / "page.md").read_text()
+    monkeypatch.setattr(command, "known_rows", lambda *_: {done["key"]: done})
+    assert main(words) == 0
+    assert "out of memory" not in (tmp_path / "page.md").read_text()
 
 
 def test_settings_are_read_as_yaml_and_must_exist(params: dict[str, Any]) -> None:
@@ -153,7 +249,8 @@ def test_hours_on_the_cpu_are_a_reason(
 
 def test_rows_come_back_from_the_csv_as_they_were(params: dict[str, Any], tmp_path: Path) -> None:
     rows = [row(params, 16, 0, 0.1 + 0.2), row(params, 16, 1, reason="no GPU, no network")]
-    rows[0]["key"] = "0123456789012345"  # a digest may be all digits
+    rows[0] |= {"key": "0123456789012345", "code": "12e4567890123456"}  # a digest may look like a number
+    rows[0]["commit"], rows[1]["commit"] = "12e4567", "0123456"
     write_csv(tmp_path / "results.csv", HEADER, [[one.get(name, "") for name in HEADER] for one in rows])
     assert read_rows(tmp_path / "results.csv") == rows
     assert read_rows(tmp_path / "none.csv") == []
@@ -233,6 +330,17 @@ def test_two_protocols_are_two_lines(params: dict[str, Any]) -> None:
     assert len(lines) == 2
     assert "64 px" in lines[0]
     assert "32 px" in lines[1]
+
+
+def test_other_settings_are_other_lines_of_the_baselines_too(params: dict[str, Any]) -> None:
+    """With labels=24 and labels=38 the same codes of ITQ have another mAP."""
+    rows = [
+        row(params, 16, seed, 0.4, settings=text, itq=itq) for seed, text, itq in ((0, "a=1", 0.5), (1, "a=2", 0.7))
+    ]
+    table = render(rows, [], CODE)
+    assert cells_of(table, "ITQ, a=1")[4:] == ["0.5000"]
+    assert cells_of(table, "ITQ, a=2")[4:] == ["0.7000"]
+    assert cells_of(table, "**SSDH, recipe published**, a=2")[4:] == ["0.4000"]
 
 
 def test_the_page_keeps_what_people_wrote(tmp_path: Path) -> None:

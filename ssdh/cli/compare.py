@@ -7,12 +7,12 @@ import argparse
 import csv
 import io
 import json
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ssdh.errors import DataError, ParameterError
+from ssdh.experiments import git
 from ssdh.statistics import paired_bootstrap, verdict
 
 PER_QUERY, METRICS = "metrics/per_query.csv", "metrics/metrics.json"
@@ -102,15 +102,15 @@ def _files(name: str) -> tuple[str, dict[str, Any]]:
                 return (folder / "per_query.csv").read_text(encoding="utf-8"), json.loads(content)
         raise DataError(f"{name} holds no {PER_QUERY}: run `dvc repro evaluate` there")
     revision = _revision(name)
-    text = _git("show", f"{revision}:./{PER_QUERY}")
+    text = git("show", f"{revision}:./{PER_QUERY}")
     if text is None:
         raise DataError(f"{name} ({revision[:7]}) holds no {PER_QUERY}: it was committed before `dvc repro evaluate`")
-    return text, json.loads(_git("show", f"{revision}:./{METRICS}") or "{}")
+    return text, json.loads(git("show", f"{revision}:./{METRICS}") or "{}")
 
 
 def _revision(name: str) -> str:
     """The commit of an experiment's name (refs/exps/…/NAME) or of any other git revision."""
-    experiments = (_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or "").splitlines()
+    experiments = (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or "").splitlines()
     found = dict(line.split(" ", 1)[::-1] for line in experiments if line.rpartition("/")[2] == name)
     found = {
         ref: commit for ref, commit in found.items() if not ref.startswith(("refs/exps/exec/", "refs/exps/celery/"))
@@ -119,16 +119,7 @@ def _revision(name: str) -> str:
         raise DataError(f"{name} names {len(found)} experiments: say which one, {' or '.join(sorted(found))}")
     if found:
         return next(iter(found.values()))
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if commit is None:
         raise DataError(f"{name} is no experiment, git revision or path here: `dvc exp list` names the experiments")
     return commit.strip()
-
-
-def _git(*arguments: str) -> str | None:
-    """What a git command prints, or None where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise DataError("git is not installed: give two folders or per-query CSV files instead") from None
-    return done.stdout if done.returncode == 0 else None

@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ssdh.experiments import environment
 from ssdh.params import lookup, read_params
 from ssdh.runs import ssdh_home
 from ssdh.summary import read_metrics, stage_seconds, summary_table
@@ -23,7 +24,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Run `dvc repro` in this folder; returns its exit code, after the table where it is 0."""
     started = datetime.now(UTC)
-    code = subprocess.run([sys.executable, "-m", "dvc", "repro", *options.stages], check=False).returncode
+    code = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", *options.stages], env=environment(), check=False
+    ).returncode
     if code != 0:
         return code
     params = read_params()

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from ssdh.errors import SSDHError
-from ssdh.experiments import dvc, parse_settings, set_options, with_values
-from ssdh.params import lookup, read_params, section
+from ssdh.errors import ParameterError, SSDHError
+from ssdh.experiments import dvc, git, parse_settings, set_options, with_values
+from ssdh.params import lookup, parse_value, read_params, section
 from ssdh.runs import write_csv
 from ssdh.table import (
     HEADER,
@@ -26,6 +26,7 @@ from ssdh.table import (
     code_of,
     describe,
     grid,
+    is_whole_run,
     key_of,
     measured,
     merge,
@@ -86,8 +87,8 @@ def run(options: argparse.Namespace) -> int:
             failed = {cell.key: "not yet (make table)" for cell in todo}
         else:
             run_cells(todo, settings, options.jobs)
-            failed = failures()
             rows = known_rows(blank, code, read_rows(options.csv))
+            failed = {key: why for key, why in failures().items() if key not in rows}
     finally:
         for cell in cells:
             why = reasons[cell.dataset] or failed.get(cell.key)
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         write_csv(options.csv, HEADER, [[row.get(name, "") for name in HEADER] for row in everything])
         write_page(options.page, render(everything, published(), code))
         print(f"{options.page} and {options.csv} are written.")
-    return 1 if not options.known and any(cell.key in failed for cell in cells) else 0
+    return 1 if not options.known and any(cell.key in failed for cell in todo) else 0
 
 
 # --- what is known --------------------------------------------------------------------------------------------------
@@ -104,28 +105,38 @@ def run(options: argparse.Namespace) -> int:
 
 def workspace_code() -> str:
     """A digest of the code files that the workspace's stages depend on, as dvc.yaml lists them."""
-    return code_of(
-        {path: hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in _code_paths()}
-    )
+    return code_of(_code_files())
 
 
-def _code_paths() -> list[str]:
+def _code_files() -> dict[str, str]:
+    """MD5 of each of them by path."""
+    deps = {dep for stage in _stages().values() for dep in stage.get("deps", []) if dep.endswith(".py")}
+    return {path: hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in sorted(deps)}
+
+
+def _stages() -> dict[str, Any]:
+    """The stages that numbers depend on, from dvc.yaml."""
     with Path("dvc.yaml").open(encoding="utf-8") as file:
         stages = yaml.safe_load(file)["stages"]
-    deps = {dep for name, stage in stages.items() if name not in SKIPPED_STAGES for dep in stage.get("deps", [])}
-    return sorted(dep for dep in deps if isinstance(dep, str) and dep.endswith(".py"))
+    return {name: stage for name, stage in stages.items() if name not in SKIPPED_STAGES}
 
 
 def known_rows(blank: dict[str, Row], code: str, earlier: Sequence[Row]) -> dict[str, Row]:
-    """Rows with numbers by key: of this code from the earlier table, else from an experiment that DVC keeps."""
+    """Rows with numbers by key: of this code from the earlier table, else from an experiment that DVC keeps.
+
+    An experiment counts where all of its results are its own: one that ran in part shows numbers of an earlier run.
+    """
     rows = {row["key"]: row for row in earlier if row["key"] in blank and row["code"] == code and "map" in row}
     if len(rows) == len(blank):
         return rows
-    paths = _code_paths()
+    hashes = _code_files()
+    stages = {name: stage.get("params", []) for name, stage in _stages().items()}
     for revision, state, data in experiments():
-        key = key_of(_params(data))
-        hashes = {path: data["deps"].get(path, {}).get("hash") for path in paths}
-        if state not in (None, "success") or key not in blank or key in rows or code_of(hashes) != code:
+        key = _key(data)
+        if state not in (None, "success") or key is None or key not in blank or key in rows:
+            continue
+        lock = parse_value(git("show", f"{revision}:./dvc.lock") or "{}")
+        if not is_whole_run(lock, stages, _params(data), hashes):
             continue
         metrics = {Path(name).stem: found.get("data", {}) for name, found in data["metrics"].items()}
         row = measured(blank[key], metrics.get("metrics", {}), metrics.get("baselines", {}), revision[:7])
@@ -149,6 +160,14 @@ def _params(data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _key(data: dict[str, Any]) -> str | None:
+    """The key of an experiment; None where its parameters are not those of an experiment of this project."""
+    try:
+        return key_of(_params(data))
+    except (ParameterError, KeyError, TypeError, ValueError):
+        return None
+
+
 def failures() -> dict[str, str]:
     """Why the last try of a cell failed, by key: the line that its stage said."""
     found = {}
@@ -157,10 +176,10 @@ def failures() -> dict[str, str]:
             executor = group.get("executor") or {}
             if executor.get("state") == "failed":
                 for one in group["revs"]:
-                    if one.get("data"):
+                    if one.get("data") and (key := _key(one["data"])):
                         name = one["name"] or one["rev"][:7]
                         said = _last_line(Path((executor.get("local") or {}).get("log") or ""))
-                        found[key_of(_params(one["data"]))] = f"failed: {said} (dvc queue logs {name})"
+                        found[key] = f"failed: {said} (dvc queue logs {name})"
     return found
 
 
@@ -177,7 +196,7 @@ def _last_line(log: Path) -> str:
 
 def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> None:
     """Queue what is not queued yet and wait. One cell of each set goes first: it extracts for the others."""
-    waiting = {key_of(_params(data)) for _, state, data in experiments() if state in ("queued", "running")}
+    waiting = {_key(data) for _, state, data in experiments() if state in ("queued", "running")}
     first = {cell.dataset: cell for cell in reversed(todo)}
     rest = [cell for cell in todo if cell not in first.values()]
     for part, workers in ((list(first.values()), 1), (rest, jobs)):
