@@ -11,10 +11,14 @@ over seeds. JSON: rows {"method", "bits", "map_mean", "map_std", "seconds"}.
 
 import argparse
 import json
+import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/quality.py` works too
 
 import numpy as np
 import torch
@@ -34,6 +38,7 @@ from ssdh.retrieval import average_precisions
 from ssdh.structure import StructureParams, fit_structure, pseudo_labels
 from ssdh.training_params import TrainParams
 
+PROJECT = Path(__file__).resolve().parents[1]
 BASELINES = ("lsh", "pcah", "itq")
 RECIPES = ("published", "default", "soft")
 METHODS = ("float", *BASELINES, *RECIPES)
@@ -148,19 +153,24 @@ def print_table(rows: Sequence[Row]) -> None:
         print(f"{method:<12}" + "".join(f"{cell:>18}" for cell in cells) + f"{seconds:>10.1f}", flush=True)
 
 
+def _absolute(path: str) -> Path:
+    return Path(path).resolve()
+
+
 def main() -> None:
     """Parse the command line, measure seed by seed, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--features", type=Path, required=True, help=".npz with features and labels")
+    parser.add_argument("--features", type=_absolute, required=True, help=".npz with features and labels")
     parser.add_argument("--bits", default="16,32,64,128")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, …")
     parser.add_argument("--num-query", type=int, default=1000)
     parser.add_argument("--num-train", type=int, default=5000)
     parser.add_argument("--topk", type=int, default=5000)
     parser.add_argument("--methods", default=",".join(METHODS), help="of these, or any recipe of params.yaml")
-    parser.add_argument("--json", type=Path, help="where the rows are written")
+    parser.add_argument("--json", type=_absolute, help="where the rows are written")
     chosen = parser.parse_args()
     logger.disable("ssdh")
+    os.chdir(PROJECT)  # whose params.yaml and placeholder of weights are read
     bits, methods = [int(k) for k in chosen.bits.split(",")], chosen.methods.split(",")
     features, labels = load(chosen.features)
     found = []

@@ -12,6 +12,7 @@ run; memory is the peak above the features, the labels included, each in a fresh
 import argparse
 import functools
 import itertools
+import os
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from benchmarks.common import best_seconds, peak_mib, write_results
 from ssdh.structure import fit_structure, pseudo_labels
 
 BINS = 500
+DEVICE = os.environ.get("SSDH_BENCH_DEVICE", "cpu")  # of the matrix products; child processes inherit it
 
 
 def features(n: int, dim: int) -> NDArray[np.float32]:
@@ -65,9 +67,9 @@ def thresholded(matrix: NDArray[np.float64], mode: float) -> NDArray[np.int8]:
 
 
 def ours(values: NDArray[np.float32], parts: int = 2) -> Any:
-    """The fit and, with two parts, the labels."""
-    structure = fit_structure(values, alpha=2.0, beta=2.0, bins=BINS)
-    return structure if parts == 1 else pseudo_labels(values, structure)
+    """The fit and, with two parts, the labels; products on $SSDH_BENCH_DEVICE."""
+    structure = fit_structure(values, alpha=2.0, beta=2.0, bins=BINS, device=DEVICE)
+    return structure if parts == 1 else pseudo_labels(values, structure, device=DEVICE)
 
 
 def compare(n: int, dim: int, repeats: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ssdh.errors import DataError
 
 KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass reads instead of multiplying
 BLOCK_ELEMENTS = 8_000_000  # of a block of distances, 32 MB
+PARTS = 8  # of a block that threads share; no matter how many there are, sums are taken in the same order
 TILE = 256  # vectors a side of a sampled tile of pairs
 CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
 
@@ -101,11 +102,11 @@ class PairDistances:
 
     def each(self, work: Callable[[Block], T]) -> list[T]:
         """The results of `work` on every block or part of one, in their order, shared out over the cores."""
-        threads = min(8, os.cpu_count() or 1)
+        threads = min(PARTS, os.cpu_count() or 1)
         with ThreadPoolExecutor(threads) as pool:
             if self._keep:
                 return list(pool.map(work, self.blocks()))
-            return [result for block in self.blocks() for result in pool.map(work, block.split(threads))]
+            return [result for block in self.blocks() for result in pool.map(work, block.split(PARTS))]
 
     def are_of(self, features: NDArray[Any]) -> bool:
         """Whether these are the distances of this very array and it still holds the same rows."""

@@ -70,9 +70,7 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_ar
         raise DataError(f"features of train image {bad[0]} hold NaN or infinity: extract them again (features.npy)")
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     x /= np.where(norms > 0, norms, 1)
-    index = faiss.IndexFlatIP(x.shape[1])
-    index.add(x)
-    found = index.search(x, k + 1)[1]  # (n, k + 1): itself, first unless it has duplicates, and k others
+    found = faiss.knn(x, x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]  # (n, k + 1): itself, first unless it has duplicates, and k others
     others = found != np.arange(n)[:, None]
     others[others.all(axis=1), -1] = False  # lost among more than k duplicates: drop the farthest
     columns = found[others]

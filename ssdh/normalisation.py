@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+CHUNK = 1 << 22  # values at a time: temporaries of some 16 MB each
+
 
 def power_normalise(features: NDArray[Any], power: float) -> NDArray[Any]:
     """Rows of `features` (n, d) as sign(f)·|f|^power at unit length, float32; `power` 0 returns them as they are.
@@ -21,10 +23,14 @@ def power_normalise(features: NDArray[Any], power: float) -> NDArray[Any]:
     """
     if power == 0:
         return features
-    powered: NDArray[np.float32] = np.asarray(features, np.float32)
-    if power != 1:
-        powered = np.copysign(np.power(np.abs(powered), np.float32(power)), powered).astype(np.float32, copy=False)
-    norms = np.linalg.norm(powered, axis=1, keepdims=True)
-    norms[norms == 0] = 1
-    normalised: NDArray[Any] = np.divide(powered, norms, dtype=np.float32)
+    normalised = np.empty(features.shape, np.float32)
+    step = max(1, CHUNK // features.shape[1])
+    for start in range(0, len(features), step):
+        part = normalised[start : start + step]
+        part[:] = features[start : start + step]
+        if power != 1:
+            np.copysign(np.power(np.abs(part), np.float32(power)), part, out=part)
+        norms = np.linalg.norm(part, axis=1, keepdims=True)
+        norms[norms == 0] = 1
+        part /= norms
     return normalised

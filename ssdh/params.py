@@ -100,10 +100,14 @@ def lookup(params: dict[str, Any], name: str) -> Any:
 
 
 def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the recipe's values of section `name`, overridden by every non-null top-level one."""
+    """Return the recipe's values of section `name`, overridden by every non-null top-level one.
+
+    A null stands for "as the recipe says" where any recipe sets that key, so a recipe may leave out a key that has a
+    default; elsewhere it is a value like another.
+    """
     recipe = lookup(params, "recipe")
     recipes = lookup(params, "recipes")
-    if not isinstance(recipes, dict) or recipe not in recipes:
+    if not isinstance(recipes, dict) or not isinstance(recipe, str) or recipe not in recipes:
         known = ", ".join(map(str, recipes)) if isinstance(recipes, dict) else "nothing"
         raise ParameterError(f"recipe must be one of {known}, got {recipe!r} (params.yaml: recipe)")
     base = lookup(params, f"recipes.{recipe}.{name}")
@@ -111,8 +115,15 @@ def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
     for where, value in ((f"recipes.{recipe}.{name}", base), (name, top)):
         if not isinstance(value, dict):
             raise ParameterError(f"{where} must be a mapping, got {value!r} (params.yaml: {where})")
-    chosen: dict[str, Any] = base | {key: value for key, value in top.items() if value is not None or key not in base}
+    in_recipes = set(base).union(*(_block(other, name) for other in recipes.values()))
+    chosen: dict[str, Any] = base | {k: value for k, value in top.items() if value is not None or k not in in_recipes}
     return chosen
+
+
+def _block(recipe: Any, name: str) -> dict[str, Any]:
+    """A recipe's block for the section `name`; empty where it is no mapping."""
+    block = recipe.get(name) if isinstance(recipe, dict) else None
+    return block if isinstance(block, dict) else {}
 
 
 def _describe(name: str, value: Any, item: Any) -> str:

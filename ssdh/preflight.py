@@ -91,7 +91,11 @@ def _check_datasets(params: dict[str, Any], attempt: Any, mistakes: list[str]) -
         registry.get(str(lookup(params, "dataset")))
     except ParameterError as error:
         mistakes.append(str(error))
-    for name, block in (params.get("datasets") or {}).items():
+    datasets = params.get("datasets") or {}
+    if not isinstance(datasets, dict):
+        mistakes.append(f"datasets must be a mapping of data sets, got {datasets!r} (params.yaml: datasets)")
+        return
+    for name, block in datasets.items():
         if name not in registry.names():
             mistakes.append(f"datasets.{name} is not a data set: known are {', '.join(registry.names())}")
             continue
@@ -107,15 +111,22 @@ def _check_datasets(params: dict[str, Any], attempt: Any, mistakes: list[str]) -
 
 def _check_recipes(params: dict[str, Any], mistakes: list[str]) -> None:
     """Every recipe must hold complete, valid values; top-level keys that no recipe has are validated with it."""
-    for recipe in params.get("recipes") or {}:
+    recipes = params.get("recipes") or {}
+    if not isinstance(recipes, dict):
+        mistakes.append(f"recipes must be a mapping of recipes, got {recipes!r} (params.yaml: recipes)")
+        return
+    for recipe in recipes:
         for name, kind in RECIPE_KINDS.items():
             try:
-                extra = {key: value for key, value in lookup(params, name).items() if value is not None}
-                own = lookup(params, f"recipes.{recipe}.{name}")
-                validate(
-                    kind,
-                    {key: value for key, value in extra.items() if key in kind.model_fields} | own,
-                    f"recipes.{recipe}.{name}",
-                )
+                extra, own = (_mapping(params, where) for where in (name, f"recipes.{recipe}.{name}"))
+                inherited = {k: v for k, v in extra.items() if v is not None and k in kind.model_fields}
+                validate(kind, inherited | own, f"recipes.{recipe}.{name}")
             except ParameterError as error:
                 mistakes.extend(line for line in str(error).splitlines() if line not in mistakes)
+
+
+def _mapping(params: dict[str, Any], where: str) -> dict[str, Any]:
+    found = lookup(params, where)
+    if not isinstance(found, dict):
+        raise ParameterError(f"{where} must be a mapping, got {found!r} (params.yaml: {where})")
+    return found

@@ -17,6 +17,7 @@ from PIL import Image
 
 from ssdh.datasets import registry, verification
 from ssdh.datasets.base import AnyDataset, RawDataset
+from ssdh.datasets.digits import CLASS_SIZES
 from ssdh.datasets.preparation import Prepared, counts, prepare, write_images, write_roles
 from ssdh.datasets.splits import Protocol, read_split
 from ssdh.datasets.verification import inspect_files
@@ -204,6 +205,16 @@ def test_early_check_names_both_numbers(tmp_path: Path) -> None:
         dataset.ensure(dataset.Params(root=str(tmp_path), num_query=10))
     with pytest.raises(ParameterError, match=r"folder.data.num_train asks for 8 images, at most 7 of 10"):
         dataset.ensure(dataset.Params(root=str(tmp_path), num_query=3, num_train=8))
+    digits = registry.get("digits")  # queries are drawn evenly over the classes; the smallest has 174 images
+    digits.ensure(digits.Params(num_query=1740, num_train=57))
+    with pytest.raises(ParameterError, match=r"digits.data.num_query asks for 1,741 images, at most 1,740 of 1,797"):
+        digits.ensure(digits.Params(num_query=1741, num_train=5))
+
+
+def test_class_sizes_of_digits_are_those_of_its_labels() -> None:
+    digits = registry.get("digits")
+    labels = digits.read(digits.Params(num_query=200, num_train=1000)).labels
+    assert tuple(labels.sum(axis=0)) == CLASS_SIZES
 
 
 # --- the memory of what was verified ---------------------------------------------------------------------------------

@@ -80,9 +80,17 @@ def test_a_null_of_a_key_that_no_recipe_has_stays_null() -> None:
     assert effective(RECIPES | {"train": {"extra": None}}, "train")["extra"] is None
 
 
+def test_a_null_is_no_value_where_only_other_recipes_set_the_key() -> None:
+    """So a recipe may leave out what has a default; `None` is never handed on as its value."""
+    recipes = {"recipes": {**RECIPES["recipes"], "c": {"train": {"lr": 3.0}}}, "recipe": "c"}
+    assert effective(RECIPES | recipes, "train") == {"lr": 3.0, "init_file": "none"}
+
+
 def test_an_unknown_recipe_names_those_that_exist() -> None:
     with pytest.raises(ParameterError, match=r"^recipe must be one of a, b, got 'c' \(params\.yaml: recipe\)$"):
         effective(RECIPES | {"recipe": "c"}, "train")
+    with pytest.raises(ParameterError, match=r"^recipe must be one of a, b, got \['a'\]"):
+        effective(RECIPES | {"recipe": ["a"]}, "train")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What every data set module gives: its parameters, where its raw files lie, and its images and labels."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -103,12 +104,16 @@ def one_hot(classes: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.u
     return labels
 
 
-def check_counts(name: str, params: DataParams, num_images: int) -> None:
-    """Raise ParameterError where queries and train images are more than the set can have; by `ensure`, early."""
+def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Sequence[int] = ()) -> None:
+    """Raise ParameterError where queries and train images are more than the set can have; by `ensure`, early.
+
+    class_sizes: images of each class where queries are drawn evenly over the classes, which the smallest one limits.
+    """
     where = f"datasets.{name}.data"
     query, train = params.num_query or 1, params.num_train or 1
+    most = min(num_images - 1, len(class_sizes) * min(class_sizes)) if class_sizes else num_images - 1
     for key, wanted, available in (
-        ("num_query", query, num_images - 1),
+        ("num_query", query, most),
         ("num_train", train, max(0, num_images - query)),
     ):
         if wanted > available:

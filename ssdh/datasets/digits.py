@@ -11,6 +11,7 @@ from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, ch
 from ssdh.datasets.splits import Protocol
 
 NUM_IMAGES = 1797
+CLASS_SIZES = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 
 class DigitsParams(DataParams):
@@ -38,7 +39,7 @@ class Digits(Dataset[DigitsParams]):
 
     def ensure(self, params: DigitsParams) -> None:
         """Nothing to fetch."""
-        check_counts(self.name, params, NUM_IMAGES)
+        check_counts(self.name, params, NUM_IMAGES, CLASS_SIZES)
 
     def read(self, params: DigitsParams) -> RawDataset:
         """Images (1797, 8, 8, 3), named `digits/0000` in scikit-learn's order."""
