@@ -93,6 +93,11 @@ def resolve_layer(params: BackboneParams, weights: str) -> str:
     return layer
 
 
+def transforms_input(arch: str, weights: str) -> bool:
+    """Whether the network itself renormalises its input: torchvision's weights of these two come from TensorFlow."""
+    return weights == "imagenet" and arch in ("googlenet", "inception_v3")
+
+
 def build_network(arch: str, layer: str, size: int, *, transform_input: bool = False) -> "nn.Module":
     """A torchvision network with fresh weights that ends at `layer`; parameters keep torchvision's names.
 
@@ -182,7 +187,7 @@ def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
             state = read_weights(params.weights_file)
         else:
             state = torchvision_weights(params.arch, images.weights)
-        transform_input = images.weights == "imagenet" and params.arch in ("googlenet", "inception_v3")
+        transform_input = transforms_input(params.arch, images.weights)
         size = images.size
         network = without_storage(lambda: build_network(params.arch, layer, size, transform_input=transform_input))
         _fill(network, state, params, images.weights)
@@ -242,11 +247,12 @@ def freeze(backbone: "nn.Module", until: str | None) -> None:
             "and theirs (params.yaml: train.freeze_until)"
         )
     frozen = 0
-    for name, parameter in backbone.named_parameters():
-        if name.startswith(f"{until}."):
+    for name, module in backbone.named_modules():
+        if name == until:  # a pool or an activation is one too, though it has no parameters
             break
-        parameter.requires_grad_(False)
-        frozen += 1
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+            frozen += 1
     logger.info("{} parameter tensors before {} stay as they are", frozen, until)
 
 

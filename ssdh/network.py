@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssdh.backbones import build_network, without_storage
+from ssdh.backbones import build_network, transforms_input, without_storage
 from ssdh.errors import DataError
 from ssdh.runs import atomic_path, is_placeholder
 
@@ -163,8 +163,9 @@ def load_hashnet(path: Path) -> HashNet:
     bits, dim = state["hash.weight"].shape
     backbone = None
     if metadata["has_backbone"]:
-        shape = (str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"]))
-        backbone = without_storage(lambda: build_network(*shape))
+        arch, layer, size = str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"])
+        transform_input = transforms_input(arch, str(metadata.get("weights")))
+        backbone = without_storage(lambda: build_network(arch, layer, size, transform_input=transform_input))
     with torch.device("meta"):
         model = HashNet(dim, bits, backbone, float(metadata.get("power", 0.0)))
     state.setdefault("scale", torch.ones(()))

@@ -78,6 +78,18 @@ def test_whole_network_takes_images_and_features(tmp_path: Path) -> None:
         assert torch.equal(found(model.features(images)), model(images))
 
 
+def test_a_network_that_renormalises_its_input_still_does_after_a_round_trip(tmp_path: Path) -> None:
+    network = build_network("googlenet", "penultimate", 64, transform_input=True)
+    model = seeded_hashnet(1024, 12, 0, network).eval()
+    path = tmp_path / "model.safetensors"
+    metadata = METADATA | {"arch": "googlenet", "size": 64}
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        for weights, same in (("imagenet", True), ("random", False)):
+            save_hashnet(path, model, metadata | {"weights": weights})
+            assert torch.equal(load_hashnet(path)(images), model(images)) is same
+
+
 def test_broken_files(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(DataError, match="does not exist"):

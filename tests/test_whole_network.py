@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ssdh import extraction, whole_network
-from ssdh.backbones import build_network, feature_size, freeze
+from ssdh.backbones import build_network, feature_size, freeze, without_storage
 from ssdh.cli import evaluate as command
 from ssdh.devices import Rank
 from ssdh.errors import DataError, ParameterError, SSDHError
@@ -112,6 +112,9 @@ def test_freezing_until_a_module() -> None:
     freeze(network, "body.0")
     trained = [name for name, value in network.named_parameters() if value.requires_grad]
     assert trained == ["body.0.weight", "body.0.bias", "tail.3.weight", "tail.3.bias"]
+    freeze(network, "body.1")  # an activation: nothing of its own, but everything before it
+    trained = [name for name, value in network.named_parameters() if value.requires_grad]
+    assert trained == ["tail.3.weight", "tail.3.bias"]
     freeze(network, None)
     assert all(value.requires_grad for value in network.parameters())
     with pytest.raises(
@@ -119,6 +122,15 @@ def test_freezing_until_a_module() -> None:
     ) as e:
         freeze(network, "layer9")
     assert len(str(e.value).splitlines()) == 1
+
+
+def test_freezing_until_a_pool_of_vgg() -> None:
+    network = without_storage(lambda: build_network("vgg16", "fc7", 32))
+    freeze(network, "features.16")
+    trained = [name for name, value in network.named_parameters() if value.requires_grad]
+    assert trained[:2] == ["features.17.weight", "features.17.bias"]
+    assert trained[-1] == "classifier.3.bias"
+    assert not network.get_parameter("features.14.weight").requires_grad
 
 
 def test_learning_rates_of_backbone_and_hash_layer() -> None:
