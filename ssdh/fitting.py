@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +14,11 @@ from ssdh.devices import Rank
 from ssdh.extraction import image_blocks
 from ssdh.head import train_head
 from ssdh.images import ImageParams, ImageSource
-from ssdh.network import HashNet, centre, initial_hashnet
+from ssdh.network import HashNet, centre, initial_hashnet, starts_afresh
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
 from ssdh.snapshots import Snapshots
-from ssdh.trained import Blocks, feature_blocks, outputs_of
+from ssdh.trained import Blocks, check_same_backbone, feature_blocks, outputs_of
 from ssdh.training import Progress
 from ssdh.training_params import TrainParams
 from ssdh.validation import code_statistics, draw_validation, validation_map, warn_of_collapse
@@ -59,7 +60,12 @@ def fit(
     seed: int,
     place: Place,
 ) -> tuple[HashNet, Progress, dict[str, int]]:
-    """Train as `params` say; returns the network, its curves and, on rank 0, statistics of the train images' codes."""
+    """Train as `params` say; returns the network, its curves and, on rank 0, statistics of the train images' codes.
+
+    Raises DataError where `train.init_file` does not fit.
+    """
+    if not starts_afresh(params.init_file):
+        check_same_backbone(Path(params.init_file), backbone, images)
     pairs = PairBatches(inputs.pairs, place.device, unknown_weight=params.unknown_weight, target=params.target)
     if params.finetune:
         model, progress, blocks_of = _fit_network(
@@ -104,7 +110,7 @@ def _fit_network(
 
     rows = inputs.split.train
     model = initial_hashnet(frozen.dim, bits, seed, params.init_file, frozen.module, params.power)
-    if params.centre:
+    if params.centre and starts_afresh(params.init_file):
         centre(model, torch.from_numpy(np.ascontiguousarray(inputs.features[rows])))
     crops = AugmentedImages(
         inputs.images,

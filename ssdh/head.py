@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssdh.devices import Rank, all_gather_rows, all_reduce, share, threads, to_device
-from ssdh.network import HashNet, centre, initial_hashnet
+from ssdh.network import HashNet, centre, initial_hashnet, starts_afresh
 from ssdh.optimizers import FusedOptimizer, Optimizer
 from ssdh.pair_batches import PairBatches
 from ssdh.snapshots import Snapshots
@@ -83,7 +83,7 @@ def train_head(
     """Train the hash layer on features (n, D) of the train images; returns the network and its curves."""
     model = initial_hashnet(features.shape[1], bits, seed, params.init_file, power=params.power).to(device, dtype)
     values = torch.from_numpy(features).to(device, dtype)
-    if params.centre:
+    if params.centre and starts_afresh(params.init_file):
         centre(model, values)
     source = FeatureSource(model.prepared(values), rank)
     step = HeadStep(model, rank)

@@ -14,6 +14,7 @@ from ssdh.backbones import build_network, transforms_input, without_storage
 from ssdh.errors import DataError
 from ssdh.runs import atomic_path, is_placeholder
 
+CHUNK = 2**25  # values that are centred at once: in double precision 256 MiB
 TINY = 1e-12  # below any feature that means something; keeps gradients of powers and norms finite
 
 
@@ -83,16 +84,18 @@ def centre(model: HashNet, features: Tensor) -> None:
     """Subtract the mean of the train features (n, D) and start every hyperplane through it.
 
     Normalised features (`model.power`) are also scaled to a mean square of 1 a dimension, so that one learning rate
-    suits any backbone. A model that has a centre keeps its own.
+    suits any backbone. A model that has a centre keeps its own. Sums are taken in double precision, a part of the rows
+    at a time.
     """
     if model.center.any():
         return
-    normalised = model.normalised(features)
-    model.center.copy_(normalised.double().mean(0))
+    parts = features.split(max(1, CHUNK // features.shape[1]))
+    sums = torch.stack([model.normalised(part).double().sum(0) for part in parts])  # (parts, D)
+    model.center.copy_(sums.sum(0) / len(features))
     model.hash.bias.zero_()
     if model.power:
-        mean_square = (normalised - model.center).double().square().mean()
-        model.scale.copy_(mean_square.clamp_min(TINY).rsqrt())
+        squares = [(model.normalised(part) - model.center).double().square().sum() for part in parts]
+        model.scale.copy_((torch.stack(squares).sum() / features.numel()).clamp_min(TINY).rsqrt())
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -176,22 +179,31 @@ def load_hashnet(path: Path) -> HashNet:
     return model.eval()
 
 
+def starts_afresh(init_file: str) -> bool:
+    """Whether `train.init_file` is the placeholder: training starts from fresh weights, not from a given model."""
+    return is_placeholder(Path(init_file))
+
+
 def initial_hashnet(
     dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None, power: float = 0.0
 ) -> HashNet:
     """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (placeholder: none).
 
-    A model from a file keeps its own `power`. Raises DataError where it does not fit the features, the code length or
-    the backbone.
+    Raises DataError where a model from a file does not fit the features, the code length, `power` or the backbone.
     """
-    path = Path(init_file)
-    if is_placeholder(path):
+    if starts_afresh(init_file):
         return seeded_hashnet(dim, bits, seed, backbone, power)
+    path = Path(init_file)
     given = load_hashnet(path)
     if given.hash.weight.shape != (bits, dim):
         raise DataError(
             f"train.init_file {path} has {given.bits} bits on features of {given.hash.in_features} values, wanted "
             f"are {bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
+        )
+    if given.power != power:
+        raise DataError(
+            f"train.init_file {path} was trained with train.power {given.power:g}, wanted is {power:g}: set "
+            f"train.power to {given.power:g} (params.yaml: train.init_file)"
         )
     if given.backbone is not None and backbone is None:
         raise DataError(f"train.init_file {path} holds a whole network: set train.finetune to true to train it on")

@@ -60,6 +60,24 @@ def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str
     }
 
 
+def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParams) -> None:
+    """Raise DataError where the model at `path` (`train.init_file`) belongs to another frozen network than the given.
+
+    Of a whole network the preprocessing must be the same too. What the file does not say is not compared.
+    """
+    metadata = read_metadata(path)
+    wanted = describe_backbone(backbone, images)
+    places = {"arch": "backbone.arch", "layer": "backbone.layer", "weights": "datasets.<dataset>.images.weights"}
+    if metadata["has_backbone"]:
+        places |= {name: f"datasets.<dataset>.images.{name}" for name in ("size", "mean", "std")}
+    for name, place in places.items():
+        if name in metadata and metadata[name] != wanted[name]:
+            raise DataError(
+                f"train.init_file {path} was trained with {name} {metadata[name]}, wanted is {wanted[name]}: set "
+                f"{place} to the file's (params.yaml: train.init_file)"
+            )
+
+
 def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:
     """What the images of a model must go through, from its metadata."""
     mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in (metadata["mean"], metadata["std"]))

@@ -18,8 +18,10 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
         freeze(without_storage(lambda: build_network(backbone.arch, layer, images.size)), params.freeze_until)
     if not is_placeholder(Path(params.init_file)):
         from ssdh.network import initial_hashnet
+        from ssdh.trained import check_same_backbone
 
+        check_same_backbone(Path(params.init_file), backbone, images)
         layer = resolve_layer(backbone, images.weights)
         dim = feature_size(backbone.arch, layer, images.size)
         network = without_storage(lambda: build_network(backbone.arch, layer, images.size)) if params.finetune else None
-        initial_hashnet(dim, bits, 0, params.init_file, network)
+        initial_hashnet(dim, bits, 0, params.init_file, network, params.power)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ssdh import network
 from ssdh.backbones import BackboneParams, build_network, load_backbone
 from ssdh.errors import DataError
 from ssdh.images import ImageParams
-from ssdh.network import HashNet, initial_hashnet, load_hashnet, read_metadata, save_hashnet, seeded_hashnet
+from ssdh.network import HashNet, centre, initial_hashnet, load_hashnet, read_metadata, save_hashnet, seeded_hashnet
 from ssdh.trained import describe_backbone, load_encoder, model_preprocessing
 
 METADATA: dict[str, Any] = {"bits": 12, "arch": "squeezenet1_1", "layer": "penultimate", "size": 32, "mean": [0.1, 0.2]}
@@ -79,8 +80,8 @@ def test_whole_network_takes_images_and_features(tmp_path: Path) -> None:
 
 
 def test_a_network_that_renormalises_its_input_still_does_after_a_round_trip(tmp_path: Path) -> None:
-    network = build_network("googlenet", "penultimate", 64, transform_input=True)
-    model = seeded_hashnet(1024, 12, 0, network).eval()
+    googlenet = build_network("googlenet", "penultimate", 64, transform_input=True)
+    model = seeded_hashnet(1024, 12, 0, googlenet).eval()
     path = tmp_path / "model.safetensors"
     metadata = METADATA | {"arch": "googlenet", "size": 64}
     images = torch.randn(2, 3, 64, 64)
@@ -124,6 +125,32 @@ def test_start_from_a_model(tmp_path: Path) -> None:
     save_hashnet(path, seeded_hashnet(512, 12, 0, build_network("squeezenet1_1", "penultimate", 32)), METADATA)
     with pytest.raises(DataError, match=r"holds a whole network: set train.finetune to true"):
         initial_hashnet(512, 12, 1, str(path))
+
+
+@pytest.mark.parametrize("power", [0.0, 0.7])
+def test_centring_part_by_part(power: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(100, 6, generator=torch.Generator().manual_seed(0)) + 2
+    whole, parts = seeded_hashnet(6, 4, 0, power=power), seeded_hashnet(6, 4, 0, power=power)
+    centre(whole, features)
+    powered = features.double().abs() ** power * features.sign() if power else features.double()
+    wanted = powered / powered.norm(dim=1, keepdim=True) if power else powered
+    torch.testing.assert_close(whole.center.double(), wanted.mean(0), rtol=1e-5, atol=1e-7)
+    if power:
+        scale = (wanted - wanted.mean(0)).square().mean().rsqrt()
+        torch.testing.assert_close(whole.scale.double(), scale, rtol=1e-5, atol=0)
+    seen: list[int] = []
+    normalised = parts.normalised
+
+    def noted(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(len(rows))
+        return normalised(rows)
+
+    monkeypatch.setattr(parts, "normalised", noted)
+    monkeypatch.setattr(network, "CHUNK", 7 * 6)
+    centre(parts, features)
+    assert max(seen) == 7
+    torch.testing.assert_close(parts.center, whole.center, rtol=1e-6, atol=0)
+    torch.testing.assert_close(parts.scale, whole.scale, rtol=1e-6, atol=0)
 
 
 def test_an_encoder_builds_the_frozen_network_again(tmp_path: Path) -> None:

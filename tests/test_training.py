@@ -12,7 +12,7 @@ from ssdh import training
 from ssdh.errors import SSDHError
 from ssdh.head import HeadStep, train_head
 from ssdh.loss import ssdh_loss
-from ssdh.network import HashNet, seeded_hashnet
+from ssdh.network import HashNet, save_hashnet, seeded_hashnet
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
 from ssdh.snapshots import Snapshots
@@ -55,6 +55,20 @@ def fitted(
         dtype=more.get("dtype", torch.float32),
     )
     return train_head(features, pairs, params, bits=K, seed=4, device=CPU, **more)
+
+
+def test_a_given_model_without_a_centre_starts_with_its_own_codes(
+    data: tuple[np.ndarray, Structure, np.ndarray], tmp_path: Path
+) -> None:
+    given, _ = fitted(data, train_params(tmp_path / "none", centre=False))
+    assert given.hash.bias.any()
+    path = tmp_path / "given.safetensors"
+    save_hashnet(path, given, {"bits": K})
+    more: dict[str, Any] = {"centre": True, "epochs": 1, "lr": 1e-9, "weight_decay": 0.0}
+    values = train_params(tmp_path / "none").model_dump() | more | {"init_file": str(path)}
+    found, _ = fitted(data, TrainParams(**values))
+    features = torch.from_numpy(data[0])
+    torch.testing.assert_close(found(features), given(features), rtol=0, atol=1e-5)
 
 
 def plain_loop(

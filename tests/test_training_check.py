@@ -47,6 +47,25 @@ def test_models_to_start_from(tmp_path: Path) -> None:
     check(init_file=str(path), finetune=True)
     with pytest.raises(DataError, match=r"holds a whole network: set train.finetune to true"):
         check(init_file=str(path))
+    described = {"bits": 12, "arch": "mobilenet_v3_small", "layer": "penultimate", "size": 32, "weights": "random"}
+    for name, value in (
+        ("arch", "vgg16"),
+        ("layer", "fc7"),
+        ("weights", "imagenet"),
+        ("size", 64),
+        ("mean", [0, 0, 1]),
+    ):
+        save_hashnet(path, network, described | {name: value})
+        with pytest.raises(
+            DataError, match=rf"train.init_file .* was trained with {name} .* wanted is .*{name} to the"
+        ):
+            check(init_file=str(path), finetune=True)
+    save_hashnet(path, seeded_hashnet(1024, 12, 0), described | {"size": 64})  # features alone: any size
+    check(init_file=str(path))
+    save_hashnet(path, seeded_hashnet(1024, 12, 0, power=0.7), described)
+    check(init_file=str(path), power=0.7)
+    with pytest.raises(DataError, match=r"trained with train.power 0.7, wanted is 0: set train.power to 0.7"):
+        check(init_file=str(path))
     path.write_bytes(b"no model, but longer than the placeholder")
     with pytest.raises(DataError, match=r"model.safetensors is not a whole model file"):
         check(init_file=str(path))
