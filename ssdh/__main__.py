@@ -1,6 +1,7 @@
 """Everything that is not a stage: `python -m ssdh --help`."""
 
 import argparse
+import io
 import sys
 
 from ssdh.cli import COMMANDS, load
@@ -10,6 +11,9 @@ from ssdh.runs import configure_logging
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run one subcommand, or the earlier program's flags; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a Windows console's code page has no → and no −
+            stream.reconfigure(errors="replace")
     arguments = sys.argv[1:] if arguments is None else arguments
     old = is_old(arguments)
     options = None if old else parse(arguments)

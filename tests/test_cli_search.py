@@ -4,9 +4,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,9 +17,12 @@ import pytest
 from PIL import Image
 
 from ssdh.__main__ import main
+from ssdh.cli import finished as finished_module
+from ssdh.cli import serve
 from ssdh.cli.finished import open_encoder
 from ssdh.codes import unpack
 from ssdh.decoding import decode_image
+from ssdh.network import read_metadata
 from tests.finished_run import finished_run
 
 
@@ -167,6 +172,26 @@ def test_a_photo_alone_gets_the_outputs_it_gets_among_others(here: Path) -> None
     alone = np.concatenate([encoder.outputs([photo]) for photo in photos])
     assert np.abs(together - alone).max() < 1e-5
     assert encoder.outputs([]).shape == (0, 12)
+
+
+@pytest.mark.parametrize(("whole", "precision"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.usefixtures("here")
+def test_a_photo_is_encoded_in_the_precision_of_the_codes(
+    monkeypatch: pytest.MonkeyPatch, whole: bool, precision: str
+) -> None:
+    """Codes of a whole network were made in `train.precision`, those of a hash layer in `backbone.precision`."""
+    metadata = read_metadata(finished_module.MODEL)
+    more = {"has_backbone": whole, "precision": "bf16", "backbone_precision": "fp32"}
+    monkeypatch.setattr(finished_module, "read_metadata", lambda _: metadata | more)
+    assert open_encoder().precision == precision
+
+
+@pytest.mark.parametrize(("system", "shared"), [("posix", True), ("nt", False)])
+def test_two_servers_never_share_a_port(monkeypatch: pytest.MonkeyPatch, system: str, shared: bool) -> None:
+    """On Windows SO_REUSEADDR lets a second server bind a port that is in use."""
+    monkeypatch.setattr(serve, "os", SimpleNamespace(name=system))
+    with serve._listen("127.0.0.1", 0) as listening:
+        assert bool(listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is shared
 
 
 def test_serve_says_where_it_listens_answers_and_stops(here: Path, project: Path) -> None:

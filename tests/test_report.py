@@ -87,6 +87,12 @@ def test_the_page_holds_the_very_numbers_of_the_files(run: SmallRun) -> None:
     assert any(abs(found - of_class_0) < 1e-12 for found in page.numbers)
 
 
+def test_parameters_are_said_to_be_those_of_the_pages_making(run: SmallRun) -> None:
+    """The stage tracks few of them: another learning rate alone makes no new page before there are new results."""
+    words = " ".join(Parsed(make_page(run)).words.split())
+    assert "The values of params.yaml when this page was made." in words
+
+
 def test_nothing_is_loaded_and_no_script_runs(run: SmallRun) -> None:
     page = make_page(run)
     parsed = Parsed(page)

@@ -1,11 +1,13 @@
 """The page's server without a browser: answers, refusals, hostile uploads, caching and many clients at once."""
 
+import dataclasses
 import http.client
 import io
 import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from ssdh.codes import unpack
+from ssdh.decoding import decode_image
 from ssdh.gallery import Gallery
 from ssdh.web.app import create_app
 from ssdh.web.thumbnails import Thumbnails
@@ -340,6 +343,36 @@ def test_an_upload_that_breaks_off_leaves_it_answering(address: str) -> None:
         connection.endheaders(b"\x89PNG half an image")
         connection.close()
     assert httpx.post(f"{address}/api/search", content=encoded(disc(2))).status_code == 200
+
+
+def test_few_photos_are_pixels_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photo of one colour may be a small file and a quarter GiB of pixels: more than two wait as files."""
+    plain = digits_gallery(tmp_path, count=20)
+    lock, held, peak = threading.Lock(), 0, 0
+
+    def decode(*arguments: Any) -> Any:
+        nonlocal held, peak
+        with lock:
+            held += 1
+            peak = max(peak, held)
+        return decode_image(*arguments)
+
+    class Slow:
+        min_side = plain.encode.min_side
+
+        def __call__(self, photos: Any) -> Any:
+            nonlocal held
+            time.sleep(0.1)
+            with lock:
+                held -= 1
+            return plain.encode(photos)
+
+    monkeypatch.setattr("ssdh.web.app.decode_image", decode)
+    photo = encoded(disc(1))
+    with serving(create_app(dataclasses.replace(plain, encode=Slow()))) as slow, ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: httpx.post(f"{slow}/api/search", content=photo, timeout=30), range(12)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert (held, peak) == (0, 2)
 
 
 def test_sixteen_clients_for_five_seconds_without_an_error(address: str) -> None:

@@ -43,7 +43,8 @@ def open_index(kind: Kind = "flat") -> Index:
 def open_encoder() -> PhotoEncoder:
     """The trained network, from photos to codes."""
     runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
-    precision = str(read_metadata(MODEL).get("backbone_precision", "fp32"))
+    metadata = read_metadata(MODEL)
+    precision = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
     return PhotoEncoder(load_encoder(MODEL), select_device(runtime.device), precision)
 
 

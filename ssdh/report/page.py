@@ -114,7 +114,8 @@ def _run(report: Report) -> str:
             f"<h3>{text(group)}</h3>{facts((text(key), _value(value)) for key, value in values.items())}"
             for group, values in groups.items()
         )
-        body += _details("All parameters as they took effect", chips)
+        note = "<p>The values of <code>params.yaml</code> when this page was made.</p>"
+        body += _details("All parameters as they took effect", note + chips)
     return section(
         "run",
         "What ran",

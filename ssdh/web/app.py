@@ -40,6 +40,7 @@ STATIC = Path(__file__).parent / "static"
 FILES = {"": "index.html", "static/app.js": "app.js", "static/style.css": "style.css", "favicon.ico": "icon.svg"}
 MAX_UPLOAD = 32 << 20  # bytes; the decoder has its own limit of pixels
 MAX_WAITING = 32  # uploads in memory at once; the next one is told to come back
+MAX_DECODED = 2  # photos that are pixels at once: one is encoded while the next is decoded
 MAX_TOP = 1000
 PAGE = 200  # images a page at most
 TYPICAL_ROWS = 64  # images whose distances to all others make the typical histogram
@@ -51,7 +52,7 @@ Top = Annotated[int, Query(ge=1, le=MAX_TOP)]
 def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int = MAX_UPLOAD) -> ASGIApp:
     """The application over an opened gallery; hosts: further names of this machine that requests may use."""
     # one photo is encoded at a time (the network uses all cores itself), while the next one is decoded
-    encoder, decoder = ThreadPoolExecutor(1, "encode"), ThreadPoolExecutor(2, "decode")
+    encoder, decoder = ThreadPoolExecutor(1, "encode"), ThreadPoolExecutor(MAX_DECODED, "decode")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -63,7 +64,13 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
     _answer_errors_in_json(app)
     view, thumbnails = _View(gallery), Thumbnails(gallery)
     about = view.about(max_upload)
-    waiting = asyncio.Semaphore(MAX_WAITING)
+    waiting, decoded = asyncio.Semaphore(MAX_WAITING), asyncio.Semaphore(MAX_DECODED)
+
+    async def encode(data: bytes) -> Packed:
+        loop = asyncio.get_running_loop()
+        async with decoded:
+            pixels = await loop.run_in_executor(decoder, decode_image, data, gallery.encode.min_side)
+            return await loop.run_in_executor(encoder, gallery.encode, [pixels])
 
     @app.get("/api/about")
     def tell_about() -> dict[str, Any]:
@@ -100,10 +107,8 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
                 data = await _body(request, max_upload)
             except ClientDisconnect:
                 raise HTTPException(400, "the upload broke off") from None
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(decoder, decode_image, data, gallery.encode.min_side)
-            packed = await loop.run_in_executor(encoder, gallery.encode, [pixels])
-            return await loop.run_in_executor(decoder, view.search, packed, top)
+            packed = await encode(data)
+            return await asyncio.get_running_loop().run_in_executor(decoder, view.search, packed, top)
 
     @app.get("/images/{row}/{size}")
     def picture(row: int, size: Size, v: str = "") -> Response:
