@@ -4,6 +4,7 @@ A block always holds BLOCK rows when it is computed (the last one is padded), so
 interruption changes a value. Finished blocks lie in the work folder until the whole array is put together.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -16,8 +17,8 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssdh.devices import Rank, barrier, is_out_of_memory, to_device
-from ssdh.errors import DataError, SSDHError
+from ssdh.devices import Rank, barrier, memory_for, to_device
+from ssdh.errors import DataError
 from ssdh.images import ImageSource, Preprocessing, eval_loader, normalise
 from ssdh.runs import atomic_path, read_array, write_array
 
@@ -101,11 +102,19 @@ def _finished_blocks(folder: Path, num_rows: int) -> set[int]:
 
 
 def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
-    """Copy the parts, in order, into one array at `path`."""
-    parts = _parts(folder)
-    if sum(count for _, count, _ in parts) != num_blocks:
+    """Copy the parts, in order, into one array at `path`.
+
+    Parts may overlap: a rank whose launcher was killed may have written on while the next run looked.
+    """
+    wanted: list[tuple[Path, int]] = []  # (part, its rows that parts before it hold)
+    covered = 0
+    for first, count, part in _parts(folder):
+        if first <= covered < first + count:
+            wanted.append((part, (covered - first) * BLOCK))
+            covered = first + count
+    if covered != num_blocks:
         raise DataError(f"{folder} does not hold all {num_blocks} blocks: remove it and run `dvc repro`")
-    sample = read_array(parts[0][2])
+    sample = read_array(wanted[0][0])
     header = {
         "descr": np.lib.format.dtype_to_descr(sample.dtype),
         "fortran_order": False,
@@ -113,8 +122,8 @@ def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # a map would hold all of it in memory
         np.lib.format.write_array_header_1_0(file, header)
-        for _, _, part in parts:
-            file.write(np.ascontiguousarray(read_array(part)).data)
+        for part, skipped in wanted:
+            file.write(np.ascontiguousarray(read_array(part)[skipped:]).data)
 
 
 # --- a network over blocks ------------------------------------------------------------------------------------------
@@ -149,10 +158,16 @@ def run_network(
     `prepare` runs on the device. The next batch is started before the last one is fetched, so that a GPU never waits
     for the copy.
     """
-    network = network.to(device).to(memory_format=torch.channels_last).eval()
+    memory = functools.partial(
+        *(memory_for, f"blocks of {BLOCK} images", device),
+        "set backbone.precision to bf16, a smaller images.size, or runtime.device to cpu",
+    )
+    with memory():
+        network = network.to(device).to(memory_format=torch.channels_last).eval()
     previous: tuple[Tensor, int] | None = None
     for batch in batches:
-        output = _outputs(network, prepare(_moved(_padded(batch), device)), precision)
+        with memory():
+            output = _outputs(network, prepare(_moved(_padded(batch), device)), precision)
         if previous is not None:
             yield _fetched(*previous)
         previous = (output, len(batch))
@@ -162,15 +177,9 @@ def run_network(
 
 def _outputs(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
     autocast = torch.autocast(batch.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    try:
-        with torch.inference_mode(), autocast:
-            outputs: Tensor = network(batch)
-            return outputs.float()
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            way_out = "set backbone.precision to bf16, a smaller images.size, or runtime.device to cpu"
-            raise SSDHError(f"out of memory on {batch.device} with blocks of {BLOCK} images: {way_out}") from None
-        raise
+    with torch.inference_mode(), autocast:
+        outputs: Tensor = network(batch)
+        return outputs.float()
 
 
 def _padded(batch: Tensor) -> Tensor:

@@ -71,6 +71,16 @@ def test_torn_parts_are_computed_again(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "out.npy")[:, 0], np.arange(count))
 
 
+def test_parts_that_overlap_are_put_together_once(tmp_path: Path) -> None:
+    count = 6 * BLOCK + 9
+    rows = np.arange(count)
+    for first, number in ((0, 2), (1, 3), (1, 1), (2, 1), (4, 1), (4, 3)):  # an orphaned rank wrote on
+        part = rows[first * BLOCK : (first + number) * BLOCK]
+        np.save(tmp_path / f"part-{first:08d}-{number:06d}.npy", part)
+    compute_rows(tmp_path / "out.npy", tmp_path, count, Counting(limit=0), Rank())
+    assert np.array_equal(np.load(tmp_path / "out.npy"), rows)
+
+
 def test_parts_with_a_hole_are_never_put_together(tmp_path: Path) -> None:
     np.save(tmp_path / "part-00000000-000001.npy", np.zeros((BLOCK, 2), np.float32))
     with pytest.raises(DataError, match="does not hold all 2 blocks"):
