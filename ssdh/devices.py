@@ -8,35 +8,46 @@ same path. A stage that profits from several processes starts itself again throu
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from loguru import logger
 
 from ssdh.errors import ParameterError, SSDHError
-from ssdh.runs import finished_before, mark_finished, work_folder
+from ssdh.runs import LAUNCH_ID, finished_before, mark_finished, outs_lock, work_folder
+from ssdh.runs import num_cores as num_cores
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 
-# A rank that dies ends the others at once (the launcher stops them); the time-out is for waiting on a lock.
+# A rank that dies ends the others at once (the launcher stops them); one that hangs does so after COLLECTIVE. Where
+# rank 0 alone has work, or waits for a lock, the others wait in a group of their own, with PATIENCE.
+COLLECTIVE = timedelta(minutes=30)
 PATIENCE = timedelta(days=7)
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|ALLOCATION_FAILED")
 
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among `count`, as the launcher numbered them; `local` numbers those of one machine."""
+    """This process among `count`, as the launcher numbered them; `local` numbers those of one machine.
+
+    `patient`: the group in which ranks wait for rank 0; None outside `process_group`.
+    """
 
     index: int = 0
     count: int = 1
     local: int = 0
+    patient: "ProcessGroup | None" = field(default=None, compare=False, repr=False)
 
     @property
     def first(self) -> bool:
@@ -118,11 +129,30 @@ def make_deterministic(device: "torch.device", wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted, warn_only=True)
 
 
+def device_key(device: "torch.device", deterministic: bool) -> dict[str, Any]:
+    """What a fingerprint says of the device: its name and, where that is a choice, whether kernels are deterministic.
+
+    A run is never continued with kernels that round otherwise.
+    """
+    return {"device": describe(device)} | ({"deterministic": deterministic} if device.type == "cuda" else {})
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch ran out of memory, on a GPU or on the CPU."""
+    """Whether PyTorch, or a library under it, ran out of memory, on a GPU or on the CPU."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(str(error)) is not None
+
+
+@contextmanager
+def memory_for(work: str, device: "torch.device", way_out: str) -> Iterator[None]:
+    """Turn running out of memory in the body into one line: `out of memory on cuda:0 with <work>: <way out>`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise SSDHError(f"out of memory on {device} with {work}: {way_out}") from None
+        raise
 
 
 @contextmanager
@@ -139,16 +169,20 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def barrier(rank: Rank) -> None:
-    """Wait until every rank is here; nothing to wait for with one."""
+    """Wait until every rank is here, however long rank 0 takes; nothing to wait for with one."""
     if rank.count > 1:
         import torch.distributed
 
-        torch.distributed.barrier()
+        torch.distributed.barrier(rank.patient)
 
 
 @contextmanager
 def process_group(device: "torch.device") -> Iterator[Rank]:
-    """Join the ranks of this run (gloo on the CPU, NCCL on GPUs) for the body; one process joins nothing."""
+    """Join the ranks of this run (gloo on the CPU, NCCL on GPUs) for the body; one process joins nothing.
+
+    After an error nothing is taken down in good order, which NCCL would wait for: the process ends, then the launcher
+    ends the others.
+    """
     rank = current_rank()
     if rank.count == 1:
         yield rank
@@ -156,11 +190,9 @@ def process_group(device: "torch.device") -> Iterator[Rank]:
     import torch.distributed as dist
 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield rank
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group(backend, timeout=COLLECTIVE)
+    yield replace(rank, patient=dist.new_group(backend="gloo", timeout=PATIENCE))
+    dist.destroy_process_group()
 
 
 def wanted_processes(processes: int | None) -> int:
@@ -171,12 +203,6 @@ def wanted_processes(processes: int | None) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ParameterError(f"SSDH_NPROC must be a positive integer, got {text!r} (environment)")
     return int(text)
-
-
-def num_cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def relaunch(module: str, processes: int | None) -> bool:
@@ -190,16 +216,13 @@ def relaunch(module: str, processes: int | None) -> bool:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    threads = max(
-        1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1) // count
-    )
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))
     logger.info("{}: {} processes, {} threads each", module, count, os.environ["OMP_NUM_THREADS"])
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=count,
-        run_id=f"ssdh-{os.getpid()}",
+        run_id=f"{LAUNCH_ID}{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
@@ -216,13 +239,13 @@ def relaunch(module: str, processes: int | None) -> bool:
 
 
 def broadcast(value: T, rank: Rank) -> T:
-    """Rank 0's value, on every rank."""
+    """Rank 0's value, on every rank, however long rank 0 takes to have it."""
     if rank.count == 1:
         return value
     import torch.distributed as dist
 
     box = [value if rank.first else None]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=rank.patient)
     return cast("T", box[0])
 
 
@@ -230,14 +253,14 @@ def broadcast(value: T, rank: Rank) -> T:
 def shared_work(rank: Rank, make_key: Callable[[], str], outs: Sequence[Path]) -> Iterator[Path | None]:
     """Give every rank the folder of this resumable work; None where a run that we waited for has put the outs in place.
 
-    Rank 0 holds the lock; the folder goes when the body has ended on every rank.
+    Rank 0 holds the locks of the work and of its outs; the folder goes when the body has ended on every rank.
     """
     if not rank.first:
         yield broadcast(None, rank)
         barrier(rank)
         return
     key = make_key()
-    with work_folder(key) as folder:
+    with work_folder(key) as folder, outs_lock(outs):
         finished = finished_before(key, outs)
         if finished:
             logger.info("another process has finished this work: {} in place", ", ".join(map(str, outs)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssdh.backbones import Backbone, BackboneParams, load_backbone
 from ssdh.datasets.splits import Split
-from ssdh.devices import Rank
+from ssdh.devices import Rank, memory_for
 from ssdh.extraction import image_blocks
 from ssdh.head import train_head
 from ssdh.images import ImageParams, ImageSource
@@ -66,13 +66,16 @@ def fit(
     """
     if not starts_afresh(params.init_file):
         check_same_backbone(Path(params.init_file), backbone, images)
-    pairs = PairBatches(inputs.pairs, place.device, unknown_weight=params.unknown_weight, target=params.target)
-    if params.finetune:
-        model, progress, blocks_of = _fit_network(
-            inputs, pairs, params, load_backbone(backbone, images), bits, seed, place
-        )
-    else:
-        model, progress, blocks_of = _fit_head(inputs, pairs, params, bits, seed, place)
+    others = "train.precision bf16 or more runtime.processes" if params.finetune else "runtime.device cpu"
+    way_out = f"try {max(2, params.batch_size // 2)}, {others} (params.yaml: train.batch_size)"
+    with memory_for(f"train.batch_size {params.batch_size}", place.device, way_out):
+        pairs = PairBatches(inputs.pairs, place.device, unknown_weight=params.unknown_weight, target=params.target)
+        if params.finetune:
+            model, progress, blocks_of = _fit_network(
+                inputs, pairs, params, load_backbone(backbone, images), bits, seed, place
+            )
+        else:
+            model, progress, blocks_of = _fit_head(inputs, pairs, params, bits, seed, place)
     if not place.rank.first:
         return model, progress, {}
     statistics = code_statistics(outputs_of(blocks_of(model))(inputs.split.train))

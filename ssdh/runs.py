@@ -29,6 +29,7 @@ from ssdh.params import Params, read_params
 
 RESTORE = "git checkout params.yaml dvc.lock metrics && dvc checkout"
 KEEP_WORK_DAYS = 14
+LAUNCH_ID = "ssdh-"  # begins the run id of ranks that a stage started itself: that stage notes the seconds
 
 
 class RuntimeParams(Params):
@@ -42,11 +43,16 @@ class RuntimeParams(Params):
 
     @property
     def num_workers(self) -> int:
-        """`workers`, or where it is null one for each CPU core that this process may use; 0 works in the process."""
+        """`workers`; null: one for each CPU core, shared out over the ranks of this machine; 0 works in the process."""
         if self.workers is not None:
             return self.workers
-        affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
+        return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def ssdh_home() -> Path:
@@ -192,6 +198,21 @@ def work_folder(key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def outs_lock(outs: Sequence[Path]) -> Iterator[None]:
+    """Let one process at a time write these files: a stage whose `dvc` was killed, with other parameters, may still.
+
+    The lock dies with the process. A link to DVC's cache is another file each time, its place is the same.
+    """
+    places = sorted(str(path.parent.resolve() / path.name) for path in outs)
+    name = hashlib.sha256("\n".join(places).encode()).hexdigest()[:32]
+    root = ssdh_home() / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    told = f"another process, with other parameters, is still to write {', '.join(map(str, outs))}: waiting for it"
+    with file_lock(root / f"outs-{name}.lock", waiting_for=told):
+        yield
+
+
 def mark_finished(key: str, outs: Sequence[Path]) -> None:
     """Note that the work `key` put `outs` in place: for a run that waited for this one and need not do it again."""
     write_json(ssdh_home() / "work" / f"{key}.done", {str(path.resolve()): file_sha256(path) for path in outs})
@@ -224,10 +245,16 @@ def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
 def _remove_old_work(root: Path) -> None:
     oldest = time.time() - KEEP_WORK_DAYS * 86_400
     for folder in root.iterdir():
-        if folder.is_dir() and folder.stat().st_mtime < oldest:
+        try:
+            young = folder.stat().st_mtime >= oldest
+        except FileNotFoundError:  # its own run has ended meanwhile
+            continue
+        if young:
+            continue
+        if folder.is_dir():
             logger.info("removing unfinished work older than {} days: {}", KEEP_WORK_DAYS, folder)
             shutil.rmtree(folder, ignore_errors=True)
-        elif folder.suffix in (".lock", ".done") and folder.stat().st_mtime < oldest:
+        elif folder.suffix in (".lock", ".done"):
             folder.unlink(missing_ok=True)
 
 
@@ -256,7 +283,7 @@ def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
                     print(f"{name}: {line}", file=sys.stderr)
                 print(f"{name}: earlier results: {RESTORE}", file=sys.stderr)
                 raise SystemExit(1) from None
-            if first:
+            if first and not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCH_ID):
                 record_seconds(name, time.perf_counter() - started)
 
         return run

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ssdh.devices import Rank
+from ssdh.devices import Rank, barrier
 from ssdh.errors import SSDHError
 from ssdh.network import HashNet
 from ssdh.optimizers import Optimizer
@@ -91,8 +91,10 @@ def train(
                 progress.end_epoch(epoch + 1)
                 if quiet and rank.first:
                     _log_epoch(progress, params.epochs)
-            if _due(params.eval_interval, progress.iteration) and validate and rank.first:
-                progress.validation.append((progress.iteration, validate()))
+            if _due(params.eval_interval, progress.iteration) and validate:
+                if rank.first:
+                    progress.validation.append((progress.iteration, validate()))
+                barrier(rank)
             if _due(params.snapshot_interval, progress.iteration) and snapshots:
                 snapshots.save(_state(model, optimizer, progress))
     bar.close()

@@ -17,8 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from ssdh.augmentation import train_batches
 from ssdh.backbones import freeze
-from ssdh.devices import Rank, all_gather_rows, is_out_of_memory, share
-from ssdh.errors import SSDHError
+from ssdh.devices import Rank, all_gather_rows, share
 from ssdh.images import ImageSource, Preprocessing
 from ssdh.loss import weighted_loss
 from ssdh.network import HashNet
@@ -105,7 +104,6 @@ class NetworkStep:
 
     def __init__(self, model: HashNet, params: TrainParams, *, seed: int, rank: Rank) -> None:
         self.model, self.seed, self.rank = model, seed, rank
-        self.batch_size = params.batch_size
         self.bf16 = params.precision == "bf16"
         self.dropouts = share_dropout(model)
         training_mode(model)
@@ -125,23 +123,12 @@ class NetworkStep:
             training_mode(self.model)
         self.model.zero_grad(set_to_none=True)
         autocast = torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        try:
-            with autocast:
-                own = self.network(images)[: rows.stop - rows.start]  # (b, K)
-            codes = GatherRows.apply(own, size, self.rank) if self.rank.count > 1 else own  # (B, K)
-            loss = weighted_loss(codes, targets, weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise SSDHError(self._out_of_memory(images.device)) from None
-            raise
+        with autocast:
+            own = self.network(images)[: rows.stop - rows.start]  # (b, K)
+        codes = GatherRows.apply(own, size, self.rank) if self.rank.count > 1 else own  # (B, K)
+        loss = weighted_loss(codes, targets, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
-
-    def _out_of_memory(self, device: torch.device) -> str:
-        return (
-            f"out of memory on {device} with train.batch_size {self.batch_size}: try {max(2, self.batch_size // 2)}, "
-            "train.precision bf16 or more runtime.processes (params.yaml: train.batch_size)"
-        )
 
 
 class GatherRows(torch.autograd.Function):

@@ -6,7 +6,7 @@ import torch
 from loguru import logger
 
 from ssdh.datasets.roots import raw_folder
-from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
+from ssdh.devices import device_key, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.images import open_images
 from ssdh.network import load_hashnet, read_metadata
@@ -32,7 +32,7 @@ def main() -> None:
     logger.info("encode: {} bits, from {}", metadata["bits"], "images" if whole else "features")
 
     def key() -> str:
-        settings = {"stage": "encode", "device": describe(device), "torch": torch.__version__}
+        settings = {"stage": "encode", "torch": torch.__version__} | device_key(device, runtime.deterministic)
         return fingerprint([MODEL, IMAGES if whole else FEATURES], settings)
 
     with process_group(device) as rank, shared_work(rank, key, [CODES]) as folder:

@@ -7,7 +7,7 @@ from loguru import logger
 
 from ssdh.backbones import BackboneParams, load_backbone
 from ssdh.datasets.roots import raw_folder
-from ssdh.devices import describe, make_deterministic, process_group, relaunch, select_device, shared_work
+from ssdh.devices import device_key, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.images import ImageParams, open_images
 from ssdh.params import lookup, read_params, section
@@ -33,10 +33,8 @@ def main() -> None:
 
     def key() -> str:
         settings = {"backbone": chosen.model_dump(), "images": images.model_dump()}
-        return fingerprint(
-            [IMAGES, Path(chosen.weights_file)],
-            {"stage": "extract", **settings, "device": describe(device), "torch": torch.__version__},
-        )
+        kind = {"stage": "extract", "torch": torch.__version__} | device_key(device, runtime.deterministic)
+        return fingerprint([IMAGES, Path(chosen.weights_file)], settings | kind)
 
     with process_group(device) as rank, shared_work(rank, key, [FEATURES]) as folder:
         if folder is not None:

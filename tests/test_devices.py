@@ -3,8 +3,19 @@
 import pytest
 import torch
 
-from ssdh.devices import Rank, check_device, current_rank, relaunch, select_device, share, wanted_processes
-from ssdh.errors import ParameterError
+from ssdh.devices import (
+    Rank,
+    check_device,
+    current_rank,
+    device_key,
+    memory_for,
+    process_group,
+    relaunch,
+    select_device,
+    share,
+    wanted_processes,
+)
+from ssdh.errors import ParameterError, SSDHError
 
 
 def test_rank_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +57,46 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda", "cuda:1"):
         with pytest.raises(ParameterError, match=f"runtime.device is '{name}', but PyTorch finds no CUDA device"):
             check_device(name)
+
+
+def test_the_key_of_a_device_names_deterministic_kernels_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    assert device_key(torch.device("cpu"), True) == device_key(torch.device("cpu"), False) == {"device": "cpu"}
+    assert device_key(torch.device("cuda", 0), True) == {"device": "a card", "deterministic": True}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to …",
+    ],
+)
+def test_memory_that_ran_out_is_one_line(text: str) -> None:
+    cpu = torch.device("cpu")
+    with (
+        pytest.raises(SSDHError, match=r"^out of memory on cpu with 3 images: take 2$"),
+        memory_for("3 images", cpu, "take 2"),
+    ):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="CUDNN_STATUS_BAD_PARAM"), memory_for("3 images", cpu, "take 2"):
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM")
+
+
+def test_an_error_takes_no_process_group_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name in ("init_process_group", "new_group", "destroy_process_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda *_, name=name, **__: called.append(name))
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SSDHError), process_group(torch.device("cpu")):
+        raise SSDHError("broken")
+    assert called == ["init_process_group", "new_group"]
+    with process_group(torch.device("cpu")):
+        pass
+    assert called[2:] == ["init_process_group", "new_group", "destroy_process_group"]
 
 
 def test_more_processes_than_cards(monkeypatch: pytest.MonkeyPatch) -> None:

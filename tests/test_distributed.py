@@ -85,6 +85,8 @@ def test_stages_in_two_processes(alone: Path, tmp_path: Path) -> None:
     assert read_metadata(folder / "models/hashnet.safetensors")["processes"] == 2
     assert all(np.allclose(one[name], two[name], rtol=1e-3, atol=1e-4) for name in one)
     assert done.stderr.count("epoch 2/2") == 1  # only rank 0 speaks of progress
+    lines = (tmp_path / "home" / "timings.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["stage", "extract", "encode", "train"]
 
 
 def test_torchrun_itself_starts_a_stage(alone: Path, tmp_path: Path) -> None:

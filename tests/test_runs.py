@@ -98,6 +98,57 @@ def test_old_unfinished_work_is_removed(tmp_path: Path) -> None:
         assert (root / "young").exists()
 
 
+def test_work_that_vanishes_while_old_work_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = runs.ssdh_home() / "work"
+    root.mkdir(parents=True)
+    gone = root / "gone.lock"
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([gone]))
+    with runs.work_folder("new") as folder:
+        assert folder.exists()
+
+
+def test_decoding_workers_are_shared_out_over_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "num_cores", lambda: 16)
+    common = {"device": "cpu", "processes": None, "deterministic": True, "log_level": "INFO"}
+    auto, fixed = runs.RuntimeParams(workers=None, **common), runs.RuntimeParams(workers=5, **common)
+    assert (auto.num_workers, fixed.num_workers) == (16, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert (auto.num_workers, fixed.num_workers) == (2, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")
+    assert auto.num_workers == 1
+
+
+def test_a_stage_waits_for_one_of_other_parameters_that_still_writes_its_outs(tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    code = (
+        "import sys, time; from pathlib import Path; from ssdh.devices import Rank, shared_work\n"
+        "with shared_work(Rank(), lambda: sys.argv[1], [Path(sys.argv[2])]):\n"
+        "    Path(sys.argv[2]).write_text(sys.argv[1]); print('in', flush=True); time.sleep(float(sys.argv[3]))\n"
+    )
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    orphan = start("old", str(out), "60")
+    try:
+        assert orphan.stdout is not None
+        assert orphan.stdout.readline() == "in\n"
+        waiter = start("new", str(out), "0")
+        elsewhere = start("newer", str(tmp_path / "other.npy"), "0")
+        assert elsewhere.wait(timeout=30) == 0
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiter.wait(timeout=1.5)
+        assert out.read_text() == "old"
+        orphan.kill()
+        _, told = waiter.communicate(timeout=30)
+        assert "another process, with other parameters, is still to write" in told
+        assert out.read_text() == "new"
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
 def test_the_lock_of_a_killed_process_is_free_and_a_living_ones_is_waited_for(tmp_path: Path) -> None:
     code = (
         "import sys, time; from ssdh import runs\n"

@@ -71,6 +71,21 @@ def test_a_given_model_without_a_centre_starts_with_its_own_codes(
     torch.testing.assert_close(found(features), given(features), rtol=0, atol=1e-5)
 
 
+def test_every_rank_waits_for_a_validation(
+    data: tuple[np.ndarray, Structure, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take longer than a collective's time-out."""
+    met: list[str] = []
+    monkeypatch.setattr(training, "barrier", lambda rank: met.append("barrier"))
+
+    def validate(_: HashNet) -> float:
+        met.append("validation")
+        return 0.5
+
+    fitted(data, train_params(tmp_path / "none", eval_interval=7), validate=validate)
+    assert met == ["validation", "barrier"] * 2  # of 15 steps
+
+
 def plain_loop(
     data: tuple[np.ndarray, Structure, np.ndarray], params: TrainParams, dtype: torch.dtype
 ) -> tuple[HashNet, list[float]]:

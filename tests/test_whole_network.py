@@ -150,20 +150,19 @@ def test_learning_rates_of_backbone_and_hash_layer() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
-def test_out_of_memory_names_the_batch_size_to_try(kind: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, labels = batch()
-
+def test_out_of_memory_of_a_frozen_network_is_one_line(kind: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> torch.Tensor:
         raise kind
 
-    step = NetworkStep(model(), train_params(batch_size=24), seed=0, rank=Rank())
-    step.network.forward = full  # type: ignore[method-assign]
-    with pytest.raises(SSDHError, match=r"out of memory on cpu with train.batch_size 24: try 12"):
-        step(0, images, labels.float(), labels.abs().float())
     network = nn.Linear(4, 4)
-    monkeypatch.setattr(network, "forward", full)
-    with pytest.raises(SSDHError, match=r"out of memory on cpu with blocks of 64 images: set backbone.precision"):
-        list(extraction.run_network(network, [torch.zeros(2, 4)], CPU))
+    told = r"out of memory on cpu with blocks of 64 images: set backbone.precision"
+    for name in ("forward", "to"):
+        with monkeypatch.context() as patch:
+            patch.setattr(network, name, full)
+            with pytest.raises(SSDHError, match=told):
+                list(extraction.run_network(network, [torch.zeros(2, 4)], CPU))
+    with pytest.raises(SSDHError, match=told):
+        list(extraction.run_network(network, [torch.zeros(2, 4)], CPU, prepare=full))
 
 
 @pytest.mark.parametrize("arch", ["alexnet", "resnet18", "googlenet", "efficientnet_b0", "vit_b_32", "swin_t"])
@@ -272,7 +271,9 @@ def test_start_from_a_trained_model(workspace: Path, tmp_path: Path) -> None:
         run_stage(workspace, "train")
 
 
-def test_evaluate_measures_a_model_without_training(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_measures_a_model_without_training(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fresh(workspace)
     run_stage(workspace, "evaluate")
     wanted = json.loads((workspace / "metrics/metrics.json").read_text())
@@ -291,14 +292,41 @@ def test_evaluate_measures_a_model_without_training(workspace: Path, capsys: pyt
     write_params(workspace, tiny_params())
     run_stage(workspace, "train", "encode", "evaluate")
     wanted = json.loads((workspace / "metrics/metrics.json").read_text())
+    modes: list[bool] = []
+    monkeypatch.setattr("ssdh.devices.make_deterministic", lambda device, wanted: modes.append(wanted))
     with inside(workspace):
         assert command.measure(Path("models/hashnet.safetensors")).items() >= wanted.items()
+        assert modes == [True]  # as `encode`
         params = tiny_params()
         params["backbone"]["layer"] = "penultimate"
         write_params(workspace, params)
         assert command.measure(Path("models/hashnet.safetensors"))["map"] == pytest.approx(wanted["map"], abs=1e-6)
         with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
             command.measure(Path("gone.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ssdh.fitting.PairBatches",
+        "ssdh.fitting.load_backbone",
+        "ssdh.augmentation.crop_on_device",
+        "ssdh.whole_network.weighted_loss",
+        "torch.optim.Adam.step",
+    ],
+)
+def test_out_of_memory_names_the_batch_size_to_try(
+    workspace: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(place, full)
+    write_params(workspace, tiny_params(finetune=True))
+    with pytest.raises(SystemExit):
+        run_stage(workspace, "train")
+    told = "train: out of memory on cpu with train.batch_size 24: try 12, train.precision bf16 or more"
+    assert told in capsys.readouterr().err
 
 
 def test_compile_is_a_flag(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     from ssdh.backbones import BackboneParams
     from ssdh.codes import pack, sign_codes
     from ssdh.datasets.splits import read_split
-    from ssdh.devices import select_device
+    from ssdh.devices import make_deterministic, select_device
     from ssdh.evaluation import evaluate
     from ssdh.images import ImageParams
     from ssdh.network import load_hashnet, read_metadata
@@ -56,6 +56,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     dataset: str = section(params, "dataset", str)
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     device = select_device(runtime.device)
+    make_deterministic(device, runtime.deterministic)
     metadata = read_metadata(path)
     features = read_array(Path("features/features.npy"))
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
