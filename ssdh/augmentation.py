@@ -77,8 +77,7 @@ def crop_on_device(images: Tensor, draws: NDArray[np.float64], size: int) -> Ten
     x = boxes[:, :1] + boxes[:, 2:3] * steps  # (B, size), in pixels of the image
     y = boxes[:, 1:2] + boxes[:, 3:4] * steps
     x = np.where(draws[:, 4:] < 0.5, x[:, ::-1], x)
-    xs = torch.as_tensor(2 * x / width - 1, dtype=torch.float32, device=images.device)
-    ys = torch.as_tensor(2 * y / height - 1, dtype=torch.float32, device=images.device)
+    xs, ys = to_device(torch.from_numpy(np.stack((2 * x / width - 1, 2 * y / height - 1))).float(), images.device)
     grid = torch.stack((xs[:, None, :].expand(-1, size, -1), ys[:, :, None].expand(-1, -1, size)), dim=3)
     sampled = functional.grid_sample(images.float(), grid, mode="bicubic", padding_mode="border", align_corners=False)
     return sampled.clamp_(0.0, 255.0)

@@ -9,6 +9,7 @@ number of images. Augmentation for training is in `ssdh.augmentation`.
 """
 
 import csv
+import functools
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -145,9 +146,15 @@ def preprocess(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tenso
 
 def normalise(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
     """(B, 3, H, W) uint8 to float32 on the batch's device: (x / 255 − mean) / std, channel by channel."""
-    mean = torch.tensor(preprocessing.mean, device=batch.device).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=batch.device).view(3, 1, 1)
+    mean, std = (_by_channel(values, batch.device) for values in (preprocessing.mean, preprocessing.std))
     return batch.float().div_(255.0).sub_(mean).div_(std)
+
+
+@functools.cache
+def _by_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(3, 1, 1) on the device, copied there once: a copy for each batch would wait for all kernels before it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
 def eval_loader(

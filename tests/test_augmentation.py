@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssdh import augmentation
 from ssdh.augmentation import crop_box, crop_on_device, draw, train_batches
 from ssdh.images import ImageSource, Preprocessing, open_images
 from tests.test_images import write_array_set, write_file_set
@@ -106,6 +107,19 @@ def test_whole_image_unflipped_is_the_identity() -> None:
     torch.testing.assert_close(out, image.float(), atol=1e-3, rtol=0)
     mirrored = crop_on_device(image, np.array([[1.0, 0.0, 0.3, 0.9, 0.2]]), 24)
     torch.testing.assert_close(mirrored, image.float().flip(3), atol=1e-3, rtol=0)
+
+
+def test_crops_reach_a_gpu_through_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other copy would wait for all kernels before it, batch by batch."""
+    moved: list[torch.Size] = []
+
+    def noted(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        moved.append(tensor.shape)
+        return tensor
+
+    monkeypatch.setattr(augmentation, "to_device", noted)
+    crop_on_device(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), np.stack([draw(0, 0, row) for row in range(2)]), 5)
+    assert moved == [(2, 2, 5)]
 
 
 def test_scaling_up_agrees_with_pillow() -> None:

@@ -110,6 +110,15 @@ def test_normalise_by_hand() -> None:
     assert batch.max() == 255  # the batch itself stays
 
 
+def test_mean_and_std_go_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy for each batch would let a GPU run empty."""
+    batch = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    values = Preprocessing(4, 4, (0.125, 0.25, 0.375), (0.5, 0.625, 0.75))
+    first = normalise(batch, values)
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("copied again"))
+    assert torch.equal(normalise(batch, values), first)
+
+
 @pytest.mark.parametrize("kind", ["array", "file"])
 def test_blocks_do_not_depend_on_workers_nor_on_each_other(
     kind: str, array_set: ArrayImages, file_set: FileImages
