@@ -191,7 +191,8 @@ def process_group(device: "torch.device") -> Iterator[Rank]:
 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=COLLECTIVE)
-    yield replace(rank, patient=dist.new_group(backend="gloo", timeout=PATIENCE))
+    patient = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=PATIENCE))
+    yield replace(rank, patient=patient)
     dist.destroy_process_group()
 
 

@@ -4,7 +4,6 @@ A block always holds BLOCK rows when it is computed (the last one is padded), so
 interruption changes a value. Finished blocks lie in the work folder until the whole array is put together.
 """
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from ssdh.runs import atomic_path, read_array, write_array
 BLOCK = 64  # rows; part of the result's definition: another size may round differently
 FLUSH_SECONDS = 1.0  # finished blocks are written at least this often …
 FLUSH_BYTES = 8 * 2**20  # … and before they take more memory than this
+LESS_MEMORY = "set backbone.precision to bf16, a smaller images.size, or runtime.device to cpu"
 
 Array = NDArray[Any]
 
@@ -158,15 +158,11 @@ def run_network(
     `prepare` runs on the device. The next batch is started before the last one is fetched, so that a GPU never waits
     for the copy.
     """
-    memory = functools.partial(
-        *(memory_for, f"blocks of {BLOCK} images", device),
-        "set backbone.precision to bf16, a smaller images.size, or runtime.device to cpu",
-    )
-    with memory():
+    with memory_for(f"blocks of {BLOCK} images", device, LESS_MEMORY):
         network = network.to(device).to(memory_format=torch.channels_last).eval()
     previous: tuple[Tensor, int] | None = None
     for batch in batches:
-        with memory():
+        with memory_for(f"blocks of {BLOCK} images", device, LESS_MEMORY):
             output = _outputs(network, prepare(_moved(_padded(batch), device)), precision)
         if previous is not None:
             yield _fetched(*previous)

@@ -89,7 +89,7 @@ def centre(model: HashNet, features: Tensor) -> None:
     """
     if model.center.any():
         return
-    parts = features.split(max(1, CHUNK // features.shape[1]))
+    parts = torch.split(features, max(1, CHUNK // features.shape[1]))
     sums = torch.stack([model.normalised(part).double().sum(0) for part in parts])  # (parts, D)
     model.center.copy_(sums.sum(0) / len(features))
     model.hash.bias.zero_()
