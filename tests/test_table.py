@@ -139,11 +139,23 @@ def test_a_lock_file_of_one_run_is_told_from_one_that_was_renewed_in_part(params
         assert not is_whole_run(renewed, STAGES, params, code)
 
 
-def shown(params: object, state: str | None = None) -> dict[str, Any]:
+def commit_of(params: object, state: str | None = None) -> dict[str, Any]:
     """A commit with one experiment, as `dvc exp show --json` has it."""
     data = {"params": {"params.yaml": {"data": params}}, "metrics": {}, "deps": {}} if params else {"params": {}}
     revision = {"rev": "0" * 40, "name": "odd", "data": data}
-    return {"experiments": [{"executor": {"state": state} if state else None, "revs": [revision]}]}
+    return {"rev": "1" * 40, "experiments": [{"executor": {"state": state} if state else None, "revs": [revision]}]}
+
+
+def test_a_model_belongs_to_the_first_run_that_made_it(params: dict[str, Any]) -> None:
+    def of(seed: int, model: str, time: str) -> dict[str, Any]:
+        values = {"params.yaml": {"data": params | {"seed": seed}}}
+        return {"params": values, "outs": {"models/hashnet.safetensors": {"hash": model}}, "timestamp": time}
+
+    made = [of(1, "b", "2026-01-04"), of(1, "a", "2026-01-03"), of(2, "b", "2026-01-05")]
+    groups = [{"executor": None, "revs": [{"rev": "2", "name": "x", "data": data}]} for data in made]
+    workspace = {"rev": "workspace", "data": of(9, "a", ""), "experiments": None}
+    commit = {"rev": "1", "data": of(0, "a", "2026-01-01"), "experiments": groups}
+    assert command.first_runs([workspace, commit]) == {"a": ("digits", 32, 0), "b": ("digits", 32, 1)}
 
 
 @pytest.mark.parametrize("odd", [None, "text", {"bits": 3}, {"dataset": "nope"}])
@@ -153,7 +165,7 @@ def test_an_experiment_of_something_else_is_passed_over(
     """dataset=nope, or a params file of before there were recipes."""
     monkeypatch.chdir(project)
     given = params | odd if odd == {"dataset": "nope"} else odd  # type: ignore[operator]
-    commits = [shown(given), shown(given, "failed")]
+    commits = [commit_of(given), commit_of(given, "failed")]
     monkeypatch.setattr(command, "dvc", lambda *_, **__: json.dumps(commits))
     blank = row(params, 16, 0)
     assert known_rows({blank["key"]: blank}, CODE, []) == {}

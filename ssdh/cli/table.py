@@ -36,6 +36,7 @@ from ssdh.table import (
 )
 
 SKIPPED_STAGES = ("check", "report")  # they change no number
+MODEL = "models/hashnet.safetensors"
 COMMITS = 20  # experiments of that many last commits are looked through
 
 
@@ -131,9 +132,13 @@ def known_rows(blank: dict[str, Row], code: str, earlier: Sequence[Row]) -> dict
         return rows
     hashes = _code_files()
     stages = {name: stage.get("params", []) for name, stage in _stages().items()}
-    for revision, state, data in experiments():
+    commits = shown()
+    own = first_runs(commits)
+    for revision, state, data in experiments(commits):
         key = _key(data)
         if state not in (None, "success") or key is None or key not in blank or key in rows:
+            continue
+        if own.get(_model(data)) != _run(data):
             continue
         lock = parse_value(git("show", f"{revision}:./dvc.lock") or "{}")
         if not is_whole_run(lock, stages, _params(data), hashes):
@@ -145,9 +150,38 @@ def known_rows(blank: dict[str, Row], code: str, earlier: Sequence[Row]) -> dict
     return rows
 
 
-def experiments() -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    """(revision, state, data) of each experiment of the last commits; a commit itself proves no run."""
-    for commit in json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True)):
+def shown() -> list[dict[str, Any]]:
+    """The last commits with their experiments, as `dvc exp show` has them."""
+    found: list[dict[str, Any]] = json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True))
+    return found
+
+
+def first_runs(commits: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    """(data set, bits, seed) of the oldest commit or experiment that has a model, by the model's hash.
+
+    `dvc exp save` records whatever lies in the workspace as results of the parameters there, older models too; but no
+    two data sets, lengths or seeds give the same one.
+    """
+    found = [commit["data"] for commit in commits if commit["rev"] != "workspace" and commit.get("data")]
+    found += [data for _, state, data in experiments(commits) if state in (None, "success")]
+    owners: dict[str, tuple[Any, ...]] = {}
+    for data in sorted(found, key=lambda data: data.get("timestamp") or ""):
+        if _key(data):
+            owners.setdefault(_model(data), _run(data))
+    return owners
+
+
+def _model(data: dict[str, Any]) -> str:
+    return str((data.get("outs", {}).get(MODEL) or {}).get("hash"))
+
+
+def _run(data: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(_params(data)[name] for name in ("dataset", "bits", "seed"))
+
+
+def experiments(commits: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """(revision, state, data) of each experiment of the commits; a commit itself proves no run."""
+    for commit in commits:
         for group in commit.get("experiments") or []:
             state = (group.get("executor") or {}).get("state")
             for one in group["revs"]:
@@ -171,7 +205,7 @@ def _key(data: dict[str, Any]) -> str | None:
 def failures() -> dict[str, str]:
     """Why the last try of a cell failed, by key: the line that its stage said."""
     found = {}
-    for commit in json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True)):
+    for commit in shown():
         for group in commit.get("experiments") or []:
             executor = group.get("executor") or {}
             if executor.get("state") == "failed":
@@ -196,7 +230,7 @@ def _last_line(log: Path) -> str:
 
 def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> None:
     """Queue what is not queued yet and wait. One cell of each set goes first: it extracts for the others."""
-    waiting = {_key(data) for _, state, data in experiments() if state in ("queued", "running")}
+    waiting = {_key(data) for _, state, data in experiments(shown()) if state in ("queued", "running")}
     first = {cell.dataset: cell for cell in reversed(todo)}
     rest = [cell for cell in todo if cell not in first.values()]
     for part, workers in ((list(first.values()), 1), (rest, jobs)):
