@@ -204,6 +204,30 @@ def test_the_table_of_what_is_known_runs_nothing(clone: Clone, swept: object) ->
     assert "not yet (make table)" in (clone.folder / "t.md").read_text()
 
 
+def test_an_experiment_that_ran_in_part_is_no_result(clone: Clone, swept: object) -> None:
+    """Its split and features are of the new seed, but its metrics of the first run, also where it is saved by hand."""
+    try:
+        clone.dvc("exp", "run", "--name", "in-part", "-S", "seed=7", "extract")
+        clone.dvc("exp", "save", "--name", "in-part-saved")
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+    in_part = [one for one in experiments(clone) if one["name"].startswith("in-part")]
+    first = json.loads((clone.folder / "metrics/metrics.json").read_text())["map"]
+    assert [(one["params"]["seed"], one["params"]["bits"], one["metrics"]["map"]) for one in in_part] == [
+        (7, 12, first)
+    ] * 2
+    told = table(clone, "--datasets", "digits", "--bits", "12", "--seeds", "0,7", "--dry-run")
+    assert "2 cells: 1 known, 1 to run" in told
+
+
+def test_a_table_passes_over_an_experiment_of_no_data_set(clone: Clone, swept: object) -> None:
+    clone.dvc("exp", "run", "--queue", "--name", "odd-set", "-S", "dataset=nope")
+    told = table(clone, "--datasets", "digits", "--bits", "8,12", "--seeds", "0,1", "--dry-run")
+    clone.dvc("queue", "remove", "odd-set")
+    assert "4 cells: 4 known, 0 to run" in told
+
+
 def test_an_interrupted_table_goes_on_where_it_was(clone: Clone, swept: object) -> None:
     trained = stages_of(clone.home).count("train")
     arguments = ("--datasets", "digits", "--bits", "10", "--seeds", "0,1")
@@ -266,6 +290,35 @@ def test_the_old_command_line_trains_the_whole_network_and_measures_it(clone: Cl
         told = clone.run(sys.executable, "-m", "ssdh", *flags, "--evaluate", "--checkpoint", str(model)).stdout
         assert re.search(rf"^map +{metrics['map']:.4f}$", told, re.MULTILINE)
         assert "train" not in stages_of(clone.home)[len(before) :]
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+
+
+def test_the_old_command_line_resumes_from_its_snapshot(clone: Clone) -> None:
+    flags = shlex.split("-d digits -a resnet18 -c 16 -T 400 -q 100 -t 300 -k 500 -b 32 -s 20 --head-only")
+    home = clone.folder.parent / "resumed"
+    environment = clone.environment | {"SSDH_HOME": str(home)}
+    command = [sys.executable, "-m", "ssdh", *flags]
+    try:
+        process = subprocess.Popen(
+            [*command, "--train"], cwd=clone.folder, env=environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        end = time.monotonic() + 120
+        while not list(home.glob("work/**/snapshot.pt")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        done = subprocess.run(
+            [*command, "--resume"], cwd=clone.folder, env=environment, capture_output=True, text=True, check=True
+        )
+        (iteration,) = re.findall(r"continuing from the snapshot of iteration (\d+)", done.stdout + done.stderr)
+        assert 0 < int(iteration) < 400 * 10
+        assert done.stdout.splitlines()[-1].startswith("[map@500:")
+        assert stages_of(home).count("train") == 1  # the killed one was never finished
     finally:
         clone.run("git", "checkout", "-q", ".")
         clone.dvc("checkout", "--force")
