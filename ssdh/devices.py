@@ -130,11 +130,14 @@ def make_deterministic(device: "torch.device", wanted: bool) -> None:
 
 
 def device_key(device: "torch.device", deterministic: bool) -> dict[str, Any]:
-    """What a fingerprint says of the device: its name and, where that is a choice, whether kernels are deterministic.
+    """What a fingerprint says of PyTorch and the device: a run is never continued with kernels that round otherwise.
 
-    A run is never continued with kernels that round otherwise.
+    Whether kernels are deterministic is a choice on CUDA alone.
     """
-    return {"device": describe(device)} | ({"deterministic": deterministic} if device.type == "cuda" else {})
+    import torch
+
+    key = {"torch": torch.__version__, "device": describe(device)}
+    return key | {"deterministic": deterministic} if device.type == "cuda" else key
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

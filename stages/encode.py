@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from loguru import logger
 
 from ssdh.datasets.roots import raw_folder
@@ -32,7 +31,7 @@ def main() -> None:
     logger.info("encode: {} bits, from {}", metadata["bits"], "images" if whole else "features")
 
     def key() -> str:
-        settings = {"stage": "encode", "torch": torch.__version__} | device_key(device, runtime.deterministic)
+        settings = {"stage": "encode"} | device_key(device, runtime.deterministic)
         return fingerprint([MODEL, IMAGES if whole else FEATURES], settings)
 
     with process_group(device) as rank, shared_work(rank, key, [CODES]) as folder:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from loguru import logger
 
 from ssdh.backbones import BackboneParams, load_backbone
@@ -33,7 +32,7 @@ def main() -> None:
 
     def key() -> str:
         settings = {"backbone": chosen.model_dump(), "images": images.model_dump()}
-        kind = {"stage": "extract", "torch": torch.__version__} | device_key(device, runtime.deterministic)
+        kind = {"stage": "extract"} | device_key(device, runtime.deterministic)
         return fingerprint([IMAGES, Path(chosen.weights_file)], settings | kind)
 
     with process_group(device) as rank, shared_work(rank, key, [FEATURES]) as folder:

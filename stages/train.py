@@ -2,21 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from loguru import logger
 
 from ssdh.backbones import BackboneParams
 from ssdh.datasets.roots import raw_folder
 from ssdh.datasets.splits import read_split
-from ssdh.devices import (
-    describe,
-    device_key,
-    make_deterministic,
-    process_group,
-    relaunch,
-    select_device,
-    shared_work,
-)
+from ssdh.devices import describe, device_key, make_deterministic, process_group, relaunch, select_device, shared_work
 from ssdh.fitting import Inputs, Place, fit
 from ssdh.images import ImageParams, open_images
 from ssdh.network import save_hashnet
@@ -58,8 +49,7 @@ def main() -> None:
             import ssdh.whole_network  # noqa: F401 (its code is part of the fingerprint)
         inputs = [FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT]
         files = [*inputs, Path(chosen.init_file), Path(backbone.weights_file)]
-        kind = {"stage": "train", "torch": torch.__version__} | device_key(device, runtime.deterministic)
-        return fingerprint(files, settings | kind)
+        return fingerprint(files, settings | {"stage": "train"} | device_key(device, runtime.deterministic))
 
     with process_group(device) as rank, shared_work(rank, key, OUTS) as folder:
         if folder is None:

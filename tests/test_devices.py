@@ -61,8 +61,11 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_key_of_a_device_names_deterministic_kernels_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
-    assert device_key(torch.device("cpu"), True) == device_key(torch.device("cpu"), False) == {"device": "cpu"}
-    assert device_key(torch.device("cuda", 0), True) == {"device": "a card", "deterministic": True}
+    assert device_key(torch.device("cpu"), True) == device_key(torch.device("cpu"), False)
+    assert device_key(torch.device("cpu"), True) == {"torch": torch.__version__, "device": "cpu"}
+    card = {"torch": torch.__version__, "device": "a card"}
+    assert device_key(torch.device("cuda", 0), True) == card | {"deterministic": True}
+    assert device_key(torch.device("cuda", 0), False) == card | {"deterministic": False}
 
 
 @pytest.mark.parametrize(
