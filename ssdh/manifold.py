@@ -70,7 +70,8 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_ar
         raise DataError(f"features of train image {bad[0]} hold NaN or infinity: extract them again (features.npy)")
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     x /= np.where(norms > 0, norms, 1)
-    found = faiss.knn(x, x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]  # (n, k + 1): itself, first unless it has duplicates, and k others
+    # (n, k + 1): itself, first unless it has duplicates, and k others
+    found = faiss.knn(x, x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
     others = found != np.arange(n)[:, None]
     others[others.all(axis=1), -1] = False  # lost among more than k duplicates: drop the farthest
     columns = found[others]
