@@ -90,7 +90,7 @@ def main() -> int:
     rows, failed = [], []
     with tempfile.TemporaryDirectory() as folder:
         features = chosen.features or Path(folder) / "features.npz"
-        if not chosen.features and {"retrieval", "pipeline"} & set(names):
+        if not chosen.features and {"retrieval", "pipeline", "large"} & set(names):
             make_features(features, 10_000 if chosen.quick else 60_000)
         for name in names:
             found = measure(name, arguments(name, features, chosen.photos, chosen.quick), results)
