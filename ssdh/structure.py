@@ -5,6 +5,7 @@ Nothing here reads a label of an image. Run it alone: `python -m stages.structur
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -191,34 +192,42 @@ def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDAr
     if len(candidates) == 1 or doubtful >= highest:
         return int(histogram.argmax())
     inner = np.setdiff1d(np.union1d(candidates, candidates + 1), [0, len(histogram)])
-    below = dict(zip(inner.tolist(), _count_below(pairs, edges[inner], error), strict=True))
+    (found,) = _count_below(pairs, [edges[inner]], error)
+    below = dict(zip(inner.tolist(), found, strict=True))
     below |= {0: 0, len(histogram): pairs.num_pairs}
     return int(candidates[np.argmax([below[k + 1] - below[k] for k in candidates.tolist()])])
 
 
-def _count_below(pairs: PairDistances, edges: NDArray[np.float64], margin: float) -> list[int]:
-    """The number of pairs with d < edge for each edge; those within `margin` of it are decided in float64."""
-    bounds = [(edge, np.float32(edge - margin), np.float32(edge + margin)) for edge in edges.tolist()]
+def _count_below(pairs: PairDistances, windows: Sequence[NDArray[np.float64]], margin: float) -> list[list[int]]:
+    """The number of pairs with d < edge for each edge; those within `margin` of it are decided in float64.
 
-    def count(block: Block) -> NDArray[np.int64]:
-        counts = np.zeros(len(edges), np.int64)
-        doubtful: list[list[NDArray[np.int64]]] = [[] for _ in bounds]
+    windows: groups of neighbouring edges, ascending; only what lies between the first and last of a group is compared
+    with each of its edges.
+    """
+    bounds = [[(edge, np.float32(edge - margin), np.float32(edge + margin)) for edge in w.tolist()] for w in windows]
+
+    def count(block: Block) -> list[NDArray[np.int64]]:
+        counts = [np.zeros(len(window), np.int64) for window in bounds]
+        doubtful = [[[np.empty(0, np.int64)] for _ in window] for window in bounds]
         for start in range(0, block.values.size, PASS):
             values = block.values[start : start + PASS]
-            for index, (_, low, high) in enumerate(bounds):
-                surely = values < low
-                number = np.count_nonzero(surely)
-                counts[index] += number
-                perhaps = values <= high
-                if np.count_nonzero(perhaps) > number:
-                    doubtful[index].append(start + np.flatnonzero(perhaps ^ surely))
-        for index, (edge, _, _) in enumerate(bounds):
-            if doubtful[index]:
-                exact = pairs.exact(*block.pairs(np.concatenate(doubtful[index])))
-                counts[index] += np.count_nonzero(exact < edge)
+            for found, near, window in zip(counts, doubtful, bounds, strict=True):
+                below = values < window[0][1]
+                found += np.count_nonzero(below)
+                between = np.flatnonzero((values <= window[-1][2]) ^ below)
+                inside = values[between]
+                for index, (_, low, high) in enumerate(window):
+                    surely = inside < low
+                    found[index] += np.count_nonzero(surely)
+                    near[index].append(start + between[(inside <= high) ^ surely])
+        for found, near, window in zip(counts, doubtful, bounds, strict=True):
+            for index, (edge, _, _) in enumerate(window):
+                exact = pairs.exact(*block.pairs(np.concatenate(near[index])))
+                found[index] += np.count_nonzero(exact < edge)
         return counts
 
-    return np.sum(pairs.each(count), axis=0).tolist()  # type: ignore[no-any-return]
+    totals = [np.sum(parts, axis=0) for parts in zip(*pairs.each(count), strict=True)]
+    return [total.tolist() for total in totals]
 
 
 def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
@@ -258,8 +267,8 @@ def _block_labels(pairs: PairDistances, block: Block, similar: float, dissimilar
 
 def _count_labels(pairs: PairDistances, similar: float, dissimilar: float) -> tuple[int, int]:
     """The numbers of similar and of dissimilar pairs."""
-    edges = np.array([similar, np.nextafter(dissimilar, np.inf)])
-    below, not_above = _count_below(pairs, edges, MARGIN)
+    windows = [np.array([edge]) for edge in (similar, np.nextafter(dissimilar, np.inf))]
+    (below,), (not_above,) = _count_below(pairs, windows, MARGIN)
     return below, pairs.num_pairs - not_above
 
 
