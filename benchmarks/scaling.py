@@ -27,7 +27,7 @@ from benchmarks.structure import features as made_features
 from benchmarks.training import train_params
 from ssdh.backbones import build_network
 from ssdh.devices import Rank, threads
-from ssdh.distances import PairDistances
+from ssdh.distances import KEEP_BYTES, PairDistances
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.head import FeatureSource, HeadStep
 from ssdh.images import Preprocessing, open_images
@@ -143,14 +143,16 @@ def steps_seconds(x: torch.Tensor, pairs: PairBatches, batch: int, steps: int = 
 def structure(largest: int) -> Points:
     """Fit and labels of all pairs, and the fit on sampled pairs, after which labels are computed batch by batch."""
     points = []
-    for n in filter(lambda n: n <= largest, (2500, 5000, 10_000, 20_000)):
+    kept, recomputed = "all pairs, distances kept", "all pairs, distances computed for each pass"
+    sizes = [(kept, n) for n in (1250, 2500, 5000)] + [(recomputed, n) for n in (5000, 10_000, 20_000, 40_000)]
+    for curve, n in ((curve, n) for curve, n in sizes if n <= largest):
         values = made_features(n, 512)
 
-        def run(values: NDArray[np.float32] = values) -> None:
-            pairs = PairDistances(values)
+        def run(values: NDArray[np.float32] = values, keep_bytes: int = KEEP_BYTES * (curve == kept)) -> None:
+            pairs = PairDistances(values, keep_bytes=keep_bytes)
             pseudo_labels(pairs, fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)[0])
 
-        points.append({"curve": "all pairs, fit and labels", "n": n, "seconds": best(run, 3 if n < 10_000 else 1)})
+        points.append({"curve": curve, "n": n, "seconds": best(run, 3 if n < 10_000 else 1)})
     for n in filter(lambda n: n <= largest, (10_000, 30_000, 100_000)):
         values = made_features(n, 512)
 
