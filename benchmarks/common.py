@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ssdh.runs import num_cores
+
 RESULTS = Path(os.environ.get("SSDH_BENCH_RESULTS") or Path(__file__).resolve().parent / "results")
 PACKAGES = ("numpy", "scipy", "torch", "faiss-cpu", "scikit-learn")
 
@@ -87,10 +89,9 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
-        "cores": cores,
+        "cores": num_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load": round(os.getloadavg()[0], 1),  # processes that wanted a core, this one among them
         "system": platform.platform(),

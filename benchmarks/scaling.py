@@ -212,7 +212,7 @@ def draw(name: str, points: Points, folder: Path) -> Path:
         axes.plot(own[:, 0], own[:, 1], "o", markersize=4, color=colour, label=label)
     axes.set(xscale="log", yscale="log", xlabel=LABELS[name][0], ylabel=LABELS[name][1], title=LABELS[name][2])
     axes.grid(visible=True, which="major", linewidth=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", frameon=False)  # never on the points
     path = folder / f"scaling-{name}.svg"
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
