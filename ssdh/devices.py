@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from loguru import logger
 
 from ssdh.errors import ParameterError, SSDHError
-from ssdh.runs import LAUNCH_ID, finished_before, mark_finished, outs_lock, work_folder
-from ssdh.runs import num_cores as num_cores
+from ssdh.runs import LAUNCH_ID, finished_before, mark_finished, num_cores, outs_lock, work_folder
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,6 @@ stay in the processor's cache, on one thread a core. Formulas: `ssdh.ranking`. N
     mean_average_precision(query_codes, database_codes, query_labels, database_labels, topk=5000)
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pydantic import Field
 from ssdh import ranking
 from ssdh.codes import check_packed, pack, words
 from ssdh.params import Params
+from ssdh.runs import num_cores
 
 Ties = Literal["expected", "stable"]
 
@@ -311,12 +311,6 @@ class _Block:
 
 def _each_core(work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64], threads: int | None) -> None:
     """Share `rows` out to one thread a core (numpy releases the interpreter's lock in most of its loops)."""
-    shares = [share for share in np.array_split(rows, threads or _cores()) if len(share)]
+    shares = [share for share in np.array_split(rows, threads or num_cores()) if len(share)]
     with ThreadPoolExecutor(max(len(shares), 1)) as pool:
         list(pool.map(work, shares))
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
