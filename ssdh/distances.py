@@ -5,42 +5,62 @@ distances may lie below 0.05; on the shifted unit vectors the float32 product ke
 """
 
 import functools
+import itertools
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from ssdh.errors import DataError
+from ssdh.runs import num_cores
 
 KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass reads instead of multiplying
-BLOCK_ELEMENTS = 8_000_000  # of a block of distances, 32 MB
-PARTS = 8  # of a block that threads share; no matter how many there are, sums are taken in the same order
-TILE = 256  # vectors a side of a sampled tile of pairs
+# of a block of pairs: 2 MB of distances, near enough to the core from the product to the last use, and so many that
+# threads do not wait for the interpreter lock
+BLOCK_ROWS, BLOCK_COLUMNS = 512, 1024
+EXACT = 256  # pairs that a core decides in float64 at a time
+TILE = 256  # vectors a side of a sampled block of pairs
 CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
+Range = Indices | slice  # numbers of vectors; a slice where they are consecutive
 T = TypeVar("T")
-Multiply = Callable[..., Any]  # (a, b, out=None) as np.matmul
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
 class Block:
     """Distances of the pairs between two sets of vectors, or (columns: None) of the pairs inside one.
 
-    values: len(rows) · len(columns) float32, row by row; or the strict upper triangle of the rows, row by row.
+    number: counts the blocks from 0. values: len(rows) · len(columns) float32, row by row; or the strict upper triangle
+    of the rows, row by row.
     """
 
+    number: int
     values: Float32
     rows: Indices
     columns: Indices | None
+    _buffers: dict[np.dtype[Any], NDArray[Any]] = field(default_factory=dict)
+
+    def buffer(self, dtype: Any) -> NDArray[Any]:
+        """An array of the length of `values`; this thread's next block gets the same memory again.
+
+        Pages of fresh memory would cost more than the arithmetic on them.
+        """
+        buffer = self._buffers.get(np.dtype(dtype))
+        if buffer is None or buffer.size < self.values.size:
+            size = max(self.values.size, BLOCK_ROWS * BLOCK_COLUMNS)
+            buffer = self._buffers[np.dtype(dtype)] = np.empty(size, dtype)
+        return buffer[: self.values.size]
 
     def pairs(self, positions: Indices) -> tuple[Indices, Indices]:
         """Return the vector numbers (i, j) of the distances at `positions` of `values`."""
@@ -50,22 +70,19 @@ class Block:
         i, j = np.divmod(positions, len(self.columns))
         return self.rows[i], self.columns[j]
 
-    def split(self, parts: int) -> Iterator["Block"]:
-        """Yield about `parts` blocks of neighbouring rows that make up this one; pairs inside a set stay together."""
-        if self.columns is None:
-            yield self
-            return
-        width, step = len(self.columns), math.ceil(len(self.rows) / parts)
-        for start in range(0, len(self.rows), step):
-            rows = self.rows[start : start + step]
-            yield Block(self.values[start * width : (start + len(rows)) * width], rows, self.columns)
+
+class Vectors(Protocol):
+    """Shifted unit vectors on a device."""
+
+    def distances(self, i: Range, j: Range, out: Float32) -> None:
+        """Write the distances between the vectors i and j to `out`, (len(i), len(j))."""
 
 
 class PairDistances:
     """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
 
-    Above the features it needs (n, d) float32 for the shifted unit vectors, and one block; when all n(n−1)/2 distances
-    fit in `keep_bytes` they are kept after the first pass and the vectors are dropped.
+    Above the features it needs (n, d) float32 for the shifted unit vectors, and one block a core; when all n(n−1)/2
+    distances fit in `keep_bytes` they are kept after the first pass and the vectors are dropped.
 
     Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
     """
@@ -78,35 +95,45 @@ class PairDistances:
         self.features = features
         self.num_vectors = len(features)
         self.num_pairs = self.num_vectors * (self.num_vectors - 1) // 2
-        self._multiply = multiplier(device)
+        self._device = device
         self._probe = self._probed(features)
         self._keep = 4 * self.num_pairs <= keep_bytes
-        self._vectors: tuple[Float32, Float32] | None = None
+        self._vectors: Vectors | None = None
         self._kept: Float32 | None = None
-
-    def blocks(self) -> Iterator[Block]:
-        """Yield every pair once; a block's values hold until the next one is asked for, and must not be written."""
-        if self._keep and self._kept is None:
-            kept = np.empty(self.num_pairs, np.float32)
-            for block in self._multiplied(kept):
-                del block
-            self._kept, self._vectors = kept, None
-        if self._kept is None:
-            yield from self._multiplied(None)
-            return
-        at = 0
-        for rows, columns in self._layout():
-            size = num_pairs(rows, columns)
-            yield Block(self._kept[at : at + size], rows, columns)
-            at += size
+        self._products: list[Float32] = [np.empty(0, np.float32)] * num_cores()
+        self._buffers: list[dict[np.dtype[Any], NDArray[Any]]] = [{} for _ in self._products]
 
     def each(self, work: Callable[[Block], T]) -> list[T]:
-        """The results of `work` on every block or part of one, in their order, shared out over the cores."""
-        threads = min(PARTS, os.cpu_count() or 1)
-        with ThreadPoolExecutor(threads) as pool:
-            if self._keep:
-                return list(pool.map(work, self.blocks()))
-            return [result for block in self.blocks() for result in pool.map(work, block.split(PARTS))]
+        """The results of `work` on every block, in their order, shared out over the cores.
+
+        Every pair is in one block. Its values must not be written, and hold until `work` returns.
+        """
+        blocks = list(self._layout())
+        sizes = [num_pairs(*block) for block in blocks]
+        starts = list(itertools.accumulate(sizes, initial=0))
+        kept = self._kept
+        if kept is None and self._vectors is None:
+            self._vectors = vectors_on(self._device, *shifted_unit_vectors(self.features))
+        new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
+
+        def on(number: int, worker: int) -> T:
+            rows, columns = blocks[number]
+            if kept is not None:
+                values = kept[starts[number] : starts[number + 1]]
+            else:
+                if new is not None:
+                    values = new[starts[number] : starts[number + 1]]
+                else:
+                    if self._products[worker].size < sizes[number]:
+                        self._products[worker] = np.empty(max(sizes), np.float32)
+                    values = self._products[worker][: sizes[number]]
+                self._multiply(rows, columns, values)
+            return work(Block(number, values, rows, columns, self._buffers[worker]))
+
+        results = on_cores(on, range(len(blocks)))
+        if new is not None:
+            self._kept, self._vectors = new, None
+        return results
 
     def are_of(self, features: NDArray[Any]) -> bool:
         """Whether these are the distances of this very array and it still holds the same rows."""
@@ -115,48 +142,44 @@ class PairDistances:
     @staticmethod
     def _probed(features: NDArray[Any]) -> NDArray[Any]:
         """A number for each row that changes when the row does, (n,)."""
-        probe: NDArray[Any] = features @ np.cos(np.arange(features.shape[1])).astype(features.dtype)
+        with one_blas_thread():
+            probe: NDArray[Any] = features @ np.cos(np.arange(features.shape[1])).astype(features.dtype)
         return probe
 
     def sample(self, max_pairs: int, seed: int) -> "PairDistances":
         """About `max_pairs` of these pairs; all of them where there are no more, or for 0."""
         if max_pairs == 0 or max_pairs >= self.num_pairs:
             return self
-        return SampledDistances(self.features, max_pairs, seed, multiply=self._multiply)
+        return SampledDistances(self.features, max_pairs, seed, device=self._device)
 
     def exact(self, i: Indices, j: Indices) -> Float64:
         """Return the distances of the pairs (i, j) in float64, each computed from its two rows alone."""
-        return exact_distances(self.features, i, j)
+
+        def part(start: int, _: int) -> Float64:
+            return exact_distances(self.features, i[start : start + EXACT], j[start : start + EXACT])
+
+        return np.concatenate(on_cores(part, range(0, max(len(i), 1), EXACT)))
 
     def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
-        """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with all later ones."""
-        everything = np.arange(self.num_vectors)
-        step = max(1, min(512, BLOCK_ELEMENTS // self.num_vectors))
-        for start in range(0, self.num_vectors, step):
-            rows, later = everything[start : start + step], everything[start + step :]
+        """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with later ranges."""
+        numbers = np.arange(self.num_vectors)
+        for start in range(0, self.num_vectors, BLOCK_ROWS):
+            rows, later = numbers[start : start + BLOCK_ROWS], numbers[start + BLOCK_ROWS :]
             yield rows, None
             if len(later):
-                yield rows, later
+                for columns in np.array_split(later, math.ceil(len(later) / BLOCK_COLUMNS)):
+                    yield rows, columns
 
-    def _multiplied(self, out: Float32 | None) -> Iterator[Block]:
-        """Compute the blocks, into consecutive parts of `out` where it is given."""
-        if self._vectors is None:
-            self._vectors = shifted_unit_vectors(self.features)
-        x, half = self._vectors
-        largest = max(num_pairs(*part) for part in self._layout())
-        space = np.empty(max(largest, 1), np.float32) if out is None else out
-        at = 0
-        for rows, columns in self._layout():
-            values = space[at : at + num_pairs(rows, columns)]
-            i = _range_of(rows)
-            if columns is None:
-                square = distances(x[i], x[i], half[i], half[i], self._multiply)
-                values[:] = square[upper_triangle(len(rows))]
-            else:
-                j = _range_of(columns)
-                distances(x[i], x[j], half[i], half[j], self._multiply, values.reshape(len(rows), len(columns)))
-            yield Block(values, rows, columns)
-            at += values.size if out is not None else 0
+    def _multiply(self, rows: Indices, columns: Indices | None, values: Float32) -> None:
+        """Compute the distances of a block."""
+        assert self._vectors is not None
+        if columns is None:
+            square = np.empty((len(rows), len(rows)), np.float32)
+            self._vectors.distances(_range_of(rows), _range_of(rows), square)
+            values[:] = square[upper_triangle(len(rows))]
+        else:
+            out = values.reshape(len(rows), len(columns))
+            self._vectors.distances(_range_of(rows), _range_of(columns), out)
 
 
 class SampledDistances(PairDistances):
@@ -165,9 +188,8 @@ class SampledDistances(PairDistances):
     Every vector is in as many tiles as any other, give or take one.
     """
 
-    def __init__(self, features: NDArray[Any], max_pairs: int, seed: int, *, multiply: Multiply = np.matmul) -> None:
-        super().__init__(features)
-        self._multiply = multiply
+    def __init__(self, features: NDArray[Any], max_pairs: int, seed: int, *, device: str = "cpu") -> None:
+        super().__init__(features, device=device)
         self._seed = seed
         self._tile = min(TILE, self.num_vectors // 2)
         self._tiles = math.ceil(max_pairs / self._tile**2)
@@ -184,6 +206,38 @@ class SampledDistances(PairDistances):
             order = order[2 * self._tile :]
 
 
+@functools.cache
+def _blas() -> Any:
+    return ThreadpoolController().select(user_api="blas")  # looking for the libraries takes longer than a pass
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Meanwhile each matrix product runs in the thread that asks for it.
+
+    So no digit depends on the number of cores, and BLAS's own threads, which wait for more work by spinning, take no
+    core from the threads of `on_cores`.
+    """
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1)
+    return limit
+
+
+def on_cores(work: Callable[[U, int], T], items: Sequence[U]) -> list[T]:
+    """`work(item, worker)` of every item, in their order; each core's worker, counted from 0, takes the next one.
+
+    The caller waits for the workers, not for each item: waking it takes the interpreter lock from them.
+    """
+    results: list[Any] = [None] * len(items)
+    numbers = iter(range(len(items)))
+
+    def run(worker: int) -> None:
+        for number in numbers:
+            results[number] = work(items[number], worker)
+
+    with one_blas_thread(), ThreadPoolExecutor(num_cores()) as pool:
+        list(pool.map(run, range(num_cores())))
+    return results
+
+
 @functools.lru_cache(maxsize=2)
 def upper_triangle(size: int) -> tuple[Indices, Indices]:
     """Row and column of the elements above the diagonal of a (size, size) matrix, row by row."""
@@ -195,7 +249,7 @@ def num_pairs(rows: Indices, columns: Indices | None) -> int:
     return len(rows) * (len(rows) - 1) // 2 if columns is None else len(rows) * len(columns)
 
 
-def _range_of(rows: Indices) -> Indices | slice:
+def _range_of(rows: Indices) -> Range:
     """A slice, which copies nothing, where sorted rows are consecutive."""
     consecutive = rows[-1] - rows[0] == len(rows) - 1
     return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
@@ -208,9 +262,12 @@ def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
     """
     n, dim = features.shape
     rows = max(1, CHUNK // dim)
+    starts = range(0, n, rows)
     inverse = np.empty(n)
-    mean = np.zeros(dim)
-    for start in range(0, n, rows):
+    x = np.empty((n, dim), np.float32)
+    half = np.empty(n, np.float32)
+
+    def sum_units(start: int, _: int) -> Float64:
         block = np.asarray(features[start : start + rows], dtype=np.float64)
         squares = np.einsum("ij,ij->i", block, block)
         if not np.isfinite(squares).all():
@@ -223,23 +280,23 @@ def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
                 "remove the image or choose another backbone.layer"
             )
         inverse[start : start + rows] = 1 / np.sqrt(squares)
-        mean += inverse[start : start + rows] @ block
-    mean /= n
-    x = np.empty((n, dim), np.float32)
-    half = np.empty(n, np.float32)
-    for start in range(0, n, rows):
+        total: Float64 = inverse[start : start + rows] @ block
+        return total
+
+    def shift(start: int, _: int) -> None:
         block = features[start : start + rows] * inverse[start : start + rows, None]
         block -= mean
         x[start : start + rows] = block
         half[start : start + rows] = 0.5 * np.einsum("ij,ij->i", block, block)
+
+    mean = functools.reduce(np.add, on_cores(sum_units, starts)) / n
+    on_cores(shift, starts)
     return x, half
 
 
-def distances(
-    x: Float32, y: Float32, half_x: Float32, half_y: Float32, multiply: Multiply = np.matmul, out: Float32 | None = None
-) -> Float32:
+def distances(x: Float32, y: Float32, half_x: Float32, half_y: Float32, out: Float32 | None = None) -> Float32:
     """Return ½‖x_i‖² + ½‖y_j‖² − x_i·y_j for shifted unit vectors: x (a, d), y (b, d) → (a, b) float32."""
-    product: Float32 = multiply(x, y.T, out=out)
+    product: Float32 = np.matmul(x, y.T, out=out)
     np.subtract(half_x[:, None], product, out=product)
     product += half_y
     return product
@@ -261,15 +318,15 @@ def exact_distances(features: NDArray[Any], i: Indices, j: Indices) -> Float64:
     return np.maximum(result, 0, out=result)
 
 
-def multiplier(device: str) -> Multiply:
-    """Return a matrix product `(a, b, out=None)` of float32 numpy arrays that runs on `device`.
+def vectors_on(device: str, x: Float32, half: Float32) -> Vectors:
+    """Shifted unit vectors x (n, d) with ½‖x‖² (n,), their products taken on `device`.
 
     "cpu" is numpy's BLAS and imports no torch (torch's start-up takes seconds, its product is no faster); "auto" is the
     GPU where the machine has one.
     """
     if device == "auto":
         device = "cuda" if Path("/dev/nvidiactl").exists() and _cuda_works() else "cpu"
-    return np.matmul if device == "cpu" else torch_multiplier(device)
+    return NumpyVectors(x, half) if device == "cpu" else TorchVectors(x, half, device)
 
 
 def _cuda_works() -> bool:
@@ -278,15 +335,27 @@ def _cuda_works() -> bool:
     return torch.cuda.is_available()
 
 
-def torch_multiplier(device: str) -> Multiply:
-    """Return the product through torch on `device`: float32, never TF32."""
-    import torch
+class NumpyVectors:
+    """Vectors in memory."""
 
-    def multiply(a: Float32, b: Float32, out: Float32 | None = None) -> Float32:
-        product = (torch.from_numpy(a).to(device) @ torch.from_numpy(b).to(device)).cpu().numpy()
-        if out is None:
-            return np.asarray(product, np.float32)
-        out[:] = product
-        return out
+    def __init__(self, x: Float32, half: Float32) -> None:
+        self._x, self._half = x, half
 
-    return multiply
+    def distances(self, i: Range, j: Range, out: Float32) -> None:
+        """See `Vectors`."""
+        distances(self._x[i], self._x[j], self._half[i], self._half[j], out)
+
+
+class TorchVectors:
+    """Vectors on one of torch's devices; the product is float32, never TF32."""
+
+    def __init__(self, x: Float32, half: Float32, device: str) -> None:
+        import torch
+
+        self._torch = torch
+        self._x, self._half = (torch.from_numpy(array).to(device) for array in (x, half))
+
+    def distances(self, i: Range, j: Range, out: Float32) -> None:
+        """See `Vectors`."""
+        shifts = self._half[i][:, None] + self._half[j]
+        self._torch.from_numpy(out).copy_(shifts - self._x[i] @ self._x[j].T)

@@ -19,10 +19,9 @@ from ssdh.params import Params
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
 ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
-# distances a numpy call works on: in the cache, and long enough that two threads do not wait for the interpreter lock
-PASS = 1 << 18
 
 Labels = NDArray[np.int8]
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # vector numbers (i, j)
 
 
 class StructureParams(Params):
@@ -58,8 +57,21 @@ class Structure:
     num_pairs: int
     fraction_similar: float
     fraction_dissimilar: float
-    # no field: the distances that were fitted, so that labels of the same array cost no second product
-    _pairs: ClassVar[PairDistances | None] = None
+    # no field: what was fitted, so that labels of the same array cost no second product
+    _fitted: ClassVar["_Decided | None"] = None
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """The pairs within 1e-5 of a threshold, decided in float64, and how many of all pairs got which label.
+
+    near: for each block, positions in its values and the labels there.
+    """
+
+    pairs: PairDistances
+    near: list[tuple[NDArray[np.int64], Labels]]
+    num_similar: int
+    num_dissimilar: int
 
 
 def fit_structure(features: NDArray[Any], *, alpha: float, beta: float, bins: int, device: str = "cpu") -> Structure:
@@ -75,9 +87,7 @@ def fit_structure(features: NDArray[Any], *, alpha: float, beta: float, bins: in
     4950
     """
     pairs = PairDistances(features, device=device)
-    structure, _, _ = fit_pairs(pairs, alpha=alpha, beta=beta, bins=bins)
-    object.__setattr__(structure, "_pairs", pairs)
-    return structure
+    return fit_pairs(pairs, alpha=alpha, beta=beta, bins=bins)[0]
 
 
 def fit_pairs(
@@ -96,7 +106,7 @@ def fit_pairs(
     mode = float(edges[fullest] + edges[fullest + 1]) / 2
     sigma_left, sigma_right = _half_gaussians(pairs, mode)
     similar, dissimilar = mode - alpha * sigma_left, mode + beta * sigma_right
-    below, above = _count_labels(pairs, similar, dissimilar)
+    decided = _decide(pairs, similar, dissimilar)
     structure = Structure(
         mode=mode,
         sigma_left=sigma_left,
@@ -104,9 +114,10 @@ def fit_pairs(
         threshold_similar=similar,
         threshold_dissimilar=dissimilar,
         num_pairs=pairs.num_pairs,
-        fraction_similar=below / pairs.num_pairs,
-        fraction_dissimilar=above / pairs.num_pairs,
+        fraction_similar=decided.num_similar / pairs.num_pairs,
+        fraction_dissimilar=decided.num_dissimilar / pairs.num_pairs,
     )
+    object.__setattr__(structure, "_fitted", decided)
     return structure, histogram, edges
 
 
@@ -118,10 +129,11 @@ def pseudo_labels(
     S is symmetric with 1 on its diagonal. `out`, e.g. a memory map, is filled block by block and returned. Pairs within
     1e-5 of a threshold are decided in float64: no label depends on rounding, block sizes or the device.
     """
+    fitted = structure._fitted
     if isinstance(features, PairDistances):
         pairs = features
-    elif structure._pairs is not None and structure._pairs.are_of(features):
-        pairs = structure._pairs
+    elif fitted is not None and fitted.pairs.are_of(features):
+        pairs = fitted.pairs
     else:
         pairs = PairDistances(features, device=device)
     n = pairs.num_vectors
@@ -132,9 +144,13 @@ def pseudo_labels(
     if out.shape != (n, n) or out.dtype != np.int8:
         raise DataError(f"out must be int8 of shape ({n}, {n}), got {out.dtype} of shape {out.shape}")
     target = out
+    similar, dissimilar = structure.threshold_similar, structure.threshold_dissimilar
+    decided = fitted if fitted is not None and fitted.pairs is pairs else _decide(pairs, similar, dissimilar)
 
     def fill(block: Block) -> None:
-        labels = _block_labels(pairs, block, structure.threshold_similar, structure.threshold_dissimilar)
+        labels = ternary(block.values, similar, dissimilar)
+        positions, sure = decided.near[block.number]
+        labels[positions] = sure
         rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
         if block.columns is None:
             square = np.zeros((len(block.rows),) * 2, np.int8)
@@ -154,13 +170,19 @@ def pseudo_labels(
 
 def _range(pairs: PairDistances) -> tuple[float, float]:
     """The smallest and largest distance; the extremes of each block are computed again in float64."""
-    low, high = math.inf, -math.inf
-    for block in pairs.blocks():
-        if block.values.size:
-            extremes = np.array([block.values.argmin(), block.values.argmax()])
-            exact = pairs.exact(*block.pairs(extremes))
-            low, high = min(low, float(exact[0])), max(high, float(exact[1]))
-    return low, high
+
+    def extremes(block: Block) -> Pairs:
+        values = block.values
+        return block.pairs(np.array([values.argmin(), values.argmax()] if values.size else [], np.int64))
+
+    exact = _exact(pairs, pairs.each(extremes))
+    return float(exact.min()), float(exact.max())
+
+
+def _exact(pairs: PairDistances, found: Sequence[Pairs]) -> NDArray[np.float64]:
+    """The distances in float64 of the pairs (i, j) found in the blocks, one after the other."""
+    i, j = (np.concatenate(numbers) for numbers in zip(*found, strict=True))
+    return pairs.exact(i, j)
 
 
 def _histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -169,13 +191,12 @@ def _histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.i
     low, scale = np.float32(edges[0]), np.float32(bins / (edges[-1] - edges[0]))
 
     def count(block: Block) -> NDArray[np.int64]:
-        counts = np.zeros(bins + 1, np.int64)
-        for start in range(0, block.values.size, PASS):
-            position = block.values[start : start + PASS] - low
-            position *= scale
-            np.clip(position, 0, bins, out=position)
-            counts += np.bincount(position.astype(np.intp), minlength=bins + 1)
-        return counts
+        position = np.subtract(block.values, low, out=block.buffer(np.float32))
+        position *= scale
+        np.clip(position, 0, bins, out=position)
+        number = block.buffer(np.intp)
+        np.copyto(number, position, casting="unsafe")
+        return np.bincount(number, minlength=bins + 1)
 
     counts = np.sum(pairs.each(count), axis=0)
     counts[bins - 1] += counts[bins]
@@ -191,60 +212,47 @@ def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDAr
     candidates = np.flatnonzero(histogram >= highest - doubtful)
     if len(candidates) == 1 or doubtful >= highest:
         return int(histogram.argmax())
-    inner = np.setdiff1d(np.union1d(candidates, candidates + 1), [0, len(histogram)])
-    (found,) = _count_below(pairs, [edges[inner]], error)
-    below = dict(zip(inner.tolist(), found, strict=True))
-    below |= {0: 0, len(histogram): pairs.num_pairs}
-    return int(candidates[np.argmax([below[k + 1] - below[k] for k in candidates.tolist()])])
+    first, last = candidates[0], candidates[-1]
+    around = edges[first : last + 2].copy()
+    if last == len(histogram) - 1:
+        around[-1] = np.inf  # the histogram's last bin is closed
+    counts = _count_between(pairs, around, error)
+    return int(candidates[counts[candidates - first].argmax()])
 
 
-def _count_below(pairs: PairDistances, windows: Sequence[NDArray[np.float64]], margin: float) -> list[list[int]]:
-    """The number of pairs with d < edge for each edge; those within `margin` of it are decided in float64.
+def _count_between(pairs: PairDistances, edges: NDArray[np.float64], margin: float) -> NDArray[np.int64]:
+    """The numbers of pairs with edges[k] ≤ d < edges[k + 1]; those within `margin` of an edge are decided in float64.
 
-    windows: groups of neighbouring edges, ascending; only what lies between the first and last of a group is compared
-    with each of its edges.
+    edges: of two or more equal bins; the last may be infinity.
     """
-    bounds = [[(edge, np.float32(edge - margin), np.float32(edge + margin)) for edge in w.tolist()] for w in windows]
+    bins, width = len(edges) - 1, float(edges[1] - edges[0])
+    low, high = np.float32(edges[0] - margin), np.float32(edges[-1] + margin)
 
-    def count(block: Block) -> list[NDArray[np.int64]]:
-        counts = [np.zeros(len(window), np.int64) for window in bounds]
-        doubtful = [[[np.empty(0, np.int64)] for _ in window] for window in bounds]
-        for start in range(0, block.values.size, PASS):
-            values = block.values[start : start + PASS]
-            for found, near, window in zip(counts, doubtful, bounds, strict=True):
-                below = values < window[0][1]
-                found += np.count_nonzero(below)
-                between = np.flatnonzero((values <= window[-1][2]) ^ below)
-                inside = values[between]
-                for index, (_, low, high) in enumerate(window):
-                    surely = inside < low
-                    found[index] += np.count_nonzero(surely)
-                    near[index].append(start + between[(inside <= high) ^ surely])
-        for found, near, window in zip(counts, doubtful, bounds, strict=True):
-            for index, (edge, _, _) in enumerate(window):
-                exact = pairs.exact(*block.pairs(np.concatenate(near[index])))
-                found[index] += np.count_nonzero(exact < edge)
-        return counts
+    def count(block: Block) -> tuple[NDArray[np.int64], Pairs]:
+        positions = np.flatnonzero((block.values >= low) & (block.values <= high))
+        number = block.values[positions].astype(np.float64)
+        number -= edges[0]
+        number /= width
+        near = np.abs(number - np.rint(number)) <= 2 * margin / width  # low and high are rounded
+        return np.bincount(number[~near].astype(np.intp), minlength=bins), block.pairs(positions[near])
 
-    totals = [np.sum(parts, axis=0) for parts in zip(*pairs.each(count), strict=True)]
-    return [total.tolist() for total in totals]
+    counts, near = zip(*pairs.each(count), strict=True)
+    decided = np.searchsorted(edges, _exact(pairs, near), side="right")
+    total: NDArray[np.int64] = np.sum(counts, axis=0) + np.bincount(decided, minlength=bins + 2)[1:-1]
+    return total
 
 
 def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
     """σ of the two half Gaussians that meet at `mode`; 0 for a side that holds no pair."""
 
     def sums(block: Block) -> tuple[float, float, int]:
-        total = left = 0.0
-        count_left = 0
-        for start in range(0, block.values.size, PASS):
-            deviation = block.values[start : start + PASS].astype(np.float64)
-            deviation -= mode
-            # einsum, not BLAS, whose threads would get in the way of these
-            total += float(np.einsum("i,i->", deviation, deviation))
-            count_left += int(np.count_nonzero(deviation <= 0))
-            np.minimum(deviation, 0, out=deviation)
-            left += float(np.einsum("i,i->", deviation, deviation))
-        return total, left, count_left
+        deviation = block.buffer(np.float64)
+        np.copyto(deviation, block.values)
+        deviation -= mode
+        count_left = int(np.count_nonzero(deviation <= 0))
+        total = float(deviation @ deviation)
+        np.minimum(deviation, 0, out=deviation)
+        return total, float(deviation @ deviation), count_left
 
     total, left, count_left = (sum(parts) for parts in zip(*pairs.each(sums), strict=True))
     count_right = pairs.num_pairs - count_left
@@ -252,24 +260,24 @@ def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
     return math.sqrt(left / count_left) if count_left else 0.0, math.sqrt(right / count_right) if count_right else 0.0
 
 
-def _block_labels(pairs: PairDistances, block: Block, similar: float, dissimilar: float) -> Labels:
-    """The labels of a block's pairs, in the order of its values; those near a threshold are decided in float64."""
-    labels = np.empty(block.values.size, np.int8)
-    near = []
-    for start in range(0, labels.size, PASS):
-        values = block.values[start : start + PASS]
-        labels[start : start + PASS] = ternary(values, similar, dissimilar)
-        near.append(start + near_threshold(values, similar, dissimilar))
-    doubtful = np.concatenate(near) if near else np.empty(0, np.int64)
-    labels[doubtful] = ternary(pairs.exact(*block.pairs(doubtful)), similar, dissimilar)
-    return labels
+def _decide(pairs: PairDistances, similar: float, dissimilar: float) -> _Decided:
+    """Count the labels of all pairs and decide those near a threshold."""
 
+    def look(block: Block) -> tuple[int, int, NDArray[np.int64], Pairs]:
+        labels = ternary(block.values, similar, dissimilar)
+        positions = near_threshold(block.values, similar, dissimilar)
+        labels[positions] = 0
+        return int(np.count_nonzero(labels > 0)), int(np.count_nonzero(labels < 0)), positions, block.pairs(positions)
 
-def _count_labels(pairs: PairDistances, similar: float, dissimilar: float) -> tuple[int, int]:
-    """The numbers of similar and of dissimilar pairs."""
-    windows = [np.array([edge]) for edge in (similar, np.nextafter(dissimilar, np.inf))]
-    (below,), (not_above,) = _count_below(pairs, windows, MARGIN)
-    return below, pairs.num_pairs - not_above
+    num_similar, num_dissimilar, positions, near = zip(*pairs.each(look), strict=True)
+    sure = ternary(_exact(pairs, near), similar, dissimilar)
+    ends = np.cumsum([len(part) for part in positions])
+    return _Decided(
+        pairs=pairs,
+        near=list(zip(positions, np.split(sure, ends[:-1]), strict=True)),
+        num_similar=sum(num_similar) + int(np.count_nonzero(sure > 0)),
+        num_dissimilar=sum(num_dissimilar) + int(np.count_nonzero(sure < 0)),
+    )
 
 
 def ternary(distances: NDArray[np.floating[Any]], similar: float, dissimilar: float) -> Labels:

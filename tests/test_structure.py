@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import halfnorm
 
-from ssdh.distances import PairDistances, exact_distances, torch_multiplier
+import ssdh.distances
+import ssdh.structure
+from ssdh.distances import PairDistances, TorchVectors, exact_distances, shifted_unit_vectors
 from ssdh.errors import DataError
 from ssdh.normalisation import power_normalise
 from ssdh.pair_labels import PairLabels, Stored, open_pair_labels, read_structure, write_structure
@@ -40,6 +42,37 @@ def reference_mode(distances: NDArray[np.float64], bins: int) -> float:
     counts, edges = np.histogram(distances, bins)
     fullest = int(counts.argmax())
     return float(edges[fullest] + edges[fullest + 1]) / 2
+
+
+@pytest.mark.parametrize("bins", [2, 300, 1000, 3000])
+def test_almost_equally_full_bins_are_told_apart(bins: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many narrow bins hold nearly the same number of pairs; float32 distances alone would often pick another one."""
+    counted = []
+    count_between = ssdh.structure._count_between
+    monkeypatch.setattr(ssdh.structure, "_count_between", lambda *a: counted.append(a) or count_between(*a))
+    for seed in range(20):
+        features = clustered(200, 16, mean=1.0, seed=seed)
+        structure = fit_structure(features, alpha=2.0, beta=2.0, bins=bins)
+        d = exact_distances(features, *np.triu_indices(200, 1))
+        assert structure.mode == pytest.approx(reference_mode(d, bins), abs=1e-12)
+    assert counted or bins == 2
+
+
+def test_the_last_bin_holds_the_largest_distance() -> None:
+    """Distances 2, 2 and 0: so few pairs that both bins are counted exactly."""
+    features = np.array([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    assert fit_structure(features, alpha=1.0, beta=1.0, bins=4).mode == pytest.approx(1.75)
+
+
+def test_digits_do_not_depend_on_the_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = clustered(1500)
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(ssdh.distances, "num_cores", lambda cores=cores: cores)
+        for keep_bytes in (10**9, 0):
+            pairs = PairDistances(features, keep_bytes=keep_bytes)
+            found.append(asdict(fit_pairs(pairs, alpha=2.0, beta=2.0, bins=100)[0]))
+    assert all(other == found[0] for other in found)
 
 
 @pytest.mark.parametrize("mean", [0.0, 3.0, 60.0])  # mean 60: every distance is below 0.001
@@ -157,7 +190,7 @@ def test_the_same_labels_through_torch() -> None:
     features = clustered()
     structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
     pairs = PairDistances(features, keep_bytes=0)
-    pairs._multiply = torch_multiplier("cpu")
+    pairs._vectors = TorchVectors(*shifted_unit_vectors(features), "cpu")
     np.testing.assert_array_equal(pseudo_labels(pairs, structure), pseudo_labels(features, structure))
 
 
@@ -269,10 +302,9 @@ def test_sampled_pairs_are_distinct_balanced_and_seeded() -> None:
     assert pairs.sample(pairs.num_pairs, 0) is pairs
     sample = pairs.sample(300_000, 0)
     seen = np.zeros(1000, np.int64)
-    for block in sample.blocks():
-        i, j = block.pairs(np.arange(block.values.size))
+    for i, j, values in sample.each(lambda block: (*block.pairs(np.arange(block.values.size)), block.values.copy())):
         assert (i != j).all()
-        np.testing.assert_allclose(block.values, exact_distances(features, i, j), atol=1e-6)
+        np.testing.assert_allclose(values, exact_distances(features, i, j), atol=1e-6)
         seen += np.bincount(i, minlength=1000) + np.bincount(j, minlength=1000)
     assert sample.num_pairs == seen.sum() / 2 == 5 * 256 * 256  # tiles until there are 300,000
     assert seen.max() - seen.min() <= 5 * 256
