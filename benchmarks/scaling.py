@@ -127,7 +127,7 @@ def steps_seconds(x: torch.Tensor, pairs: PairBatches, batch: int, steps: int = 
     """Seconds of one step, of the loop's parts: features, labels, loss, gradient, update."""
     model = seeded_hashnet(x.shape[1], BITS, 0)
     step, source = HeadStep(model), FeatureSource(x)
-    optimizer = FusedOptimizer(list(model.hash.parameters()), train_params(batch_size=batch))
+    optimizer = FusedOptimizer([step.weight, step.bias], train_params(batch_size=batch))
     rng = np.random.default_rng(0)
     batches = [rng.choice(len(x), batch, replace=False) for _ in range(steps)]
 

@@ -95,7 +95,7 @@ def our_epoch(
     def run() -> list[float]:
         model = seeded_hashnet(features.shape[1], BITS, SEED).to(device)
         step = HeadStep(model)
-        optimizer = FusedOptimizer(list(model.hash.parameters()), params)
+        optimizer = FusedOptimizer([step.weight, step.bias], params)
         losses: list[torch.Tensor] = []
 
         def noted(*arguments: Any) -> torch.Tensor:

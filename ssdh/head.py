@@ -19,6 +19,7 @@ from ssdh.snapshots import Snapshots
 from ssdh.training import Progress, make_optimizer, train
 from ssdh.training_params import TrainParams
 
+GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
 SMALL_STEP = 2**27  # multiply-adds of a step below which more threads are not worth waiting for each other
 
 
@@ -33,37 +34,45 @@ class FeatureSource:
         return len(self.features)
 
     def batches(self, batches: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[Tensor]:
-        """Yield this rank's rows (≤ ⌈B/ranks⌉, D) of each batch."""
+        """Yield this rank's rows (≤ ⌈B/ranks⌉, D) of each batch; a batch holds until the next is asked for."""
         own = [rows[share(len(rows), self.rank)] for rows in batches]
         index = to_device(torch.from_numpy(np.concatenate(own)), self.features.device)  # one copy an epoch
-        for rows in torch.split(index, [len(rows) for rows in own]):
-            yield self.features.index_select(0, rows)
+        dim, largest = self.features.shape[1], max(1, *map(len, own))
+        together = max(1, GATHERED // (largest * dim))  # batches looked up at once
+        # always the same memory: touching fresh pages would take longer than copying the rows
+        gathered = self.features.new_empty(together * largest, dim)
+        ends = np.cumsum([0] + [len(rows) for rows in own])
+        for start in range(0, len(own), together):
+            sizes = [len(rows) for rows in own[start : start + together]]
+            rows = index[int(ends[start]) :][: sum(sizes)]
+            torch.index_select(self.features, 0, rows, out=gathered[: len(rows)])
+            yield from torch.split(gathered[: len(rows)], sizes)
 
 
 class HeadStep:
     """Loss of a batch and the gradients of the hash layer."""
 
     def __init__(self, model: HashNet, rank: Rank = Rank()) -> None:  # noqa: B008 (immutable)
-        self.weight, self.bias = model.hash.weight, model.hash.bias
-        self.weight.grad, self.bias.grad = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
+        # the same memory, but without autograd, which a step would have to switch off each time
+        self.weight, self.bias = model.hash.weight.detach(), model.hash.bias.detach()
+        self.columns = self.weight.T  # a view
+        self.gradients = self.weight.grad, self.bias.grad = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
         self.rank = rank
 
-    @torch.no_grad()
     def __call__(self, iteration: int, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """features: this rank's centred rows; targets, weights: (B, B) of the global batch; returns the loss."""
         size, bits = len(targets), len(self.weight)
-        own = torch.addmm(self.bias, features, self.weight.T).tanh_()  # (b, K)
+        own = torch.addmm(self.bias, features, self.columns).tanh_()  # (b, K)
         codes = all_gather_rows(own, size, self.rank)  # (B, K)
         errors = torch.addmm(targets, codes, codes.T, beta=-1, alpha=1 / bits)  # (B, B)
         weighted = weights * errors
         loss = torch.dot(weighted.view(-1), errors.view(-1)) / size**2
-        mine = weighted[share(size, self.rank)]  # (b, B)
+        mine = weighted[share(size, self.rank)] if self.rank.count > 1 else weighted  # (b, B)
         slopes = torch.ops.aten.tanh_backward((mine @ codes).mul_(4 / (size**2 * bits)), own)  # (b, K)
-        assert self.weight.grad is not None
-        assert self.bias.grad is not None
-        torch.mm(slopes.T, features, out=self.weight.grad)
-        torch.sum(slopes, 0, out=self.bias.grad)
-        all_reduce([self.weight.grad, self.bias.grad], self.rank)
+        of_weight, of_bias = self.gradients
+        torch.mm(slopes.T, features, out=of_weight)
+        torch.sum(slopes, 0, out=of_bias)
+        all_reduce(self.gradients, self.rank)
         return loss
 
 
@@ -87,7 +96,7 @@ def train_head(
         centre(model, values)
     source = FeatureSource(model.prepared(values), rank)
     step = HeadStep(model, rank)
-    optimizer = _optimizer([model.hash.weight, model.hash.bias], params)
+    optimizer = _optimizer([step.weight, step.bias], params)
     work = params.batch_size * features.shape[1] * bits // rank.count
     with threads(1 if device.type == "cpu" and work < SMALL_STEP else None):
         progress = train(

@@ -29,7 +29,10 @@ class Optimizer(Protocol):
 
 
 class FusedOptimizer:
-    """Steps of `params.optimizer` on `tensors`, whose gradients are set before each step (CPU and CUDA)."""
+    """Steps of `params.optimizer` on `tensors`, whose gradients are set before each step (CPU and CUDA).
+
+    tensors: without autograd; of parameters, their `detach()`, which is the same memory.
+    """
 
     def __init__(self, tensors: Sequence[Tensor], params: TrainParams) -> None:
         self.tensors = list(tensors)
@@ -38,7 +41,6 @@ class FusedOptimizer:
         self.squares = [torch.zeros_like(tensor) for tensor in tensors] if params.optimizer == "adam" else []
         self.steps = [torch.zeros((), dtype=torch.float32, device=tensor.device) for tensor in tensors]
 
-    @torch.no_grad()
     def step(self) -> None:
         """Change the tensors by their gradients."""
         gradients = [tensor.grad for tensor in self.tensors if tensor.grad is not None]

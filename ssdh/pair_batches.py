@@ -11,7 +11,7 @@ from torch import Tensor
 from ssdh.loss import pair_weights
 from ssdh.pair_labels import PairLabels
 
-CHUNK_PAIRS = 2**21  # pairs looked up at once: one index operation serves many small batches
+CHUNK_PAIRS = 2**18  # pairs looked up at once: one index operation serves many small batches
 
 
 class PairBatches:
@@ -35,9 +35,9 @@ class PairBatches:
         self.unknown_weight = unknown_weight
         self.dtype = dtype
         self.soft = target == "soft"
-        self.flat: Tensor | None = None
-        if labels.matrix is not None:
-            self.flat = torch.from_numpy(labels.matrix).to(device).view(-1)
+        self.matrix: Tensor | None = None  # a copy on the device
+        if labels.matrix is not None and device.type != "cpu":
+            self.matrix = torch.from_numpy(labels.matrix).to(device)
 
     def of(self, batches: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (targets, weights), each (B, B) of `dtype`, for every batch of train-image numbers (B,)."""
@@ -49,15 +49,15 @@ class PairBatches:
                 end += 1
             labels = self._labels(batches[start:end])  # (batches, B, B)
             weights = pair_weights(labels, self.unknown_weight).to(self.dtype)
-            for index, rows in enumerate(batches[start:end]):
-                yield self._affinities(rows) if self.soft else labels[index].to(self.dtype), weights[index]
+            targets = map(self._affinities, batches[start:end]) if self.soft else labels.to(self.dtype).unbind()
+            yield from zip(targets, weights.unbind(), strict=True)
             start = end
 
     def _labels(self, batches: Sequence[NDArray[np.int64]]) -> Tensor:
-        if self.flat is None:
+        if self.matrix is None:
             return torch.from_numpy(np.stack([self.labels.block(rows, rows) for rows in batches])).to(self.device)
         rows = torch.from_numpy(np.stack(batches)).to(self.device)  # (batches, B)
-        return self.flat[rows[:, :, None] * len(self.labels) + rows[:, None, :]]
+        return self.matrix[rows[:, :, None], rows[:, None, :]]
 
     def _affinities(self, rows: NDArray[np.int64]) -> Tensor:
         found: NDArray[Any] = self.labels.affinities(rows, rows)
