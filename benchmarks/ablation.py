@@ -31,7 +31,7 @@ from ssdh.selection import DECAY, GRAPH_NEIGHBORS, POWER, RANK, STEPS, neighbor_
 from ssdh.structure import StructureParams
 from ssdh.training_params import TrainParams
 
-ADAM = {"epochs": 30, "optimizer": "adam", "weight_decay": 0.0, "batch_size": 256}
+ADAM = {"epochs": 50, "optimizer": "adam", "weight_decay": 0.0, "batch_size": 256}
 HELD_OUT, VALIDATION, SHARE = 5000, 1000, 0.02
 
 
@@ -60,13 +60,14 @@ def variants() -> Iterator[Variant]:
     yield Variant("steps", "soft targets instead", "soft")
     yield Variant("steps", "default, unknown pairs left out", train={"unknown_weight": 0.0})
     yield Variant("steps", "default, feature distances", structure={"space": "feature"})
-    yield Variant("steps", "default, published optimiser", "published", {"space": "manifold", "power": 0.7},
-                  {"centre": True, "power": 0.7, "unknown_weight": 1.0})  # fmt: skip
+    yield Variant("steps", "default, published optimiser", "published",
+                  {"space": "manifold", "power": 0.7, "rank": 48},
+                  {"centre": True, "power": 0.7, "unknown_weight": 0.5})  # fmt: skip
     for power in (0.5, 1.0):
         yield Variant("power", str(power), structure={"power": power}, train={"power": power})
     for k in (10, 40):
         yield Variant("k", str(k), structure={"neighbors": k})
-    for rank in (32, 256):
+    for rank in (24, 128, 256):
         yield Variant("r", str(rank), structure={"rank": rank})
     for steps, decay in ((0, 0.9), (20, 0.95)):
         yield Variant("g", f"{steps} steps, decay {decay}", structure={"steps": steps, "decay": decay})
@@ -74,7 +75,7 @@ def variants() -> Iterator[Variant]:
         yield Variant("alpha", str(alpha), structure={"alpha": alpha})
     for beta in (1.0, 3.0):
         yield Variant("beta", str(beta), structure={"beta": beta})
-    for weight in (0.5,):
+    for weight in (0.25, 1.0):
         yield Variant("unknown weight", str(weight), train={"unknown_weight": weight})
     for count in (500, 1000, 2000, 10_000, 50_000):
         yield Variant("train images", str(count), num_train=count)

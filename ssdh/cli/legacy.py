@@ -4,7 +4,6 @@ Every old flag is one parameter of the pipeline; the job runs as an experiment a
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from ssdh.errors import DataError, ParameterError
 from ssdh.experiments import dvc, environment, set_options, shell_line, with_values
 from ssdh.params import lookup, read_params
 from ssdh.preflight import check_parameters
+from ssdh.runs import num_cores
 
 OLD_NAMES = {"nus-wide-tc-10": "nus_wide_10", "nus-wide-tc-21": "nus_wide_21"}
 OLD_SETS = ("cifar10", "flickr25k", *OLD_NAMES.values())  # the others have a protocol of their own
@@ -184,7 +184,7 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     images = lookup(params, f"datasets.{name}.images")
     each = forward_seconds(backbone, images["weights"], images["size"])
     extraction = num_images(registry.get(name)) * each
-    what = f"{os.cpu_count()} cores, {backbone.arch} at {images['size']} px: {1 / each:.1f} images/s"
+    what = f"{num_cores()} cores, {backbone.arch} at {images['size']} px: {1 / each:.1f} images/s"
     head = f"{describe(extraction)} to extract the features of all images"
     if not lookup(params, "train.finetune"):
         return f"On the CPU ({what}) this may take {head}; --gpu 0 uses a card."

@@ -7,7 +7,6 @@ the time of its last change of status); a change of the decoding rules forgets e
 
 import csv
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from ssdh import decoding
 from ssdh.decoding import BadImageError, decode_image
 from ssdh.errors import DataError
-from ssdh.runs import file_sha256, ssdh_home, write_csv
+from ssdh.runs import file_sha256, num_cores, ssdh_home, write_csv
 
 VERIFY_SIDE = 32  # every byte is decoded, but a JPEG at the smallest scale
 BLOCK = 2048  # files between two looks at the clock
@@ -81,7 +80,7 @@ def refuse_bad(root: Path, names: list[str], inspections: list[Inspection], para
 
 def _run(root: Path, names: list[str], rows: list[int], workers: int | None) -> Iterator[tuple[int, Inspection]]:
     """(row, inspection) of each of the rows, in order, with a bar on a terminal."""
-    workers = workers if workers is not None else os.cpu_count() or 1
+    workers = workers if workers is not None else num_cores()
     if len(rows) > BLOCK:
         logger.info("decoding {:,} files under {} once, to find broken ones", len(rows), root)
     with (

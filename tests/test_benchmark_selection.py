@@ -1,0 +1,54 @@
+"""The search for settings: what it may look at, and its rule."""
+
+import numpy as np
+
+from benchmarks.quality import draw
+from benchmarks.selection import (
+    ROUNDS,
+    SPACE,
+    VALIDATION,
+    candidates,
+    chosen_of,
+    default_settings,
+    validation_split,
+    verdict,
+)
+
+
+def test_test_queries_choose_nothing() -> None:
+    labels = np.eye(10, dtype=np.uint8)[np.arange(9000) % 10]
+    split, validation = draw(labels, 1000, 5000, 100), validation_split(labels, 100)
+    seen = np.concatenate([validation.query, validation.database])
+    assert not np.isin(split.query, seen).any()
+    assert len(np.unique(seen)) == len(seen) == 8000
+    assert len(validation.query) == VALIDATION
+    assert not np.isin(validation.query, split.train).any()
+    np.testing.assert_array_equal(validation.train, split.train)
+    assert min(seed for _, seeds, _ in ROUNDS for seed in seeds) > 4  # 0 to 4 are those of published figures
+
+
+def test_candidates_are_the_default_and_neighbours_of_it() -> None:
+    found = candidates(50)
+    default = default_settings()
+    assert found[0] == default
+    assert len(set(found)) == 50
+    assert found == candidates(50)
+    assert all(value in (*SPACE[key], old) for s in found for key, value, old in zip(SPACE, s, default, strict=True))
+    structure, train = chosen_of(found[1])
+    assert (structure.power, train.power) == (found[1][0], found[1][0])
+    assert structure.neighbors == found[1][list(SPACE).index("structure.neighbors")]
+    assert train.lr == found[1][list(SPACE).index("train.lr")]
+
+
+def test_the_verdict_pairs_the_splits() -> None:
+    default, other = candidates(2)
+    rows = [
+        {"settings": list(settings), "seed": seed, "bits": bits, "validation_map": value}
+        for settings, values in ((default, (0.4, 0.6)), (other, (0.5, 0.72)))
+        for seed, value in zip((7, 8), values, strict=True)
+        for bits in (16, 64)
+    ]
+    best, reference = verdict(rows, [default, other], (7, 8))
+    assert best["validation"] == np.mean([0.5, 0.72])
+    np.testing.assert_allclose([best["gain"], best["error"]], [0.11, 0.01])
+    assert (reference["gain"], reference["error"]) == (0, 0)
