@@ -7,6 +7,8 @@ distances may lie below 0.05; on the shifted unit vectors the float32 product ke
 import functools
 import itertools
 import math
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -81,8 +83,9 @@ class Vectors(Protocol):
 class PairDistances:
     """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
 
-    Above the features it needs (n, d) float32 for the shifted unit vectors, and one block a core; when all n(n−1)/2
-    distances fit in `keep_bytes` they are kept after the first pass and the vectors are dropped.
+    Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
+    length a core, some 10 MB. When all n(n−1)/2 distances fit in `keep_bytes` they are kept after the first pass, and
+    the vectors are dropped.
 
     Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
     """
@@ -100,8 +103,6 @@ class PairDistances:
         self._keep = 4 * self.num_pairs <= keep_bytes
         self._vectors: Vectors | None = None
         self._kept: Float32 | None = None
-        self._products: list[Float32] = [np.empty(0, np.float32)] * num_cores()
-        self._buffers: list[dict[np.dtype[Any], NDArray[Any]]] = [{} for _ in self._products]
 
     def each(self, work: Callable[[Block], T]) -> list[T]:
         """The results of `work` on every block, in their order, shared out over the cores.
@@ -115,20 +116,17 @@ class PairDistances:
         if kept is None and self._vectors is None:
             self._vectors = vectors_on(self._device, *shifted_unit_vectors(self.features))
         new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
+        space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each worker
+        buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)
 
         def on(number: int, worker: int) -> T:
             rows, columns = blocks[number]
             if kept is not None:
                 values = kept[starts[number] : starts[number + 1]]
             else:
-                if new is not None:
-                    values = new[starts[number] : starts[number + 1]]
-                else:
-                    if self._products[worker].size < sizes[number]:
-                        self._products[worker] = np.empty(max(sizes), np.float32)
-                    values = self._products[worker][: sizes[number]]
+                values = space[worker][: sizes[number]] if new is None else new[starts[number] : starts[number + 1]]
                 self._multiply(rows, columns, values)
-            return work(Block(number, values, rows, columns, self._buffers[worker]))
+            return work(Block(number, values, rows, columns, buffers[worker]))
 
         results = on_cores(on, range(len(blocks)))
         if new is not None:
@@ -215,7 +213,7 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     """Meanwhile each matrix product runs in the thread that asks for it.
 
     So no digit depends on the number of cores, and BLAS's own threads, which wait for more work by spinning, take no
-    core from the threads of `on_cores`.
+    core from the threads of `on_cores`. It holds for the whole process: for one caller at a time.
     """
     limit: AbstractContextManager[Any] = _blas().limit(limits=1)
     return limit
@@ -224,18 +222,36 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 def on_cores(work: Callable[[U, int], T], items: Sequence[U]) -> list[T]:
     """`work(item, worker)` of every item, in their order; each core's worker, counted from 0, takes the next one.
 
-    The caller waits for the workers, not for each item: waking it takes the interpreter lock from them.
+    The caller waits for the workers, not for each item: waking it takes the interpreter lock from them. Items are taken
+    in order; after an error no further one is, and the error of the first item that failed is raised.
     """
     results: list[Any] = [None] * len(items)
+    errors: dict[int, Exception] = {}
     numbers = iter(range(len(items)))
 
     def run(worker: int) -> None:
         for number in numbers:
-            results[number] = work(items[number], worker)
+            try:
+                results[number] = work(items[number], worker)
+            except Exception as error:
+                errors[number] = error
+                _exhaust(numbers)
 
-    with one_blas_thread(), ThreadPoolExecutor(num_cores()) as pool:
-        list(pool.map(run, range(num_cores())))
+    workers = max(1, min(num_cores(), len(items)))
+    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
+        try:
+            list(pool.map(run, range(workers)))
+        except KeyboardInterrupt:
+            _exhaust(numbers)
+            raise
+    if errors:
+        raise errors[min(errors)]
     return results
+
+
+def _exhaust(numbers: Iterator[int]) -> None:
+    for _ in numbers:
+        pass
 
 
 @functools.lru_cache(maxsize=2)
@@ -353,9 +369,11 @@ class TorchVectors:
         import torch
 
         self._torch = torch
+        self._lock = threading.Lock()  # the device works on one block after the other anyway
         self._x, self._half = (torch.from_numpy(array).to(device) for array in (x, half))
 
     def distances(self, i: Range, j: Range, out: Float32) -> None:
         """See `Vectors`."""
-        shifts = self._half[i][:, None] + self._half[j]
-        self._torch.from_numpy(out).copy_(shifts - self._x[i] @ self._x[j].T)
+        with self._lock:
+            shifts = self._half[i][:, None] + self._half[j]
+            self._torch.from_numpy(out).copy_(shifts - self._x[i] @ self._x[j].T)

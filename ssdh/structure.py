@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ssdh.distances import Block, PairDistances, upper_triangle
+from ssdh.distances import Block, PairDistances, exact_distances, upper_triangle
 from ssdh.errors import DataError
 from ssdh.params import Params
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
+MANY = 10_000  # pairs of one block near a threshold: they are decided there and forgotten
 ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
 
 Labels = NDArray[np.int8]
@@ -65,11 +66,11 @@ class Structure:
 class _Decided:
     """The pairs within 1e-5 of a threshold, decided in float64, and how many of all pairs got which label.
 
-    near: for each block, positions in its values and the labels there.
+    near: for each block, positions in its values and the labels there; None where they are too many to remember.
     """
 
     pairs: PairDistances
-    near: list[tuple[NDArray[np.int64], Labels]]
+    near: list[tuple[NDArray[np.int64], Labels] | None]
     num_similar: int
     num_dissimilar: int
 
@@ -117,7 +118,8 @@ def fit_pairs(
         fraction_similar=decided.num_similar / pairs.num_pairs,
         fraction_dissimilar=decided.num_dissimilar / pairs.num_pairs,
     )
-    object.__setattr__(structure, "_fitted", decided)
+    if pairs.num_pairs == pairs.num_vectors * (pairs.num_vectors - 1) // 2:  # no sample
+        object.__setattr__(structure, "_fitted", decided)
     return structure, histogram, edges
 
 
@@ -149,7 +151,7 @@ def pseudo_labels(
 
     def fill(block: Block) -> None:
         labels = ternary(block.values, similar, dissimilar)
-        positions, sure = decided.near[block.number]
+        positions, sure = decided.near[block.number] or _near_labels(pairs, block, similar, dissimilar)
         labels[positions] = sure
         rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
         if block.columns is None:
@@ -216,17 +218,25 @@ def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDAr
     around = edges[first : last + 2].copy()
     if last == len(histogram) - 1:
         around[-1] = np.inf  # the histogram's last bin is closed
-    counts = _count_between(pairs, around, error)
+    counts = _count_between(pairs, around, error, lowest=float(edges[0]))
     return int(candidates[counts[candidates - first].argmax()])
 
 
-def _count_between(pairs: PairDistances, edges: NDArray[np.float64], margin: float) -> NDArray[np.int64]:
+def _count_between(
+    pairs: PairDistances, edges: NDArray[np.float64], margin: float, *, lowest: float
+) -> NDArray[np.int64]:
     """The numbers of pairs with edges[k] ≤ d < edges[k + 1]; those within `margin` of an edge are decided in float64.
 
-    edges: of two or more equal bins; the last may be infinity.
+    edges: of two or more equal bins; the last may be infinity. No distance counts as less than `lowest`: of equal
+    vectors' distances, rounding decides which is the smallest.
     """
     bins, width = len(edges) - 1, float(edges[1] - edges[0])
     low, high = np.float32(edges[0] - margin), np.float32(edges[-1] + margin)
+
+    def decided(exact: NDArray[np.float64]) -> NDArray[np.int64]:
+        number = np.searchsorted(edges, np.maximum(exact, lowest), side="right")
+        counted: NDArray[np.int64] = np.bincount(number, minlength=bins + 2)[1:-1]
+        return counted
 
     def count(block: Block) -> tuple[NDArray[np.int64], Pairs]:
         positions = np.flatnonzero((block.values >= low) & (block.values <= high))
@@ -234,11 +244,14 @@ def _count_between(pairs: PairDistances, edges: NDArray[np.float64], margin: flo
         number -= edges[0]
         number /= width
         near = np.abs(number - np.rint(number)) <= 2 * margin / width  # low and high are rounded
-        return np.bincount(number[~near].astype(np.intp), minlength=bins), block.pairs(positions[near])
+        counts = np.bincount(number[~near].astype(np.intp), minlength=bins)
+        found = block.pairs(positions[near])
+        if len(found[0]) > MANY:
+            return counts + decided(exact_distances(pairs.features, *found)), block.pairs(positions[:0])
+        return counts, found
 
     counts, near = zip(*pairs.each(count), strict=True)
-    decided = np.searchsorted(edges, _exact(pairs, near), side="right")
-    total: NDArray[np.int64] = np.sum(counts, axis=0) + np.bincount(decided, minlength=bins + 2)[1:-1]
+    total: NDArray[np.int64] = np.sum(counts, axis=0) + decided(_exact(pairs, near))
     return total
 
 
@@ -260,21 +273,32 @@ def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
     return math.sqrt(left / count_left) if count_left else 0.0, math.sqrt(right / count_right) if count_right else 0.0
 
 
-def _decide(pairs: PairDistances, similar: float, dissimilar: float) -> _Decided:
-    """Count the labels of all pairs and decide those near a threshold."""
+def _near_labels(
+    pairs: PairDistances, block: Block, similar: float, dissimilar: float
+) -> tuple[NDArray[np.int64], Labels]:
+    """Positions of a block's pairs near a threshold, and their labels by float64."""
+    positions = near_threshold(block.values, similar, dissimilar)
+    return positions, ternary(exact_distances(pairs.features, *block.pairs(positions)), similar, dissimilar)
 
-    def look(block: Block) -> tuple[int, int, NDArray[np.int64], Pairs]:
+
+def _decide(pairs: PairDistances, similar: float, dissimilar: float) -> _Decided:
+    """Count the labels of all pairs and decide those near a threshold: over all blocks at once where they are few."""
+
+    def look(block: Block) -> tuple[int, int, NDArray[np.int64] | None, Pairs]:
         labels = ternary(block.values, similar, dissimilar)
         positions = near_threshold(block.values, similar, dissimilar)
-        labels[positions] = 0
-        return int(np.count_nonzero(labels > 0)), int(np.count_nonzero(labels < 0)), positions, block.pairs(positions)
+        few = len(positions) <= MANY
+        labels[positions] = 0 if few else _near_labels(pairs, block, similar, dissimilar)[1]
+        counts = int(np.count_nonzero(labels > 0)), int(np.count_nonzero(labels < 0))
+        return *counts, positions if few else None, block.pairs(positions if few else positions[:0])
 
     num_similar, num_dissimilar, positions, near = zip(*pairs.each(look), strict=True)
     sure = ternary(_exact(pairs, near), similar, dissimilar)
-    ends = np.cumsum([len(part) for part in positions])
+    ends = np.cumsum([0 if part is None else len(part) for part in positions])
+    parts = zip(positions, np.split(sure, ends[:-1]), strict=True)
     return _Decided(
         pairs=pairs,
-        near=list(zip(positions, np.split(sure, ends[:-1]), strict=True)),
+        near=[None if part is None else (part, labels) for part, labels in parts],
         num_similar=sum(num_similar) + int(np.count_nonzero(sure > 0)),
         num_dissimilar=sum(num_dissimilar) + int(np.count_nonzero(sure < 0)),
     )

@@ -14,11 +14,11 @@ from scipy.stats import halfnorm
 
 import ssdh.distances
 import ssdh.structure
-from ssdh.distances import PairDistances, TorchVectors, exact_distances, shifted_unit_vectors
+from ssdh.distances import PairDistances, TorchVectors, exact_distances, on_cores, shifted_unit_vectors
 from ssdh.errors import DataError
 from ssdh.normalisation import power_normalise
 from ssdh.pair_labels import PairLabels, Stored, open_pair_labels, read_structure, write_structure
-from ssdh.structure import Structure, distance_table, fit_pairs, fit_structure, pseudo_labels
+from ssdh.structure import Structure, distance_table, fit_pairs, fit_structure, pseudo_labels, ternary
 
 Array = NDArray[np.float32]
 
@@ -38,6 +38,10 @@ def brute_force(features: NDArray[np.floating], structure: Structure) -> NDArray
     return labels
 
 
+def thresholds(structure: Structure) -> tuple[float, float]:
+    return structure.threshold_similar, structure.threshold_dissimilar
+
+
 def reference_mode(distances: NDArray[np.float64], bins: int) -> float:
     counts, edges = np.histogram(distances, bins)
     fullest = int(counts.argmax())
@@ -49,13 +53,72 @@ def test_almost_equally_full_bins_are_told_apart(bins: int, monkeypatch: pytest.
     """Many narrow bins hold nearly the same number of pairs; float32 distances alone would often pick another one."""
     counted = []
     count_between = ssdh.structure._count_between
-    monkeypatch.setattr(ssdh.structure, "_count_between", lambda *a: counted.append(a) or count_between(*a))
+    monkeypatch.setattr(ssdh.structure, "_count_between", lambda *a, **k: counted.append(a) or count_between(*a, **k))
     for seed in range(20):
         features = clustered(200, 16, mean=1.0, seed=seed)
         structure = fit_structure(features, alpha=2.0, beta=2.0, bins=bins)
         d = exact_distances(features, *np.triu_indices(200, 1))
         assert structure.mode == pytest.approx(reference_mode(d, bins), abs=1e-12)
     assert counted or bins == 2
+
+
+@pytest.mark.parametrize("seed", [3, 45, 268])
+def test_many_equal_vectors(seed: int) -> None:
+    """Distances of 0 up to rounding, some of them below the smallest that float32 pointed to."""
+    rng = np.random.default_rng(seed)
+    bins, groups, times = int(rng.integers(20, 200)), int(rng.integers(3, 9)), int(rng.integers(4, 9))
+    vectors = np.repeat(rng.standard_normal((3 * groups, 16)), times, axis=0)
+    features = (vectors * rng.uniform(0.5, 2, (len(vectors), 1))).astype(np.float32)
+    d = exact_distances(features, *np.triu_indices(len(features), 1))
+    structure = fit_structure(features, alpha=2.0, beta=2.0, bins=bins)
+    assert structure.mode == pytest.approx(reference_mode(d, bins), abs=1e-9)
+
+
+def test_pairs_near_a_threshold_may_be_most_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All distances within 1e-5 of each other: each block decides its pairs itself and remembers none."""
+    features = (clustered(600, mean=0.0) * 0.002 + 1).astype(np.float32)
+    monkeypatch.setattr(ssdh.structure, "MANY", 100)
+    structure = fit_structure(features, alpha=0.5, beta=0.5, bins=20)
+    assert structure.threshold_dissimilar < 2e-5
+    fitted = structure._fitted
+    assert fitted is not None
+    assert all(near is None for near in fitted.near)
+    expected = brute_force(features, structure)
+    i, j = np.triu_indices(600, 1)
+    exact = exact_distances(features, i, j)
+    np.testing.assert_array_equal(pseudo_labels(features, structure)[i, j], ternary(exact, *thresholds(structure)))
+    assert np.count_nonzero(pseudo_labels(features, structure) != expected) < 10  # pdist rounds in another order
+    assert structure.fraction_similar == np.count_nonzero(exact < structure.threshold_similar) / len(i)
+
+
+@pytest.mark.parametrize("n", [3, 512, 513, 1025, 1537])
+def test_sizes_around_those_of_a_block(n: int) -> None:
+    features = clustered(n, 8)
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=30)
+    np.testing.assert_array_equal(pseudo_labels(features, structure), brute_force(features, structure))
+
+
+def test_labels_after_a_fit_on_a_sample() -> None:
+    features = clustered(1500)
+    structure = fit_pairs(PairDistances(features).sample(10**5, 0), alpha=1.0, beta=1.0, bins=50)[0]
+    np.testing.assert_array_equal(pseudo_labels(features, structure), brute_force(features, structure))
+
+
+def test_the_error_of_the_first_bad_row_is_raised_and_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssdh.distances, "num_cores", lambda: 4)
+    done = []
+
+    def work(item: int, _: int) -> int:
+        if item in (20, 21, 40):
+            raise ValueError(str(item))
+        done.append(item)
+        return item
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match=r"^20$"):
+            on_cores(work, range(10_000))
+    assert len(done) < 20 * 100
+    assert on_cores(lambda item, _: item * 2, range(50)) == list(range(0, 100, 2))
 
 
 def test_the_last_bin_holds_the_largest_distance() -> None:
