@@ -6,16 +6,17 @@ from benchmarks.quality import draw
 from benchmarks.selection import (
     ROUNDS,
     SPACE,
+    START,
     VALIDATION,
     candidates,
     chosen_of,
-    default_settings,
     validation_split,
     verdict,
+    winner,
 )
 
 
-def test_test_queries_choose_nothing() -> None:
+def test_a_splits_own_test_queries_choose_nothing() -> None:
     labels = np.eye(10, dtype=np.uint8)[np.arange(9000) % 10]
     split, validation = draw(labels, 1000, 5000, 100), validation_split(labels, 100)
     seen = np.concatenate([validation.query, validation.database])
@@ -27,13 +28,12 @@ def test_test_queries_choose_nothing() -> None:
     assert min(seed for _, seeds, _ in ROUNDS for seed in seeds) > 4  # 0 to 4 are those of published figures
 
 
-def test_candidates_are_the_default_and_neighbours_of_it() -> None:
+def test_candidates_are_the_start_and_neighbours_of_it() -> None:
     found = candidates(50)
-    default = default_settings()
-    assert found[0] == default
+    assert found[0] == START
     assert len(set(found)) == 50
     assert found == candidates(50)
-    assert all(value in (*SPACE[key], old) for s in found for key, value, old in zip(SPACE, s, default, strict=True))
+    assert all(value in (*SPACE[key], old) for s in found for key, value, old in zip(SPACE, s, START, strict=True))
     structure, train = chosen_of(found[1])
     assert (structure.power, train.power) == (found[1][0], found[1][0])
     assert structure.neighbors == found[1][list(SPACE).index("structure.neighbors")]
@@ -52,3 +52,6 @@ def test_the_verdict_pairs_the_splits() -> None:
     assert best["validation"] == np.mean([0.5, 0.72])
     np.testing.assert_allclose([best["gain"], best["error"]], [0.11, 0.01])
     assert (reference["gain"], reference["error"]) == (0, 0)
+    assert winner([best, reference]) == other
+    assert winner([best | {"error": 0.06}, reference]) == START
+    assert winner([best | {"error": None}, reference]) == START
