@@ -97,12 +97,21 @@ class PairDistances:
             raise DataError("the structure needs at least two training images, got 1: raise num_train")
         self.features = features
         self.num_vectors = len(features)
-        self.num_pairs = self.num_vectors * (self.num_vectors - 1) // 2
+        self.num_pairs = self._num_all
         self._device = device
         self._probe = self._probed(features)
         self._keep = 4 * self.num_pairs <= keep_bytes
         self._vectors: Vectors | None = None
         self._kept: Float32 | None = None
+
+    @property
+    def _num_all(self) -> int:
+        return self.num_vectors * (self.num_vectors - 1) // 2
+
+    @property
+    def complete(self) -> bool:
+        """Whether these are all pairs, not a sample of them."""
+        return self.num_pairs == self._num_all
 
     def each(self, work: Callable[[Block], T]) -> list[T]:
         """The results of `work` on every block, in their order, shared out over the cores.

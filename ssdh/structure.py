@@ -118,7 +118,7 @@ def fit_pairs(
         fraction_similar=decided.num_similar / pairs.num_pairs,
         fraction_dissimilar=decided.num_dissimilar / pairs.num_pairs,
     )
-    if pairs.num_pairs == pairs.num_vectors * (pairs.num_vectors - 1) // 2:  # no sample
+    if pairs.complete:
         object.__setattr__(structure, "_fitted", decided)
     return structure, histogram, edges
 
@@ -139,7 +139,7 @@ def pseudo_labels(
     else:
         pairs = PairDistances(features, device=device)
     n = pairs.num_vectors
-    if pairs.num_pairs != n * (n - 1) // 2:
+    if not pairs.complete:
         raise ValueError("labels need the distances of all pairs, not of a sample")
     if out is None:
         out = np.empty((n, n), np.int8)
