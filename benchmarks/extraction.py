@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
 from ssdh.backbones import build_network
-from ssdh.devices import Rank, describe, select_device
+from ssdh.devices import Rank, describe, make_deterministic, select_device
 from ssdh.extraction import BLOCK, compute_rows, image_blocks
 from ssdh.images import Preprocessing, normalise, open_images, preprocess
 from ssdh.runs import configure_logging, num_cores, write_array, write_csv
@@ -86,14 +86,15 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--arch", default="vgg16")
     parser.add_argument("--size", type=int, help="pixels; default 224 on a GPU, 64 on the CPU")
-    parser.add_argument("--blocks", type=int, help=f"blocks of {BLOCK} images; default 100 on a GPU, 4 on the CPU")
+    parser.add_argument("--blocks", type=int, help=f"blocks of {BLOCK} images; default 400 on a GPU, 4 on the CPU")
     parser.add_argument("--workers", type=int, default=num_cores(), help="processes that read and resize")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     configure_logging("WARNING")
     device = select_device(chosen.device)
+    make_deterministic(device, True)  # the default of `runtime.deterministic`
     fast = device.type == "cuda"
-    size, blocks = chosen.size or (224 if fast else 64), chosen.blocks or (100 if fast else 4)
+    size, blocks = chosen.size or (224 if fast else 64), chosen.blocks or (400 if fast else 4)
     rows = [
         measure(chosen.arch, size, blocks, device, precision, chosen.workers, chosen.repeats)
         for precision in ("fp32", "bf16")

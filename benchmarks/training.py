@@ -33,7 +33,7 @@ from ssdh.runs import configure_logging, write_array, write_csv
 from ssdh.structure import Structure
 from ssdh.training import epoch_batches, make_optimizer, train
 from ssdh.training_params import TrainParams
-from ssdh.whole_network import AugmentedImages, NetworkStep
+from ssdh.whole_network import AugmentedImages, NetworkStep, exact_pooling
 
 IMAGES, BITS, SEED = 5000, 32, 0
 NOTHING = Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0)  # the matrix is given: no label is computed
@@ -185,6 +185,7 @@ def network(
         preprocessing = Preprocessing(size, size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         source = AugmentedImages(open_images(Path(folder)), preprocessing, np.arange(count), seed=SEED, device=device)
         model = fresh()
+        exact_pooling(model)
         step = NetworkStep(model, params, seed=SEED, rank=source.rank)
         optimizer = make_optimizer([{"params": list(model.parameters()), "lr": 1e-3}], params)
 

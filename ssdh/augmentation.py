@@ -15,40 +15,52 @@ from torch.utils.data import Dataset
 from ssdh.decoding import BadImageError, decode_image
 from ssdh.devices import to_device
 from ssdh.errors import DataError
-from ssdh.images import ArrayImages, FileImages, ImageSource, Preprocessing, Rows, load_blocks, normalise
+from ssdh.images import ArrayImages, BlockLoader, FileImages, ImageSource, Preprocessing, Rows, normalise
 
 SCALE = (0.08, 1.0)  # share of the image's area in a crop, as torchvision's RandomResizedCrop
 LOG_RATIO = (float(np.log(3 / 4)), float(np.log(4 / 3)))  # width to height
 
 
-def train_batches(
-    source: ImageSource,
-    preprocessing: Preprocessing,
-    batches: Sequence[Rows],
-    *,
-    seed: int,
-    epoch: int,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    scale: tuple[float, float] = SCALE,
-) -> Iterator[Tensor]:
-    """Yield one (B, 3, size, size) float32 batch on `device`, augmented and normalised, for each of `batches`.
+class Augmentation:
+    """Batches of a set of images, augmented and normalised, on `device`.
 
-    batches: int64 manifest rows of each batch, in the order they are wanted (of one process, or of the rest of an
-    epoch after resuming). Array sets are cropped and scaled on the device in one operation (bicubic); files are
-    decoded, cropped and scaled in `workers` processes. Raises DataError where a file is gone, changed or bad.
+    Array sets are cropped and scaled on the device in one operation (bicubic); files are decoded, cropped and scaled
+    in `workers` processes, which live as long as this object.
     """
-    if isinstance(source, ArrayImages):
-        for rows in batches:
-            draws = np.stack([draw(seed, epoch, int(row), scale) for row in rows])
-            pixels = to_device(torch.from_numpy(source.read(rows)), device).permute(0, 3, 1, 2)
-            cropped = crop_on_device(pixels, draws, preprocessing.size)
-            yield normalise(cropped, preprocessing)
-        return
-    blocks = _TrainBlocks(source, preprocessing, batches, seed, epoch, scale)
-    largest = max((len(rows) for rows in batches), default=0)
-    for block in load_blocks(blocks, workers, largest * 3 * preprocessing.size**2):
-        yield normalise(to_device(block, device), preprocessing)
+
+    def __init__(
+        self,
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        *,
+        seed: int,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+        scale: tuple[float, float] = SCALE,
+    ) -> None:
+        self.source, self.preprocessing, self.scale = source, preprocessing, scale
+        self.seed, self.workers, self.device = seed, workers, device
+        self._loader: BlockLoader | None = None
+
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
+        """Yield one (B, 3, size, size) float32 batch for each of `batches`.
+
+        batches: int64 manifest rows of each batch, in the order they are wanted (of one process, or of the rest of an
+        epoch after resuming). Raises DataError where a file is gone, changed or bad.
+        """
+        if isinstance(self.source, ArrayImages):
+            for rows in batches:
+                draws = np.stack([draw(self.seed, epoch, int(row), self.scale) for row in rows])
+                pixels = to_device(torch.from_numpy(self.source.read(rows)), self.device).permute(0, 3, 1, 2)
+                cropped = crop_on_device(pixels, draws, self.preprocessing.size)
+                yield normalise(cropped, self.preprocessing)
+            return
+        if self._loader is None:
+            dataset = _TrainBlocks(self.source, self.preprocessing, self.seed, self.scale)
+            largest = max((len(rows) for rows in batches), default=0)
+            self._loader = BlockLoader(dataset, self.workers, largest * 3 * self.preprocessing.size**2)
+        for block in self._loader.load((epoch, rows) for rows in batches):
+            yield normalise(to_device(block, self.device), self.preprocessing)
 
 
 def draw(seed: int, epoch: int, row: int, scale: tuple[float, float] = SCALE) -> NDArray[np.float64]:
@@ -84,31 +96,20 @@ def crop_on_device(images: Tensor, draws: NDArray[np.float64], size: int) -> Ten
 
 
 class _TrainBlocks(Dataset["Tensor | str"]):
-    """Item i is batch i of image files as (B, 3, size, size) uint8, cropped, scaled and flipped."""
+    """Item (epoch, rows) is a batch of image files as (B, 3, size, size) uint8, cropped, scaled and flipped."""
 
-    def __init__(
-        self,
-        source: FileImages,
-        preprocessing: Preprocessing,
-        batches: Sequence[Rows],
-        seed: int,
-        epoch: int,
-        scale: tuple[float, float],
-    ) -> None:
-        self.source, self.preprocessing, self.batches = source, preprocessing, batches
-        self.seed, self.epoch, self.scale = seed, epoch, scale
+    def __init__(self, source: FileImages, preprocessing: Preprocessing, seed: int, scale: tuple[float, float]) -> None:
+        self.source, self.preprocessing, self.seed, self.scale = source, preprocessing, seed, scale
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, batch: tuple[int, Rows]) -> Tensor | str:
+        epoch, rows = batch
         try:
-            return torch.cat([self._sample(int(row)) for row in self.batches[index]])
+            return torch.cat([self._sample(epoch, int(row)) for row in rows])
         except DataError as error:
             return str(error)
 
-    def _sample(self, row: int) -> Tensor:
-        drawn = draw(self.seed, self.epoch, row, self.scale)
+    def _sample(self, epoch: int, row: int) -> Tensor:
+        drawn = draw(self.seed, epoch, row, self.scale)
         size = self.preprocessing.size
 
         def enough(width: int, height: int) -> float:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,11 @@ T = TypeVar("T")
 COLLECTIVE = timedelta(minutes=30)
 PATIENCE = timedelta(days=7)
 
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|ALLOCATION_FAILED")
+# the last one: cuDNN's words where no algorithm finds its workspace
+OUT_OF_MEMORY = re.compile(
+    "out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|ALLOCATION_FAILED|unable to find an engine"
+)
+BFLOAT16_SINCE = (8, 0)  # compute capability
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def select_device(name: str) -> "torch.device":
                 "lower number or fewer runtime.processes (params.yaml: runtime)"
             )
         torch.cuda.set_device(index)
+        torch.set_float32_matmul_precision("highest")  # some images' environment asks for TF32
         return torch.device("cuda", index)
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ParameterError(
@@ -115,8 +120,27 @@ def to_device(tensor: "torch.Tensor", device: "torch.device | str") -> "torch.Te
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def to_host(tensor: "torch.Tensor") -> tuple["torch.Tensor", Callable[[], None]]:
+    """Start the tensor's copy to memory; returns the copy and what waits until it is there.
+
+    `.cpu()` would wait for every kernel that was started after the tensor's own.
+    """
+    import torch
+
+    if not tensor.is_cuda:
+        return tensor.cpu(), lambda: None
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+    return host, done.synchronize
+
+
 def make_deterministic(device: "torch.device", wanted: bool) -> None:
-    """Let CUDA use only kernels that give the same bits every time (`runtime.deterministic`); the CPU always does."""
+    """Let CUDA use only kernels that give the same bits every time (`runtime.deterministic`); the CPU always does.
+
+    Operations without such a kernel warn. Fused attention is off: its gradient is not deterministic even then.
+    """
     import torch
 
     if device.type != "cuda":
@@ -126,6 +150,26 @@ def make_deterministic(device: "torch.device", wanted: bool) -> None:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # (nothing reads it)
+    for enable in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+        getattr(torch.backends.cuda, enable)(not wanted)
+
+
+def autocast(device: "torch.device", precision: str) -> AbstractContextManager[Any]:
+    """The context of a forward pass in `precision`, fp32 or bf16.
+
+    Raises ParameterError where a card is older than bfloat16 (compute capability 8.0).
+    """
+    import torch
+
+    if precision != "bf16":
+        return nullcontext()
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_SINCE:
+        raise ParameterError(
+            f"precision is bf16, but {describe(device)} does not compute in bfloat16: set it to fp32 "
+            "(params.yaml: backbone.precision, train.precision)"
+        )
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def device_key(device: "torch.device", deterministic: bool) -> dict[str, Any]:

@@ -1,27 +1,28 @@
-"""Cosine distances between all pairs of n vectors, streamed in blocks: no n×n float matrix, half the products.
-
-d_ij = 1 − cos(f_i, f_j) = ½‖x_i − x_j‖² with x_i = f_i/‖f_i‖ − mean. Deep ReLU features share a large mean, so that all
-distances may lie below 0.05; on the shifted unit vectors the float32 product keeps its relative precision there.
-"""
+"""Cosine distances between all pairs of n vectors, streamed in blocks: no n×n float matrix, half the products."""
 
 import functools
 import itertools
 import math
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from ssdh.errors import DataError
-from ssdh.runs import num_cores
+from ssdh.parallel import on_cores, one_blas_thread
+from ssdh.unit_vectors import (
+    Float32,
+    Float64,
+    Indices,
+    Range,
+    Vectors,
+    exact_distances,
+    shifted_unit_vectors,
+    vectors_on,
+)
 
 KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass reads instead of multiplying
 # of a block of pairs: 2 MB of distances, near enough to the core from the product to the last use, and so many that
@@ -29,14 +30,8 @@ KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass 
 BLOCK_ROWS, BLOCK_COLUMNS = 512, 1024
 EXACT = 256  # pairs that a core decides in float64 at a time
 TILE = 256  # vectors a side of a sampled block of pairs
-CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
 
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Indices = NDArray[np.int64]
-Range = Indices | slice  # numbers of vectors; a slice where they are consecutive
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -73,19 +68,12 @@ class Block:
         return self.rows[i], self.columns[j]
 
 
-class Vectors(Protocol):
-    """Shifted unit vectors on a device."""
-
-    def distances(self, i: Range, j: Range, out: Float32) -> None:
-        """Write the distances between the vectors i and j to `out`, (len(i), len(j))."""
-
-
 class PairDistances:
     """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
 
     Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
     length a core, some 10 MB. When all n(n−1)/2 distances fit in `keep_bytes` they are kept after the first pass, and
-    the vectors are dropped.
+    the vectors are dropped. error: bound of a distance's error, relative to the largest distance; known after a pass.
 
     Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
     """
@@ -102,6 +90,7 @@ class PairDistances:
         self._probe = self._probed(features)
         self._keep = 4 * self.num_pairs <= keep_bytes
         self._vectors: Vectors | None = None
+        self.error = 0.0
         self._kept: Float32 | None = None
 
     @property
@@ -124,6 +113,7 @@ class PairDistances:
         kept = self._kept
         if kept is None and self._vectors is None:
             self._vectors = vectors_on(self._device, *shifted_unit_vectors(self.features))
+            self.error = self._vectors.error
         new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
         space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each worker
         buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)
@@ -213,56 +203,6 @@ class SampledDistances(PairDistances):
             order = order[2 * self._tile :]
 
 
-@functools.cache
-def _blas() -> Any:
-    return ThreadpoolController().select(user_api="blas")  # looking for the libraries takes longer than a pass
-
-
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Meanwhile each matrix product runs in the thread that asks for it.
-
-    So no digit depends on the number of cores, and BLAS's own threads, which wait for more work by spinning, take no
-    core from the threads of `on_cores`. It holds for the whole process: for one caller at a time.
-    """
-    limit: AbstractContextManager[Any] = _blas().limit(limits=1)
-    return limit
-
-
-def on_cores(work: Callable[[U, int], T], items: Sequence[U]) -> list[T]:
-    """`work(item, worker)` of every item, in their order; each core's worker, counted from 0, takes the next one.
-
-    The caller waits for the workers, not for each item: waking it takes the interpreter lock from them. Items are taken
-    in order; after an error no further one is, and the error of the first item that failed is raised.
-    """
-    results: list[Any] = [None] * len(items)
-    errors: dict[int, Exception] = {}
-    numbers = iter(range(len(items)))
-
-    def run(worker: int) -> None:
-        for number in numbers:
-            try:
-                results[number] = work(items[number], worker)
-            except Exception as error:
-                errors[number] = error
-                _exhaust(numbers)
-
-    workers = max(1, min(num_cores(), len(items)))
-    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
-        try:
-            list(pool.map(run, range(workers)))
-        except KeyboardInterrupt:
-            _exhaust(numbers)
-            raise
-    if errors:
-        raise errors[min(errors)]
-    return results
-
-
-def _exhaust(numbers: Iterator[int]) -> None:
-    for _ in numbers:
-        pass
-
-
 @functools.lru_cache(maxsize=2)
 def upper_triangle(size: int) -> tuple[Indices, Indices]:
     """Row and column of the elements above the diagonal of a (size, size) matrix, row by row."""
@@ -278,111 +218,3 @@ def _range_of(rows: Indices) -> Range:
     """A slice, which copies nothing, where sorted rows are consecutive."""
     consecutive = rows[-1] - rows[0] == len(rows) - 1
     return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
-
-
-def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
-    """Return x (n, d) float32, the unit vectors less their mean, and ½‖x‖² (n,) float32; computed in float64.
-
-    Raises DataError naming the first row that holds NaN or infinity, or only zeros.
-    """
-    n, dim = features.shape
-    rows = max(1, CHUNK // dim)
-    starts = range(0, n, rows)
-    inverse = np.empty(n)
-    x = np.empty((n, dim), np.float32)
-    half = np.empty(n, np.float32)
-
-    def sum_units(start: int, _: int) -> Float64:
-        block = np.asarray(features[start : start + rows], dtype=np.float64)
-        squares = np.einsum("ij,ij->i", block, block)
-        if not np.isfinite(squares).all():
-            bad = start + int(np.flatnonzero(~np.isfinite(squares))[0])
-            raise DataError(f"features of train image {bad} hold NaN or infinity: extract them again (features.npy)")
-        if not squares.all():
-            bad = start + int(np.flatnonzero(squares == 0)[0])
-            raise DataError(
-                f"features of train image {bad} are all zero, so that it has no cosine distance: "
-                "remove the image or choose another backbone.layer"
-            )
-        inverse[start : start + rows] = 1 / np.sqrt(squares)
-        total: Float64 = inverse[start : start + rows] @ block
-        return total
-
-    def shift(start: int, _: int) -> None:
-        block = features[start : start + rows] * inverse[start : start + rows, None]
-        block -= mean
-        x[start : start + rows] = block
-        half[start : start + rows] = 0.5 * np.einsum("ij,ij->i", block, block)
-
-    mean = functools.reduce(np.add, on_cores(sum_units, starts)) / n
-    on_cores(shift, starts)
-    return x, half
-
-
-def distances(x: Float32, y: Float32, half_x: Float32, half_y: Float32, out: Float32 | None = None) -> Float32:
-    """Return ½‖x_i‖² + ½‖y_j‖² − x_i·y_j for shifted unit vectors: x (a, d), y (b, d) → (a, b) float32."""
-    product: Float32 = np.matmul(x, y.T, out=out)
-    np.subtract(half_x[:, None], product, out=product)
-    product += half_y
-    return product
-
-
-def exact_distances(features: NDArray[Any], i: Indices, j: Indices) -> Float64:
-    """Return 1 − cos(f_i, f_j) in float64, (m,) for m pairs of row numbers, each from its two rows alone.
-
-    So a pair's value never depends on the block it was asked for in.
-    """
-    result = np.empty(len(i))
-    step = max(1, 2 * CHUNK // features.shape[1])
-    for start in range(0, len(i), step):
-        part = slice(start, start + step)
-        a = features[i[part]].astype(np.float64)
-        b = features[j[part]].astype(np.float64)
-        norms = np.sqrt(np.einsum("ij,ij->i", a, a)) * np.sqrt(np.einsum("ij,ij->i", b, b))
-        result[part] = 1 - np.einsum("ij,ij->i", a, b) / norms
-    return np.maximum(result, 0, out=result)
-
-
-def vectors_on(device: str, x: Float32, half: Float32) -> Vectors:
-    """Shifted unit vectors x (n, d) with ½‖x‖² (n,), their products taken on `device`.
-
-    "cpu" is numpy's BLAS and imports no torch (torch's start-up takes seconds, its product is no faster); "auto" is the
-    GPU where the machine has one.
-    """
-    if device == "auto":
-        device = "cuda" if Path("/dev/nvidiactl").exists() and _cuda_works() else "cpu"
-    return NumpyVectors(x, half) if device == "cpu" else TorchVectors(x, half, device)
-
-
-def _cuda_works() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-class NumpyVectors:
-    """Vectors in memory."""
-
-    def __init__(self, x: Float32, half: Float32) -> None:
-        self._x, self._half = x, half
-
-    def distances(self, i: Range, j: Range, out: Float32) -> None:
-        """See `Vectors`."""
-        distances(self._x[i], self._x[j], self._half[i], self._half[j], out)
-
-
-class TorchVectors:
-    """Vectors on one of torch's devices; the product is float32, never TF32."""
-
-    def __init__(self, x: Float32, half: Float32, device: str) -> None:
-        import torch
-
-        self._torch = torch
-        self._lock = threading.Lock()  # the device works on one block after the other anyway
-        self._x, self._half = (torch.from_numpy(array).to(device) for array in (x, half))
-
-    def distances(self, i: Range, j: Range, out: Float32) -> None:
-        """See `Vectors`."""
-        with self._lock:
-            shifts = self._half[i][:, None] + self._half[j]
-            self._torch.from_numpy(out).copy_(shifts - self._x[i] @ self._x[j].T)

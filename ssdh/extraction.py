@@ -5,8 +5,9 @@ interruption changes a value. Finished blocks lie in the work folder until the w
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssdh.devices import Rank, barrier, memory_for, to_device
+from ssdh.devices import Rank, autocast, barrier, memory_for, to_device, to_host
 from ssdh.errors import DataError
 from ssdh.images import ImageSource, Preprocessing, eval_loader, normalise
 from ssdh.runs import atomic_path, read_array, write_array
 
+AHEAD = 2  # blocks on their way through the device while one is fetched
 BLOCK = 64  # rows; part of the result's definition: another size may round differently
 FLUSH_SECONDS = 1.0  # finished blocks are written at least this often …
 FLUSH_BYTES = 8 * 2**20  # … and before they take more memory than this
@@ -57,21 +59,32 @@ def compute_rows(
 
 
 def _write_parts(folder: Path, blocks: Sequence[int], values: Iterable[Array]) -> None:
-    """Write runs of neighbouring blocks as `part-<first>-<count>.npy`, a file a second or sooner."""
+    """Write runs of neighbouring blocks as `part-<first>-<count>.npy`, a file a second or sooner.
+
+    A part is written beside the computing of the next one.
+    """
     waiting: list[Array] = []
     first, written = blocks[0], time.monotonic()
-    for block, value in zip(blocks, values, strict=True):
-        if waiting and block != first + len(waiting):
-            _write_part(folder, first, waiting)
+    with ThreadPoolExecutor(1) as writer:
+        writing = writer.submit(lambda: None)
+
+        def flush() -> None:
+            nonlocal waiting, written, writing
+            writing.result()  # raises the error of the part before
+            writing = writer.submit(_write_part, folder, first, waiting)
             waiting, written = [], time.monotonic()
-        if not waiting:
-            first = block
-        waiting.append(value)
-        if time.monotonic() - written > FLUSH_SECONDS or len(waiting) * value.nbytes > FLUSH_BYTES:
-            _write_part(folder, first, waiting)
-            waiting, written = [], time.monotonic()
-    if waiting:
-        _write_part(folder, first, waiting)
+
+        for block, value in zip(blocks, values, strict=True):
+            if waiting and block != first + len(waiting):
+                flush()
+            if not waiting:
+                first = block
+            waiting.append(value)
+            if time.monotonic() - written > FLUSH_SECONDS or len(waiting) * value.nbytes > FLUSH_BYTES:
+                flush()
+        if waiting:
+            flush()
+        writing.result()
 
 
 def _write_part(folder: Path, first: int, values: list[Array]) -> None:
@@ -155,25 +168,24 @@ def run_network(
 ) -> Iterator[NDArray[np.float32]]:
     """Outputs (n, D) float32 of each batch (n, …), n ≤ BLOCK; computed on BLOCK rows, in evaluation mode.
 
-    `prepare` runs on the device. The next batch is started before the last one is fetched, so that a GPU never waits
-    for the copy.
+    `prepare` runs on the device. Batches are started AHEAD of the one that is fetched, so that a GPU waits neither for
+    copies nor for what the caller does with an output.
     """
     with memory_for(f"blocks of {BLOCK} images", device, LESS_MEMORY):
         network = network.to(device).to(memory_format=torch.channels_last).eval()
-    previous: tuple[Tensor, int] | None = None
+    started: deque[Callable[[], NDArray[np.float32]]] = deque()
     for batch in batches:
         with memory_for(f"blocks of {BLOCK} images", device, LESS_MEMORY):
             output = _outputs(network, prepare(_moved(_padded(batch), device)), precision)
-        if previous is not None:
-            yield _fetched(*previous)
-        previous = (output, len(batch))
-    if previous is not None:
-        yield _fetched(*previous)
+            started.append(_fetching(output, len(batch)))
+        if len(started) > AHEAD:
+            yield _fetched(started)
+    while started:
+        yield _fetched(started)
 
 
 def _outputs(network: nn.Module, batch: Tensor, precision: str) -> Tensor:
-    autocast = torch.autocast(batch.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast(batch.device, precision):
         outputs: Tensor = network(batch)
         return outputs.float()
 
@@ -188,6 +200,17 @@ def _moved(batch: Tensor, device: torch.device) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
-def _fetched(output: Tensor, rows: int) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = output[:rows].cpu().numpy()
-    return values
+def _fetching(output: Tensor, rows: int) -> Callable[[], NDArray[np.float32]]:
+    """Start the copy of the first `rows` to memory; returns what waits for it."""
+    host, done = to_host(output)
+
+    def finish() -> NDArray[np.float32]:
+        done()
+        values: NDArray[np.float32] = host[:rows].numpy()
+        return values
+
+    return finish
+
+
+def _fetched(started: deque[Callable[[], NDArray[np.float32]]]) -> NDArray[np.float32]:
+    return started.popleft()()

@@ -12,8 +12,9 @@ import csv
 import functools
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from ssdh.image_params import ImageParams as ImageParams
 from ssdh.image_params import Preprocessing as Preprocessing
 
 Rows = NDArray[np.int64]
+PREFETCH = 2  # blocks that a worker makes ahead
 
 
 class ArrayImages:
@@ -172,54 +174,67 @@ def eval_loader(
     """
     count = len(source) if rows is None else len(rows)
     blocks = [(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    return load_blocks(_EvalBlocks(source, preprocessing, rows, blocks), workers, _bytes(batch_size, preprocessing))
+    workers = min(workers, len(blocks))
+    loader = BlockLoader(_EvalBlocks(source, preprocessing, rows), workers, _bytes(batch_size, preprocessing))
+    return loader.load(blocks)
 
 
-def load_blocks(blocks: Dataset[Tensor | str], workers: int, block_bytes: int) -> Iterator[Tensor]:
-    """Yield the items of a sized dataset of blocks in order, made by `workers` processes (0: in this one).
+class BlockLoader:
+    """Items of a dataset of blocks, made by `workers` processes (0: in this one) that live from one `load` to the next.
 
-    An item is a tensor, or the text of a DataError, which is raised here as one.
+    dataset[key] is a tensor, or the text of a DataError, which is raised here as one. block_bytes: of the largest.
     """
-    prefetch = 2
-    workers = min(workers, len(blocks))  # type: ignore[arg-type]
-    if workers and (shared := _shared_memory()) is not None and shared < (need := workers * prefetch * block_bytes):
-        logger.warning(
-            "/dev/shm has {} MiB free, {} workers need {}: working without them (docker run --shm-size=1g helps)",
-            shared >> 20,
-            workers,
-            need >> 20,
+
+    def __init__(self, dataset: Dataset[Tensor | str], workers: int, block_bytes: int) -> None:
+        self.keys: list[Any] = []  # what the loader's sampler reads at the start of a pass
+        self.workers = _affordable(workers, block_bytes)
+        self.loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=self.keys,
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH if self.workers else None,
+            persistent_workers=self.workers > 0,
         )
-        workers = 0
-    loader = DataLoader(
-        blocks, batch_size=None, num_workers=workers, prefetch_factor=prefetch if workers else None, shuffle=False
+
+    def load(self, keys: Iterable[Any]) -> Iterator[Tensor]:
+        """Yield dataset[key] for every key, in their order."""
+        self.keys[:] = keys
+        try:
+            for block in self.loader:
+                if isinstance(block, str):
+                    raise DataError(block)
+                yield block
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise SSDHError(
+                f"one of {self.workers} worker processes was killed, most likely for lack of memory: fewer workers "
+                "need less (params.yaml: runtime.workers)"
+            ) from None
+
+
+def _affordable(workers: int, block_bytes: int) -> int:
+    """As many of the workers as have room in /dev/shm for the blocks that they hand over."""
+    shared = _shared_memory()
+    if shared is None or shared >= workers * PREFETCH * block_bytes:
+        return workers
+    fewer = shared // (PREFETCH * block_bytes)
+    logger.warning(
+        "/dev/shm has {} MiB free, {} workers need {}: working with {} (docker run --shm-size=1g helps)",
+        *(shared >> 20, workers, workers * PREFETCH * block_bytes >> 20, fewer),
     )
-    try:
-        for block in loader:
-            if isinstance(block, str):
-                raise DataError(block)
-            yield block
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise SSDHError(
-            f"one of {workers} worker processes was killed, most likely for lack of memory: fewer workers need less "
-            "(params.yaml: runtime.workers)"
-        ) from None
+    return fewer
 
 
 class _EvalBlocks(Dataset["Tensor | str"]):
-    """Item i is block i, preprocessed; a picklable map-style dataset for DataLoader workers."""
+    """Item (start, end) holds these of the rows, preprocessed; a picklable dataset for DataLoader workers."""
 
-    def __init__(
-        self, source: ImageSource, preprocessing: Preprocessing, rows: Rows | None, blocks: Sequence[tuple[int, int]]
-    ) -> None:
-        self.source, self.preprocessing, self.rows, self.blocks = source, preprocessing, rows, blocks
+    def __init__(self, source: ImageSource, preprocessing: Preprocessing, rows: Rows | None) -> None:
+        self.source, self.preprocessing, self.rows = source, preprocessing, rows
 
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: int) -> Tensor | str:
-        start, end = self.blocks[index]
+    def __getitem__(self, block: tuple[int, int]) -> Tensor | str:
+        start, end = block
         rows = np.arange(start, end) if self.rows is None else self.rows[start:end]
         try:
             if isinstance(self.source, ArrayImages):

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssdh.devices import to_device
 from ssdh.loss import pair_weights
 from ssdh.pair_labels import PairLabels
 
@@ -55,10 +56,12 @@ class PairBatches:
 
     def _labels(self, batches: Sequence[NDArray[np.int64]]) -> Tensor:
         if self.matrix is None:
-            return torch.from_numpy(np.stack([self.labels.block(rows, rows) for rows in batches])).to(self.device)
-        rows = torch.from_numpy(np.stack(batches)).to(self.device)  # (batches, B)
+            return to_device(
+                torch.from_numpy(np.stack([self.labels.block(rows, rows) for rows in batches])), self.device
+            )
+        rows = to_device(torch.from_numpy(np.stack(batches)), self.device)  # (batches, B)
         return self.matrix[rows[:, :, None], rows[:, None, :]]
 
     def _affinities(self, rows: NDArray[np.int64]) -> Tensor:
         found: NDArray[Any] = self.labels.affinities(rows, rows)
-        return torch.from_numpy(np.ascontiguousarray(found)).to(self.device, self.dtype)
+        return to_device(torch.from_numpy(np.ascontiguousarray(found)), self.device).to(self.dtype)

@@ -12,11 +12,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.distances import distances, exact_distances, shifted_unit_vectors
 from ssdh.errors import DataError
 from ssdh.normalisation import power_normalise
 from ssdh.runs import atomic_path
 from ssdh.structure import Structure, near_threshold, ternary
+from ssdh.unit_vectors import distances, exact_distances, shifted_unit_vectors
 
 
 class PairLabels:

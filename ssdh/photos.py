@@ -1,7 +1,6 @@
 """Photos of any size to packed codes, by the network and the preprocessing that made the database's codes."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from ssdh.codes import pack, sign_codes
 from ssdh.decoding import EXTENSIONS, BadImageError, Pixels, decode_image
+from ssdh.devices import autocast
 from ssdh.errors import DataError
 from ssdh.images import normalise, preprocess
 from ssdh.trained import Encoder
@@ -30,13 +30,11 @@ class PhotoEncoder:
 
     def outputs(self, photos: Sequence[Pixels]) -> NDArray[np.float32]:
         """RGB images (H, W, 3) uint8 of any sizes to relaxed codes (n, K)."""
-        bf16 = self.precision == "bf16"
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
         parts = []
         for start in range(0, len(photos), BATCH):
             shapes = [preprocess(photo[None], self.encoder.preprocessing) for photo in photos[start : start + BATCH]]
             batch = normalise(torch.cat(shapes).to(self.device), self.encoder.preprocessing)  # (n, 3, size, size)
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode(), autocast(self.device, self.precision):
                 parts.append(self.encoder(batch).float().cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, self.encoder.bits), np.float32)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from loguru import logger
 
-from ssdh.devices import Rank
+from ssdh.devices import Rank, is_out_of_memory
 from ssdh.errors import DataError
 from ssdh.runs import atomic_path
 
@@ -30,13 +30,15 @@ class Snapshots:
             except RuntimeError as error:  # PyTorch's name for a full disk
                 raise DataError(f"{self.path} could not be written: {str(error).splitlines()[0]}") from None
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The state of the last snapshot, tensors on `device`; None, with a log line, where there is none that fits."""
+    def load(self) -> dict[str, Any] | None:
+        """The state of the last snapshot, tensors on the CPU; None, with a log line, where there is none that fits."""
         if not self.path.is_file():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
             logger.warning("{} is not a whole snapshot ({}): ignored", self.path, type(error).__name__)
             return None
         if not isinstance(state, dict) or state.get("fingerprint") != self.fingerprint:

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ssdh.distances import Block, PairDistances, exact_distances, upper_triangle
+from ssdh.distances import Block, PairDistances, upper_triangle
 from ssdh.errors import DataError
 from ssdh.params import Params
+from ssdh.unit_vectors import exact_distances
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
 MANY = 10_000  # pairs of one block near a threshold: they are decided there and forgotten
-ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
 
 Labels = NDArray[np.int8]
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # vector numbers (i, j)
@@ -209,7 +209,7 @@ def _histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.i
 def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDArray[np.float64]) -> int:
     """The first bin with the highest count; bins so close that float32 could swap them are counted exactly."""
     highest = int(histogram.max())
-    error = ERROR * float(edges[-1])
+    error = pairs.error * float(edges[-1])
     doubtful = math.ceil(4 * error / float(edges[1] - edges[0]) * highest)
     candidates = np.flatnonzero(histogram >= highest - doubtful)
     if len(candidates) == 1 or doubtful >= highest:

@@ -124,12 +124,13 @@ def make_optimizer(groups: list[dict[str, Any]], params: TrainParams) -> torch.o
 
 def restore(model: nn.Module, optimizer: Optimizer, snapshots: Snapshots | None, device: torch.device) -> Progress:
     """Put the last snapshot, if one fits, into model and optimizer; returns where the run goes on."""
-    state = snapshots.load(device) if snapshots else None
+    state = snapshots.load() if snapshots else None
     if state is None:
         return Progress()
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     progress = Progress(**state["progress"])
+    progress.losses = [loss.to(device) for loss in progress.losses]
     logger.info("continuing from the snapshot of iteration {}", progress.iteration)
     return progress
 

@@ -6,7 +6,6 @@ are trained): a batch of 24 is too small for its own, and the result must not de
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ssdh.augmentation import train_batches
+from ssdh.augmentation import Augmentation
 from ssdh.backbones import freeze
-from ssdh.devices import Rank, all_gather_rows, share
+from ssdh.devices import Rank, all_gather_rows, autocast, share
 from ssdh.images import ImageSource, Preprocessing
 from ssdh.loss import weighted_loss
 from ssdh.network import HashNet
@@ -79,8 +78,8 @@ class AugmentedImages:
         rank: Rank = Rank(),  # noqa: B008 (immutable)
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.images, self.preprocessing, self.rows = images, preprocessing, rows
-        self.seed, self.device, self.workers, self.rank, self.dtype = seed, device, workers, rank, dtype
+        self.augmentation = Augmentation(images, preprocessing, seed=seed, workers=workers, device=device)
+        self.rows, self.rank, self.dtype = rows, rank, dtype
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,13 +88,7 @@ class AugmentedImages:
         """Yield this rank's part of each batch, (≤ ⌈B/ranks⌉, 3, size, size); one image where it has none."""
         own = [self.rows[batch[share(len(batch), self.rank)]] for batch in batches]
         own = [rows if len(rows) else self.rows[batch[:1]] for rows, batch in zip(own, batches, strict=True)]
-        for images in train_batches(
-            *(self.images, self.preprocessing, own),
-            seed=self.seed,
-            epoch=epoch,
-            workers=self.workers,
-            device=self.device,
-        ):
+        for images in self.augmentation.batches(own, epoch):
             yield images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
 
@@ -104,7 +97,7 @@ class NetworkStep:
 
     def __init__(self, model: HashNet, params: TrainParams, *, seed: int, rank: Rank) -> None:
         self.model, self.seed, self.rank = model, seed, rank
-        self.bf16 = params.precision == "bf16"
+        self.precision = params.precision
         self.dropouts = share_dropout(model)
         training_mode(model)
         network: nn.Module = model
@@ -122,8 +115,7 @@ class NetworkStep:
         if not self.model.training:  # after a validation
             training_mode(self.model)
         self.model.zero_grad(set_to_none=True)
-        autocast = torch.autocast(images.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        with autocast:
+        with autocast(images.device, self.precision):
             own = self.network(images)[: rows.stop - rows.start]  # (b, K)
         codes = GatherRows.apply(own, size, self.rank) if self.rank.count > 1 else own  # (B, K)
         loss = weighted_loss(codes, targets, weights)

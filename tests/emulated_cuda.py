@@ -67,7 +67,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if strangers:
             raise DeviceError(f"{func}: tensors on cuda:0 and on cpu, {[tuple(item.shape) for item in strangers]}")
     if device is not None:
-        kwargs = kwargs | {"device": CPU}
+        kwargs = kwargs | {"device": CPU, "pin_memory": None}
         on_device = torch.device(device).type == "cuda"
     else:
         on_device = there[0] if name == "aten::copy_" else any(there)
@@ -105,6 +105,8 @@ class _Function(TorchFunctionMode):
             return _moved(args[0], device or args[0].device, dtype, memory_format)
         if func is torch.tensor and kwargs.get("device") is not None:
             return _moved(func(*args, **kwargs | {"device": CPU}), torch.device(kwargs["device"]))
+        if func is torch.Tensor.tolist and isinstance(args[0], OnDevice):
+            return _moved(args[0], CPU).tolist()
         if func is torch.Tensor.numpy and isinstance(args[0], OnDevice):
             raise DeviceError("numpy cannot look at a tensor on cuda:0: .cpu() first")
         return func(*args, **kwargs)
@@ -154,6 +156,8 @@ def emulated_cuda() -> Iterator[None]:
         "is_bf16_supported": lambda including_emulation=True: True,
         "set_device": lambda index: None,
         "get_device_name": lambda device: "emulated",
+        "get_device_capability": lambda device: (9, 0),
+        "Event": mock.MagicMock,
         "is_current_stream_capturing": lambda: False,
         "manual_seed_all": lambda seed: None,
         "synchronize": lambda device=None: None,

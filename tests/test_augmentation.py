@@ -1,14 +1,16 @@
 """Crops and flips: where they fall, and that nothing but (seed, epoch, row) decides them."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
 from ssdh import augmentation
-from ssdh.augmentation import crop_box, crop_on_device, draw, train_batches
+from ssdh.augmentation import Augmentation, crop_box, crop_on_device, draw
 from ssdh.images import ImageSource, Preprocessing, open_images
 from tests.test_images import write_array_set, write_file_set
 
@@ -34,9 +36,11 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> ImageSource:
     return open_images(write_file_set(tmp_path / "manifest", root, sorted(root.iterdir())), root)
 
 
-def _batches(source: ImageSource, *batches: list[int], **options: int) -> list[torch.Tensor]:
+def _batches(
+    source: ImageSource, *batches: list[int], seed: int = 0, epoch: int = 0, workers: int = 0
+) -> list[torch.Tensor]:
     rows = [np.array(batch) for batch in batches]
-    return list(train_batches(source, RAW, rows, **({"seed": 0, "epoch": 0} | options)))  # type: ignore[arg-type]
+    return list(Augmentation(source, RAW, seed=seed, workers=workers).batches(rows, epoch))
 
 
 def test_sample_does_not_depend_on_its_batch_nor_on_workers(source: ImageSource) -> None:
@@ -56,6 +60,25 @@ def test_every_epoch_and_seed_draws_anew(source: ImageSource) -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, _batches(source, [1, 2], epoch=4)[0])
     assert not torch.equal(first, _batches(source, [1, 2], epoch=3, seed=1)[0])
+
+
+def test_workers_live_from_epoch_to_epoch(tmp_path: Path) -> None:
+    for row in range(6):
+        Image.fromarray(_ramp(40 + row, 60)).save(tmp_path / f"{row}.png")
+    source = open_images(write_file_set(tmp_path / "manifest", tmp_path, sorted(tmp_path.glob("*.png"))), tmp_path)
+    augmentation = Augmentation(source, RAW, seed=0, workers=2)
+    batches = [np.array([0, 5, 2]), np.array([1]), np.array([4, 3])]
+    alive = []
+    for epoch, part in ((0, batches), (1, batches[1:]), (2, batches)):
+        found = list(augmentation.batches(part, epoch))
+        alive.append({child.pid for child in psutil.Process().children()})
+        expected = _batches(source, *(rows.tolist() for rows in part), epoch=epoch)
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+    assert len(alive[0]) == 2
+    assert alive[0] == alive[1] == alive[2]
+    del augmentation
+    gc.collect()
+    assert not {child.pid for child in psutil.Process().children()} & alive[0]
 
 
 def test_crops_lie_where_they_were_drawn(source: ImageSource) -> None:

@@ -1,10 +1,14 @@
 """Devices, ranks and shares, by the launcher's environment alone."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from ssdh.devices import (
     Rank,
+    autocast,
     check_device,
     current_rank,
     device_key,
@@ -74,6 +78,7 @@ def test_the_key_of_a_device_names_deterministic_kernels_on_cuda_alone(monkeypat
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "FIND was unable to find an engine to execute this computation",
         "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to …",
     ],
 )
@@ -86,6 +91,35 @@ def test_memory_that_ran_out_is_one_line(text: str) -> None:
         raise RuntimeError(text)
     with pytest.raises(RuntimeError, match="CUDNN_STATUS_BAD_PARAM"), memory_for("3 images", cpu, "take 2"):
         raise RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM")
+
+
+def test_an_old_card_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old Card")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(ParameterError, match=r"bf16, but Old Card does not .* set it to fp32 .*backbone\.precision"):
+        autocast(card, "bf16")
+    with autocast(card, "fp32"):
+        assert not torch.is_autocast_enabled("cuda")
+    with autocast(torch.device("cpu"), "bf16"):
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+        assert torch.is_autocast_enabled("cpu")
+
+
+def test_deterministic_kernels() -> None:
+    """Asked for in a process of their own: the settings are the process's."""
+    code = """if True:
+        import torch
+        from ssdh.devices import make_deterministic
+        card = torch.device("cuda", 0)
+        for wanted in (True, False):
+            make_deterministic(card, wanted)
+            fused = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
+            print(torch.are_deterministic_algorithms_enabled(), *fused, torch.backends.cuda.cudnn_sdp_enabled(),
+                  torch.backends.cuda.math_sdp_enabled(), torch.backends.cudnn.deterministic)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["True False False False True True", "False True True True True False"]
 
 
 def test_an_error_takes_no_process_group_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,8 +203,13 @@ def test_manifest_is_read_back(file_set: FileImages, tmp_path: Path) -> None:
     assert digests[4] == hashlib.sha256(file_set.read_bytes(4)).hexdigest()
 
 
-@pytest.mark.parametrize(("free", "expected"), [(1000, 0), (10**9, 2), (None, 2)])
-def test_no_shared_memory_means_no_workers(
+BLOCK_BYTES = 8 * 3 * 32**2
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(1000, 0), (2 * BLOCK_BYTES, 1), (4 * BLOCK_BYTES, 2), (10**9, 2), (None, 2)]
+)
+def test_little_shared_memory_means_few_workers(
     array_set: ArrayImages, monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int
 ) -> None:
     """A container's 64 MB /dev/shm would kill the workers with a bus error."""

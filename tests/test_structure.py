@@ -6,20 +6,24 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import halfnorm
 
-import ssdh.distances
+import ssdh.parallel
 import ssdh.structure
-from ssdh.distances import PairDistances, TorchVectors, exact_distances, on_cores, shifted_unit_vectors
-from ssdh.errors import DataError
+from ssdh.distances import PairDistances
+from ssdh.errors import DataError, SSDHError
 from ssdh.normalisation import power_normalise
 from ssdh.pair_labels import PairLabels, Stored, open_pair_labels, read_structure, write_structure
+from ssdh.parallel import on_cores
 from ssdh.structure import Structure, distance_table, fit_pairs, fit_structure, pseudo_labels, ternary
+from ssdh.unit_vectors import TorchVectors, exact_distances, shifted_unit_vectors
 
 Array = NDArray[np.float32]
 
@@ -106,7 +110,7 @@ def test_labels_after_a_fit_on_a_sample() -> None:
 
 
 def test_the_error_of_the_first_bad_row_is_raised_and_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssdh.distances, "num_cores", lambda: 4)
+    monkeypatch.setattr(ssdh.parallel, "num_cores", lambda: 4)
     done = []
 
     def work(item: int, _: int) -> int:
@@ -133,7 +137,7 @@ def test_digits_do_not_depend_on_the_number_of_cores(monkeypatch: pytest.MonkeyP
     features = clustered(1500)
     found = []
     for cores in (1, 3):
-        monkeypatch.setattr(ssdh.distances, "num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(ssdh.parallel, "num_cores", lambda cores=cores: cores)
         for keep_bytes in (10**9, 0):
             pairs = PairDistances(features, keep_bytes=keep_bytes)
             found.append(asdict(fit_pairs(pairs, alpha=2.0, beta=2.0, bins=100)[0]))
@@ -257,6 +261,17 @@ def test_the_same_labels_through_torch() -> None:
     pairs = PairDistances(features, keep_bytes=0)
     pairs._vectors = TorchVectors(*shifted_unit_vectors(features), "cpu")
     np.testing.assert_array_equal(pseudo_labels(pairs, structure), pseudo_labels(features, structure))
+
+
+def test_a_device_without_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(torch, "from_numpy", refuse)
+    with pytest.raises(
+        SSDHError, match=r"^out of memory on cuda with 9 vectors of 4 values: set runtime\.device"
+    ):
+        PairDistances(np.random.default_rng(0).random((9, 4)), device="cuda").each(lambda block: None)
 
 
 @pytest.mark.parametrize(

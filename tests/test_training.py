@@ -212,17 +212,30 @@ def test_snapshots_that_do_not_fit_are_ignored_with_a_line(tmp_path: Path, capsy
 
     configure_logging()
     snapshots = Snapshots(tmp_path, "mine")
-    assert snapshots.load(CPU) is None
+    assert snapshots.load() is None
     assert capsys.readouterr().err == ""
     snapshots.save({"iteration": 3})
-    assert snapshots.load(CPU) == {"iteration": 3, "fingerprint": "mine"}
-    assert Snapshots(tmp_path, "other").load(CPU) is None
+    assert snapshots.load() == {"iteration": 3, "fingerprint": "mine"}
+    assert Snapshots(tmp_path, "other").load() is None
     assert "belongs to other parameters, inputs or code: ignored" in capsys.readouterr().err
     for size in (0, 10, snapshots.path.stat().st_size - 30):
         snapshots.save({"iteration": 3})
         snapshots.path.write_bytes(snapshots.path.read_bytes()[:size])
-        assert snapshots.load(CPU) is None
+        assert snapshots.load() is None
         assert "is not a whole snapshot" in capsys.readouterr().err
+
+
+def test_a_snapshot_that_memory_is_too_short_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = Snapshots(tmp_path, "mine")
+    snapshots.save({"iteration": 3})
+
+    def load(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(torch, "load", load)
+        snapshots.load()
+    assert snapshots.load() == {"iteration": 3, "fingerprint": "mine"}
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data: Any, tmp_path: Path) -> None:

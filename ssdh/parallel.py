@@ -1,0 +1,64 @@
+"""Work shared out over the cores in threads, each with one BLAS thread."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+from ssdh.runs import num_cores
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@functools.cache
+def _blas() -> Any:
+    return ThreadpoolController().select(user_api="blas")  # looking for the libraries takes longer than a pass
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Meanwhile each matrix product runs in the thread that asks for it.
+
+    So no digit depends on the number of cores, and BLAS's own threads, which wait for more work by spinning, take no
+    core from the threads of `on_cores`. It holds for the whole process: for one caller at a time.
+    """
+    limit: AbstractContextManager[Any] = _blas().limit(limits=1)
+    return limit
+
+
+def on_cores(work: Callable[[U, int], T], items: Sequence[U]) -> list[T]:
+    """`work(item, worker)` of every item, in their order; each core's worker, counted from 0, takes the next one.
+
+    The caller waits for the workers, not for each item: waking it takes the interpreter lock from them. Items are taken
+    in order; after an error no further one is, and the error of the first item that failed is raised.
+    """
+    results: list[Any] = [None] * len(items)
+    errors: dict[int, Exception] = {}
+    numbers = iter(range(len(items)))
+
+    def run(worker: int) -> None:
+        for number in numbers:
+            try:
+                results[number] = work(items[number], worker)
+            except Exception as error:
+                errors[number] = error
+                _exhaust(numbers)
+
+    workers = max(1, min(num_cores(), len(items)))
+    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
+        try:
+            list(pool.map(run, range(workers)))
+        except KeyboardInterrupt:
+            _exhaust(numbers)
+            raise
+    if errors:
+        raise errors[min(errors)]
+    return results
+
+
+def _exhaust(numbers: Iterator[int]) -> None:
+    for _ in numbers:
+        pass
