@@ -268,9 +268,7 @@ def test_a_device_without_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(torch, "from_numpy", refuse)
-    with pytest.raises(
-        SSDHError, match=r"^out of memory on cuda with 9 vectors of 4 values: set runtime\.device"
-    ):
+    with pytest.raises(SSDHError, match=r"^out of memory on cuda with 9 vectors of 4 values: set runtime\.device"):
         PairDistances(np.random.default_rng(0).random((9, 4)), device="cuda").each(lambda block: None)
 
 
