@@ -151,7 +151,11 @@ def pseudo_labels(
 
     def fill(block: Block) -> None:
         labels = ternary(block.values, similar, dissimilar)
-        positions, sure = decided.near[block.number] or _near_labels(pairs, block, similar, dissimilar)
+        if (near := decided.near[block.number]) is not None:
+            positions, sure = near
+        else:
+            positions = near_threshold(block.values, similar, dissimilar)
+            sure = _sure_labels(pairs, block, positions, similar, dissimilar)
         labels[positions] = sure
         rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
         if block.columns is None:
@@ -273,12 +277,11 @@ def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
     return math.sqrt(left / count_left) if count_left else 0.0, math.sqrt(right / count_right) if count_right else 0.0
 
 
-def _near_labels(
-    pairs: PairDistances, block: Block, similar: float, dissimilar: float
-) -> tuple[NDArray[np.int64], Labels]:
-    """Positions of a block's pairs near a threshold, and their labels by float64."""
-    positions = near_threshold(block.values, similar, dissimilar)
-    return positions, ternary(exact_distances(pairs.features, *block.pairs(positions)), similar, dissimilar)
+def _sure_labels(
+    pairs: PairDistances, block: Block, positions: NDArray[np.int64], similar: float, dissimilar: float
+) -> Labels:
+    """Labels of a block's pairs at these positions, by float64."""
+    return ternary(exact_distances(pairs.features, *block.pairs(positions)), similar, dissimilar)
 
 
 def _decide(pairs: PairDistances, similar: float, dissimilar: float) -> _Decided:
@@ -288,7 +291,7 @@ def _decide(pairs: PairDistances, similar: float, dissimilar: float) -> _Decided
         labels = ternary(block.values, similar, dissimilar)
         positions = near_threshold(block.values, similar, dissimilar)
         few = len(positions) <= MANY
-        labels[positions] = 0 if few else _near_labels(pairs, block, similar, dissimilar)[1]
+        labels[positions] = 0 if few else _sure_labels(pairs, block, positions, similar, dissimilar)
         counts = int(np.count_nonzero(labels > 0)), int(np.count_nonzero(labels < 0))
         return *counts, positions if few else None, block.pairs(positions if few else positions[:0])
 
