@@ -5,12 +5,12 @@ from typing import Any
 
 from ssdh.backbones import BackboneParams, ensure_weights
 from ssdh.datasets import registry
-from ssdh.devices import check_device
+from ssdh.devices import check_device, wanted_processes
 from ssdh.errors import DataError, ParameterError
 from ssdh.image_params import ImageParams
 from ssdh.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, section, validate
 from ssdh.retrieval import EvaluateParams
-from ssdh.runs import RuntimeParams
+from ssdh.runs import RuntimeParams, check_home
 from ssdh.structure import StructureParams
 from ssdh.training_check import check_training
 from ssdh.training_params import TrainParams
@@ -34,7 +34,9 @@ def check(params: dict[str, Any]) -> None:
     """
     check_parameters(params)
     check_files(params)
+    check_home()
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
+    wanted_processes(runtime.processes)
     check_device(runtime.device)
     name = str(lookup(params, "dataset"))
     dataset = registry.get(name)

@@ -11,9 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from pydantic import Field
 from ssdh.errors import DataError, ParameterError, SSDHError
 from ssdh.params import Params, read_params
 
-RESTORE = "git checkout params.yaml dvc.lock metrics && dvc checkout"
+RESTORE = "git checkout HEAD -- params.yaml dvc.lock metrics && dvc checkout --force --allow-missing"
 KEEP_WORK_DAYS = 14
 LAUNCH_ID = "ssdh-"  # begins the run id of ranks that a stage started itself: that stage notes the seconds
 
@@ -61,6 +62,20 @@ def ssdh_home() -> Path:
         return Path(home).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "ssdh"
+
+
+def check_home() -> None:
+    """Raise DataError where `$SSDH_HOME` cannot be made or written to."""
+    home = ssdh_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"{home}, where downloads and unfinished work go, cannot be written to ({error.strerror}): set SSDH_HOME "
+            "to a folder that can (environment)"
+        ) from None
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -281,7 +296,7 @@ def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
             except SSDHError as error:
                 for line in str(error).splitlines():
                     print(f"{name}: {line}", file=sys.stderr)
-                print(f"{name}: earlier results: {RESTORE}", file=sys.stderr)
+                print(f"{name}: {_way_back(name)}", file=sys.stderr)
                 raise SystemExit(1) from None
             if first and not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(LAUNCH_ID):
                 record_seconds(name, time.perf_counter() - started)
@@ -289,6 +304,15 @@ def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
         return run
 
     return decorate
+
+
+def _way_back(name: str) -> str:
+    """What to say of earlier results after a mistake: `check` runs before DVC removes anything."""
+    if name == "check":
+        return "earlier results are as they were: correct it and run again"
+    with suppress(OSError):
+        os.utime("params.yaml")  # DVC may rewrite it within git's clock, and `git checkout` would take it for unchanged
+    return f"correct it and run again; earlier results, without what was not committed: {RESTORE}"
 
 
 def record_seconds(name: str, seconds: float) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 from ssdh.__main__ import main
 from ssdh.datasets import registry
 from ssdh.datasets.preparation import prepare, write_images
-from ssdh.errors import DataError
+from ssdh.errors import DataError, ParameterError
 from ssdh.images import open_images, read_manifest
+from ssdh.params import validate
 
 FOLDER = registry.get("folder")
 
@@ -159,13 +160,13 @@ def test_photo_replaced_under_the_same_name_is_a_new_row(tmp_path: Path, keep_ti
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda root: photo(root / "15.png", 9), ["0.png", "1.png", "15.png", "2.png", "3.png"]),
-        (lambda root: (root / "1.png").unlink(), ["0.png", "2.png", "3.png"]),
-        (lambda root: (root / "1.png").rename(root / "z.png"), ["0.png", "2.png", "3.png", "z.png"]),
+        (lambda root: photo(root / "15.png", 9), ["0.png", "1.png", "15.png", "2.png", "3.png", "4.png"]),
+        (lambda root: (root / "1.png").unlink(), ["0.png", "2.png", "3.png", "4.png"]),
+        (lambda root: (root / "1.png").rename(root / "z.png"), ["0.png", "2.png", "3.png", "4.png", "z.png"]),
     ],
 )
 def test_manifest_follows_the_folder(tmp_path: Path, change: Callable[[Path], Any], expected: list[str]) -> None:
-    for number in range(4):
+    for number in range(5):
         photo(tmp_path / "photos" / f"{number}.png", number)
     _written(tmp_path / "photos", tmp_path / "out")
     change(tmp_path / "photos")
@@ -181,6 +182,39 @@ def test_manifest_does_not_name_the_root(tmp_path: Path) -> None:
     _written(tmp_path / "two", tmp_path / "out2")
     assert (tmp_path / "out1/manifest.csv").read_bytes() == (tmp_path / "out2/manifest.csv").read_bytes()
     assert b"sub/3.png" in (tmp_path / "out1/manifest.csv").read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_too_few_photos_are_said_before_anything_runs(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        photo(tmp_path / f"{number}.png", number)
+    with pytest.raises(ParameterError, match=rf"^{count} images are too few, 4 are .*datasets\.folder\.data\.root"):
+        registry.get("folder").ensure(_params(tmp_path))
+    for number in range(4):
+        photo(tmp_path / f"{number}.png", number)
+    registry.get("folder").ensure(_params(tmp_path))
+    with pytest.raises(ParameterError, match=r"num_train must be greater than or equal to 3, got 2"):
+        validate(registry.get("folder").Params, {"root": str(tmp_path), "num_train": 2}, "datasets.folder.data")
+
+
+def test_skipped_photos_are_not_counted(tmp_path: Path) -> None:
+    for number in range(6):
+        photo(tmp_path / f"{number}.png", number)
+    (tmp_path / "5.png").write_bytes(b"no image")
+    folder = registry.get("folder")
+    folder.ensure(_params(tmp_path, num_query=1, num_train=4, on_bad_image="skip"))
+    with pytest.raises(ParameterError, match=r"num_train asks for 5 images, at most 4 of 5 are left"):
+        folder.ensure(_params(tmp_path, num_query=1, num_train=5, on_bad_image="skip"))
+
+
+def test_labels_that_do_not_fit_are_said_before_anything_runs(tmp_path: Path) -> None:
+    for number in range(5):
+        photo(tmp_path / f"{number}.png", number)
+    with pytest.raises(DataError, match=r"5 images of .* are in no class sub-folder"):
+        registry.get("folder").ensure(_params(tmp_path, labels="folders"))
+    (tmp_path / "labels.csv").write_text("0.png,a\n7.png,b\n")
+    with pytest.raises(DataError, match=r"1 images of .*labels\.csv are not in"):
+        registry.get("folder").ensure(_params(tmp_path))
 
 
 # --- python -m ssdh datasets ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -307,6 +308,7 @@ def test_image_parameters() -> None:
     good = {"size": 224, "resize": 256, "weights": "imagenet", "mean": None, "std": [0.2, 0.2, 0.2]}
     params = validate(ImageParams, good, "datasets.d.images")
     assert params.std == [0.2, 0.2, 0.2]
-    for key, value in (("size", "224"), ("weights", "coco"), ("mean", [1.0, 2.0]), ("resize", 0), ("std", 3)):
+    wrong: list[tuple[str, Any]] = [("size", "224"), ("weights", "coco"), ("mean", [1.0, 2.0]), ("resize", 0)]
+    for key, value in [*wrong, ("resize", 223), ("std", 3), ("std", [0.2, 0.0, 0.2])]:
         with pytest.raises(ParameterError, match=f"datasets.d.images.{key}"):
             validate(ImageParams, good | {key: value}, "datasets.d.images")

@@ -1,6 +1,7 @@
 """dvc.yaml: each stage's `deps` are its real imports, its parameters those that it reads."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,49 @@ def test_deps_are_the_real_imports(project: Path, stage: str) -> None:
     listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
     expected = closure(project, entry)
     assert listed == expected, "run `python -m tests.imports`"
+
+
+def test_the_run_cache_sees_every_parameter(project: Path) -> None:
+    """DVC leaves keys `size` and `nfiles`, at any depth, out of what it looks results up by.
+
+    So a parameter of that name must be tracked by its own dotted name too, which is another key.
+    """
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+
+    def overlooked(value: Any, name: str) -> set[str]:
+        if not isinstance(value, dict):
+            return set()
+        own = {f"{name}.{key}" for key in value if key in ("size", "nfiles")}
+        return own.union(*(overlooked(item, f"{name}.{key}") for key, item in value.items()))
+
+    seen = set()
+    for stage in STAGES.values():
+        persistent = any(isinstance(out, dict) and next(iter(out.values())).get("persist") for out in stage["outs"])
+        if persistent:  # never looked up
+            continue
+        names = [name for name in stage.get("params", []) if isinstance(name, str)]
+        for dataset in params["datasets"]:
+            tracked = {name.replace("${dataset}", dataset).replace("${recipe}", "manifold") for name in names}
+            found = set().union(*(overlooked(_at(params, name), name) for name in tracked))
+            assert found <= tracked
+            seen |= found
+    assert "datasets.digits.images.size" in seen
+
+
+def _at(params: dict[str, Any], name: str) -> Any:
+    for key in name.split("."):
+        params = params[key]
+    return params
+
+
+def test_dvc_still_leaves_those_keys_out() -> None:
+    from dvc.stage.cache import _get_cache_hash
+
+    def key(size: int, **more: int) -> str:
+        return str(_get_cache_hash({"cmd": "x", "params": {"params.yaml": {"images": {"size": size}} | more}}))
+
+    assert key(64) == key(48), "the second entry of images.size in dvc.yaml is no longer needed"
+    assert key(64, **{"images.size": 64}) != key(48, **{"images.size": 48})
 
 
 def test_only_dispatch_reaches_a_module_by_a_computed_name(project: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ssdh.errors import ParameterError
+from ssdh.errors import DataError, ParameterError
 from ssdh.params import read_params, section
-from ssdh.preflight import check_parameters
+from ssdh.preflight import check, check_parameters
 from ssdh.structure import StructureParams
 
 
@@ -53,3 +53,18 @@ def test_a_recipe_may_leave_out_what_has_a_default_but_nothing_else(params: dict
         "train.epochs is missing (params.yaml: train.epochs)",
         "recipes.mine.train.epochs is missing (params.yaml: recipes.mine.train.epochs)",
     ]
+
+
+def test_an_environment_that_a_later_stage_could_not_use(
+    params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params["backbone"]["weights_file"] = params["train"]["init_file"] = str(tmp_path / "none.safetensors")
+    (tmp_path / "none.safetensors").touch()
+    check(params)
+    monkeypatch.setenv("SSDH_NPROC", "abc")
+    with pytest.raises(ParameterError, match="SSDH_NPROC must be a positive integer, got 'abc'"):
+        check(params)
+    monkeypatch.delenv("SSDH_NPROC")
+    monkeypatch.setenv("SSDH_HOME", str(tmp_path / "none.safetensors" / "home"))
+    with pytest.raises(DataError, match=r"home, where .* cannot be written to \(Not a directory\): set SSDH_HOME"):
+        check(params)

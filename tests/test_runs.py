@@ -181,7 +181,8 @@ def test_the_shell_prints_one_line_for_an_expected_error(capsys: pytest.CaptureF
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "train: bits must be a positive integer, got 0 (params.yaml: bits)",
-        "train: earlier results: git checkout params.yaml dvc.lock metrics && dvc checkout",
+        "train: correct it and run again; earlier results, without what was not committed: "
+        "git checkout HEAD -- params.yaml dvc.lock metrics && dvc checkout --force --allow-missing",
     ]
     assert not (runs.ssdh_home() / "timings.csv").exists()
 

@@ -16,7 +16,9 @@ from ssdh.datasets.verification import inspect_files, refuse_bad
 from ssdh.errors import ParameterError
 from ssdh.params import Params
 
+FEWEST_TRAIN = 3  # images: two have one distance, which has no distribution
 Count = Annotated[int, Field(strict=True, ge=1)]
+TrainCount = Annotated[int, Field(strict=True, ge=FEWEST_TRAIN)]
 
 
 class DataParams(Params):
@@ -24,7 +26,7 @@ class DataParams(Params):
 
     root: str | None = None
     num_query: Count | None = None
-    num_train: Count | None = None
+    num_train: TrainCount | None = None
 
 
 class FileParams(DataParams):
@@ -111,6 +113,11 @@ def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Se
     """
     where = f"datasets.{name}.data"
     query, train = params.num_query or 1, params.num_train or 1
+    if num_images < 1 + FEWEST_TRAIN:
+        raise ParameterError(
+            f"{num_images} images are too few, {1 + FEWEST_TRAIN} are the fewest that can be learned from and searched: "
+            f"add images, or name another folder (params.yaml: {where}.root)"
+        )
     most = min(num_images - 1, len(class_sizes) * min(class_sizes)) if class_sizes else num_images - 1
     for key, wanted, available in (
         ("num_query", query, most),
@@ -124,6 +131,12 @@ def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Se
 
 
 def refuse_bad_files(name: str, root: Path, paths: list[str], params: FileParams) -> None:
-    """List all bad files in a DataError if data set `name` fails for them; by `ensure`, before anything is removed."""
+    """List all bad files in a DataError if data set `name` fails for them; by `ensure`, before anything is removed.
+
+    Where they are skipped the others must be enough.
+    """
+    inspections = inspect_files(root, paths)
     if params.on_bad_image == "fail":
-        refuse_bad(root, paths, inspect_files(root, paths), f"datasets.{name}.data.on_bad_image")
+        refuse_bad(root, paths, inspections, f"datasets.{name}.data.on_bad_image")
+    else:
+        check_counts(name, params, sum(not item.reason for item in inspections))

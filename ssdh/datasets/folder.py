@@ -56,6 +56,7 @@ class Folder(Dataset[FolderParams]):
             raise DataError(f"{root / LABEL_FILE} does not exist (params.yaml: datasets.folder.data.labels: csv)")
         names = sorted(_images(root))
         check_counts(self.name, params, len(names))
+        _labels_of(root, names, params)
         refuse_bad_files(self.name, root, names, params)
 
     def read(self, params: FolderParams) -> RawDataset:
@@ -64,8 +65,7 @@ class Folder(Dataset[FolderParams]):
         names = sorted(_images(root))
         if not names:
             raise DataError(f"{root} holds no images (params.yaml: datasets.folder.data.root)")
-        kind = _kind(root, names) if params.labels == "auto" else params.labels
-        classes, labels = _LABELS[kind](root, names)
+        kind, classes, labels = _labels_of(root, names, params)
         logger.info("{}: {:,} images, labels: {} ({} classes)", root, len(names), kind, len(classes))
         return RawDataset(
             classes=classes, labels=labels, names=names, protocol=Protocol(params.num_query, params.num_train)
@@ -80,6 +80,12 @@ def _images(root: Path) -> Iterator[str]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
                 yield (relative / name).as_posix()
+
+
+def _labels_of(root: Path, names: list[str], params: FolderParams) -> tuple[str, tuple[str, ...], NDArray[np.uint8]]:
+    """(kind, C classes, labels (N, C)); raises DataError where images and labels do not fit."""
+    kind = _kind(root, names) if params.labels == "auto" else params.labels
+    return kind, *_LABELS[kind](root, names)
 
 
 def _kind(root: Path, names: list[str]) -> str:
