@@ -115,7 +115,7 @@ def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Se
     query, train = params.num_query or 1, params.num_train or 1
     if num_images < 1 + FEWEST_TRAIN:
         raise ParameterError(
-            f"{num_images} images are too few, {1 + FEWEST_TRAIN} are the fewest that can be learned from and searched: "
+            f"{num_images} images are too few, {1 + FEWEST_TRAIN} are the fewest to learn from and to search: "
             f"add images, or name another folder (params.yaml: {where}.root)"
         )
     most = min(num_images - 1, len(class_sizes) * min(class_sizes)) if class_sizes else num_images - 1
