@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from ssdh.codes import width
 from ssdh.errors import DataError, SSDHError
+from ssdh.export_folder import ABOUT, FILES, announce, finish, open_folder
 from ssdh.images import Preprocessing
 from ssdh.network import read_metadata, save_hashnet
-from ssdh.runs import atomic_path, file_sha256, write_json
+from ssdh.runs import atomic_path, file_sha256
 from ssdh.search import Index
 from ssdh.trained import Encoder, load_encoder
 
@@ -54,18 +55,22 @@ class ImageToCode(nn.Module):
 
 
 def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, *, onnx: bool = True) -> list[Path]:
-    """Write everything into `folder` (made if need be) and return the files.
+    """Write everything into `folder` (made if need be) and return the files; files of an earlier export go.
 
     images: a few preprocessed ones (n, 3, size, size), on which ONNX is checked; without them, noise. Raises SSDHError
-    where a package is missing or the exported network disagrees with the original.
+    where a package is missing or the exported network disagrees with the original, DataError where `folder` holds
+    something else than an export.
     """
+    earlier = open_folder(folder)
     encoder = load_encoder(model_path)
     if encoder.bits != index.bits:
         raise DataError(f"{model_path} has {encoder.bits} bits, the codes have {index.bits}: run `dvc repro`")
     if onnx:
         _need_onnx()
+    announce(folder, earlier.union(FILES))
     index.save(folder)
-    files = [folder / name for name in ("codes.npy", "names.csv", "index.faiss", "index.json")]
+    names = ("codes.npy", "index.faiss", "index.json", *(() if index.names is None else ("names.csv",)))
+    files = [folder / name for name in names]
     metadata = {key: value for key, value in read_metadata(model_path).items() if key != "has_backbone"}
     # written whole, backbone included, so that it needs nothing else
     save_hashnet(folder / "model.safetensors", encoder.model, metadata)
@@ -80,10 +85,10 @@ def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, 
         "images": len(index),
         "index": index.kind,
         "preprocessing": describe(encoder.preprocessing),
-        "sha256": {path.name: file_sha256(path) for path in files if path.exists()},
+        "sha256": {path.name: file_sha256(path) for path in files},
     }
-    write_json(folder / "export.json", about)
-    return [path for path in [*files, folder / "export.json"] if path.exists()]
+    finish(folder, about, earlier)
+    return [*files, folder / ABOUT]
 
 
 def describe(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import faiss
@@ -18,7 +19,7 @@ from torchvision.transforms import v2
 from ssdh.__main__ import main
 from ssdh.codes import unpack
 from ssdh.errors import SSDHError
-from ssdh.export import check_onnx
+from ssdh.export import check_onnx, export
 from ssdh.network import load_hashnet
 from ssdh.runs import file_sha256
 from ssdh.search import Index
@@ -116,3 +117,26 @@ def test_onnx_can_be_left_out(exported: Path, monkeypatch: pytest.MonkeyPatch, t
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"codes.npy", "names.csv", "index.faiss", "index.json", "model.safetensors", "export.json"}
     assert Index.load(tmp_path / "out").kind == "hash"
+
+
+def test_a_second_export_leaves_nothing_of_the_first(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(exported)
+    folder = tmp_path / "out"
+    shutil.copytree(exported / "out", folder)
+    assert (folder / "model.onnx").exists()
+    (folder / "mine.txt").touch()
+    assert main(["export", str(folder), "--no-onnx"]) == 0
+    assert not (folder / "model.onnx").exists()
+    assert (folder / "mine.txt").exists()
+    assert "model.onnx" not in json.loads((folder / "export.json").read_text())["sha256"]
+
+
+def test_an_export_without_names_lists_none(exported: Path, tmp_path: Path) -> None:
+    named = Index.load(exported / "out")
+    model = exported / "models/hashnet.safetensors"
+    export(tmp_path / "out", model, named, None, onnx=False)
+    files = export(tmp_path / "out", model, Index(named.packed, bits=named.bits), None, onnx=False)
+    assert {path.name for path in files} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert "names.csv" not in {path.name for path in files}

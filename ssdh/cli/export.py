@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ssdh.cli.arguments import add_index
+from ssdh.export_folder import open_folder
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -18,7 +19,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the files and list them with their sizes."""
+    """Write the files and list them with their sizes; a folder that cannot take them is refused first."""
+    open_folder(options.folder)
     from ssdh.cli.finished import MODEL, open_index, sample_images
     from ssdh.export import export
 
