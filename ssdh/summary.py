@@ -34,17 +34,27 @@ def summary_table(metrics: Mapping[str, Any], seconds: Mapping[str, float], *, s
     "cached". smoke_run: say that random weights are no measurement of the method.
     """
     results = metrics.get("metrics", {})
-    lines = [f"{'data set':<16}{results.get('dataset', '?')}", f"{'bits':<16}{results.get('bits', '?')}"]
-    if "map" in results:
-        lines.append(f"{'mAP@' + str(results['topk']):<16}{results['map']:.4f}")
-        for method in ("itq", "lsh", "float"):
-            if "map" in metrics.get("baselines", {}).get(method, {}):
-                lines.append(f"{'  ' + method.upper():<16}{metrics['baselines'][method]['map']:.4f}")
+    rows = [("data set", str(results.get("dataset", "?"))), ("bits", str(results.get("bits", "?")))]
+    rows += _quality(results, metrics.get("baselines", {}))
     if structure := metrics.get("structure"):
         similar, dissimilar = structure["fraction_similar"], structure["fraction_dissimilar"]
-        lines.append(f"{'pairs labelled':<16}{similar:.1%} similar, {dissimilar:.1%} dissimilar")
+        rows.append(("pairs labelled", f"{similar:.1%} similar, {dissimilar:.1%} dissimilar"))
     took = [f"{stage} {seconds[stage]:.1f}" if stage in seconds else f"{stage} cached" for stage in STAGES]
-    lines.append(f"{'seconds':<16}{', '.join(took)}")
+    rows.append(("seconds", ", ".join(took)))
+    width = max(len(name) for name, _ in rows) + 2
+    lines = [f"{name:<{width}}{value}" for name, value in rows]
     if smoke_run:
         lines.append("A smoke run: the backbone's weights are random, so this is no measurement of the method.")
     return "\n".join(lines)
+
+
+def _quality(results: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """mAP and that of the baselines; of a run without labels, the shares of neighbours that the codes keep."""
+    if "map" in results:
+        others = [(f"  {method.upper()}", baselines.get(method, {})) for method in ("itq", "lsh", "float")]
+        found = [(f"mAP@{results['topk']}", results), *((name, own) for name, own in others if "map" in own)]
+        return [(name, f"{own['map']:.4f}") for name, own in found]
+    recalls = {f"recall of {k} nearest": value for k, value in results.get("neighbor_recall_at", {}).items()}
+    if "manifold_recall" in results:
+        recalls["manifold recall"] = results["manifold_recall"]
+    return [(name, f"{value:.4f}") for name, value in recalls.items()]
