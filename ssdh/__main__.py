@@ -23,7 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SSDHError as error:
         print("\n".join(f"ssdh: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if interrupt.args:
+            print(*interrupt.args, file=sys.stderr)
         return 130
 
 

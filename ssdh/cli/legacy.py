@@ -4,15 +4,15 @@ Every old flag is one parameter of the pipeline; the job runs as an experiment a
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssdh.errors import DataError, ParameterError
-from ssdh.experiments import dvc, environment, set_options, shell_line, with_values
+from ssdh.children import run_child
+from ssdh.errors import DataError, ParameterError, SSDHError
+from ssdh.experiments import environment, set_options, shell_line, with_values
 from ssdh.params import lookup, read_params
 from ssdh.preflight import check_parameters
 from ssdh.runs import num_cores
@@ -127,9 +127,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.resume:
         _say("An unfinished run of the same job goes on from its last snapshot by itself.")
     if not options.dry_run:
-        dvc(*command)
+        _experiment(command)
         print(_result())
     return 0
+
+
+def _experiment(command: Sequence[str]) -> None:
+    """Run dvc in the foreground; raises SSDHError where it fails, after its own lines."""
+    # a queue worker holds the lock for moments
+    if code := run_child([sys.executable, "-m", "dvc", "--wait-for-lock", *command], environment()):
+        raise SSDHError(f"dvc {command[0]} failed with exit code {code}")
 
 
 def _say(*lines: str) -> None:
@@ -168,8 +175,8 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
     _say("The same by DVC:", shell_line(["dvc", *command]), shell_line(["python", "-m", "ssdh", *measure]))
     if options.dry_run:
         return 0
-    dvc(*command)
-    return subprocess.run([sys.executable, "-m", "ssdh", *measure], env=environment(), check=False).returncode
+    _experiment(command)
+    return run_child([sys.executable, "-m", "ssdh", *measure], environment())
 
 
 def _cpu_warning(params: dict[str, Any]) -> str:

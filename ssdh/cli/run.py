@@ -1,11 +1,11 @@
 """`python -m ssdh run [STAGE …]`: `dvc repro`, then a short table of what came out."""
 
 import argparse
-import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ssdh.children import run_child
 from ssdh.experiments import environment
 from ssdh.params import lookup, read_params
 from ssdh.runs import ssdh_home
@@ -24,9 +24,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Run `dvc repro` in this folder; returns its exit code, after the table where it is 0."""
     started = datetime.now(UTC)
-    code = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", *options.stages], env=environment(), check=False
-    ).returncode
+    code = run_child([sys.executable, "-m", "dvc", "repro", *options.stages], environment())
     if code != 0:
         return code
     params = read_params()
