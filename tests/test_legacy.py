@@ -12,6 +12,7 @@ from ssdh.__main__ import is_old
 from ssdh.cli import legacy
 from ssdh.errors import DataError, ParameterError
 from ssdh.params import effective, lookup, read_params
+from tests.galleries import disc
 
 
 @pytest.fixture
@@ -198,3 +199,26 @@ def test_without_a_card_it_says_how_long_and_the_ways_out(capsys: pytest.Capture
     assert "50,000 images forward and backward" in told  # 1000 train images, 50 epochs
     assert "--head-only" in told
     assert "--gpu 0" in told
+
+
+@pytest.mark.parametrize("more", [[], ["-t", "4"]], ids=["all that remain", "four"])
+def test_the_time_of_a_folder_is_that_of_its_images(
+    workspace: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    """num_train: null is all that remain of a small folder, not none."""
+    for number in range(20):
+        disc(number, (40, 30)).save(workspace / f"{number}.png")
+    flags = ["-d", "folder", "-r", str(workspace), "-a", "squeezenet1_1", *more, "--train", "--dry-run"]
+    assert legacy.main(flags) == 0
+    passes = 50 * (4 if more else 20 - 2)  # epochs; a tenth are queries
+    assert f": {passes:,} images forward and backward" in capsys.readouterr().out
+
+
+def test_the_time_of_a_folder_that_is_not_there_is_not_known(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-d", "folder", "-r", str(workspace / "none"), "-a", "squeezenet1_1", "--train", "--dry-run"]
+    assert legacy.main(flags) == 0
+    told = capsys.readouterr().out
+    assert "the time is not known, as the number of images is not" in told
+    assert "less than a minute" not in told

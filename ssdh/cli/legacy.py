@@ -182,25 +182,42 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
 def _cpu_warning(params: dict[str, Any]) -> str:
     """How long the job may take on this CPU, measured by one forward pass, and the two ways out."""
     from ssdh.backbones import BackboneParams
-    from ssdh.datasets import registry
-    from ssdh.forecast import BACKWARD, describe, forward_seconds, num_images
+    from ssdh.forecast import BACKWARD, describe, forward_seconds
     from ssdh.params import section
 
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     name = lookup(params, "dataset")
     images = lookup(params, f"datasets.{name}.images")
     each = forward_seconds(backbone, images["weights"], images["size"])
-    extraction = num_images(registry.get(name)) * each
     what = f"{num_cores()} cores, {backbone.arch} at {images['size']} px: {1 / each:.1f} images/s"
+    total = _num_images(params, name)
+    if total is None:
+        return f"On the CPU ({what}) the time is not known, as the number of images is not; --gpu 0 uses a card."
+    extraction = total * each
     head = f"{describe(extraction)} to extract the features of all images"
     if not lookup(params, "train.finetune"):
         return f"On the CPU ({what}) this may take {head}; --gpu 0 uses a card."
-    passes = lookup(params, "train.epochs") * (lookup(params, f"datasets.{name}.data.num_train") or 0)
+    data = lookup(params, f"datasets.{name}.data")
+    num_query = data.get("num_query") or min(max(1, total // 10), 1000)
+    passes = lookup(params, "train.epochs") * (data["num_train"] or min(5000, total - num_query))
     whole = passes * each * BACKWARD + 2 * extraction
     return (
         f"On the CPU ({what}) this may take {describe(whole)}: {passes:,} images forward and backward. "
         f"--gpu 0 uses a card; --head-only needs {head}, then minutes at most."
     )
+
+
+def _num_images(params: dict[str, Any], name: str) -> int | None:
+    """As many as the data set states or, where it states none, as lie in its folder; None where they are not there."""
+    from ssdh.datasets import registry
+    from ssdh.forecast import num_images
+    from ssdh.params import section
+
+    dataset = registry.get(name)
+    try:
+        return num_images(dataset) or len(dataset.read(section(params, f"datasets.{name}.data", dataset.Params)).names)
+    except DataError:
+        return None
 
 
 def _result() -> str:
