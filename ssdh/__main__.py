@@ -2,11 +2,14 @@
 
 import argparse
 import io
+import os
 import sys
 
 from ssdh.cli import COMMANDS, load
 from ssdh.errors import SSDHError
 from ssdh.runs import configure_logging
+
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports it and dvc does
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = None if old else parse(arguments)
     configure_logging()
     try:
-        return int(options.run(options) if options else load("legacy").main(arguments))
+        code = int(options.run(options) if options else load("legacy").main(arguments))
+        sys.stdout.flush()
     except SSDHError as error:
         print("\n".join(f"ssdh: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 1
@@ -27,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         if interrupt.args:
             print(*interrupt.args, file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still flushed at the exit
+        return PIPE_CLOSED
+    return code
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

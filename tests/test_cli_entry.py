@@ -92,6 +92,24 @@ def test_help_reaches_a_terminal_that_lacks_some_characters(command: str, projec
     assert b"usage" in done.stdout
 
 
+@pytest.mark.parametrize("command", [["show"], ["show", "--csv"], ["datasets"]], ids=" ".join)
+def test_a_reader_that_has_seen_enough_is_no_error(
+    command: list[str], repository: Path, project: Path, tmp_path: Path
+) -> None:
+    """`python -m ssdh show | head -1`: the pipe is closed before all is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "ssdh", *command]
+    environment = bare(project, tmp_path)
+    try:
+        done = subprocess.run(
+            words, cwd=repository, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_make_starts_programs_by_their_path(project: Path) -> None:
     """macOS's make 3.81 looks for `python` in the PATH that it was started with, whatever the Makefile exports."""
     text = (project / "Makefile").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ its own options --keep and --drop.
 import argparse
 import csv
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 from ssdh.errors import ParameterError
@@ -42,8 +43,10 @@ def run(options: argparse.Namespace) -> int:
     command += [flag for flag, on in (("--md", options.md), ("--csv", options.csv)) if on]
     if options.dry_run:
         print(shell_line(["dvc", *command]))
-    else:
+    elif sys.stdout.isatty():
         dvc(*command)
+    else:  # dvc would report a reader that closes the pipe, such as `head`, as an error
+        print(dvc(*command, quiet=True), end="")
     return 0
 
 
