@@ -209,6 +209,35 @@ def test_settings_are_read_as_yaml_and_must_exist(params: dict[str, Any]) -> Non
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("--jobs", "0", "must be at least 1, got 0"),
+        ("--jobs", "-1", "must be a whole number of at least 0, got '-1'"),
+        ("--max-hours", "-1", "must be a number of hours of at least 0, got '-1'"),
+        ("--max-hours", "nan", "must be a number of hours of at least 0, got 'nan'"),
+        ("--max-hours", "long", "must be a number of hours of at least 0, got 'long'"),
+        ("--bits", "0", "must be at least 1, got 0"),
+        ("--bits", "16,x", "must be a whole number of at least 0, got 'x'"),
+        ("--bits", ",", "must name at least one, got ','"),
+        ("--seeds", "-1", "must be a whole number of at least 0, got '-1'"),
+        ("--seeds", "", "must name at least one, got ''"),
+        ("--datasets", ",", "must name at least one, got ','"),
+    ],
+)
+def test_a_flag_out_of_range_is_named(flag: str, value: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(["table", flag, value])
+    assert capsys.readouterr().err.splitlines()[-1] == f"python -m ssdh table: error: argument {flag}: {told}"
+
+
+def test_what_is_named_twice_counts_once() -> None:
+    options = parse(
+        ["table", "--bits", "32,16,32,016", "--seeds", "1,1", "--datasets", "digits,digits", "--max-hours", "inf"]
+    )
+    assert (options.bits, options.seeds, options.datasets) == ([32, 16], [1], ["digits"])
+
+
 def test_missing_cells_become_few_sweeps_that_name_each_cell_once(params: dict[str, Any]) -> None:
     cells = grid(params, ["digits"], ["published"], [16, 32], [0, 1, 2])
     assert list(sweeps(cells)) == [("digits", "published", "16,32", "0,1,2")]

@@ -1,6 +1,11 @@
 """Options that several subcommands share, and the types of their values."""
 
 import argparse
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:
@@ -26,3 +31,37 @@ def whole(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
     return int(text)
+
+
+def positives(text: str) -> list[int]:
+    """Whole numbers of at least 1 with commas between them, each once."""
+    return _each(text, positive)
+
+
+def wholes(text: str) -> list[int]:
+    """Whole numbers of at least 0 with commas between them, each once."""
+    return _each(text, whole)
+
+
+def words(text: str) -> list[str]:
+    """Words with commas between them, each once."""
+    return _each(text, str)
+
+
+def hours(text: str) -> float:
+    """A number of hours, at least 0; `inf` has no limit."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must be a number of hours of at least 0, got {text!r}")
+    return value
+
+
+def _each(text: str, kind: Callable[[str], T]) -> list[T]:
+    """The parts between commas, in their order; an error where there is none."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise argparse.ArgumentTypeError(f"must name at least one, got {text!r}")
+    return list(dict.fromkeys(map(kind, parts)))

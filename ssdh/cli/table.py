@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ssdh.cli.arguments import hours, positive, positives, wholes, words
 from ssdh.errors import ParameterError, SSDHError
 from ssdh.experiments import dvc, git, parse_settings, set_options, with_values
 from ssdh.params import lookup, parse_value, read_params, section
@@ -45,16 +46,18 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser(
         "table", help="run or reuse a grid of experiments and write the results table", description=__doc__
     )
-    parser.add_argument("--datasets", type=_words, help="names, with commas (default: every set but folder)")
-    parser.add_argument("--bits", type=_numbers, default=[16, 32, 64, 128], help="code lengths (default: 16,32,64,128)")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2, 3, 4], help="seeds (default: 0,1,2,3,4)")
-    parser.add_argument("--recipes", type=_words, help="recipes (default: that of params.yaml)")
+    parser.add_argument("--datasets", type=words, help="names, with commas (default: every set but folder)")
+    parser.add_argument(
+        "--bits", type=positives, default=[16, 32, 64, 128], help="code lengths (default: 16,32,64,128)"
+    )
+    parser.add_argument("--seeds", type=wholes, default=[0, 1, 2, 3, 4], help="seeds (default: 0,1,2,3,4)")
+    parser.add_argument("--recipes", type=words, help="recipes (default: that of params.yaml)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for all cells")
-    parser.add_argument("--jobs", type=int, default=1, help="queue workers side by side (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="queue workers side by side (default: 1)")
     parser.add_argument("--download", action="store_true", help="fetch missing data sets and weights first")
     parser.add_argument(
         "--max-hours",
-        type=float,
+        type=hours,
         default=1.0,
         help="leave out sets whose extraction on the CPU takes longer (default: 1)",
     )
@@ -289,11 +292,3 @@ def published() -> list[dict[str, str]]:
     """The rows of ssdh/published.csv."""
     text = importlib.resources.files("ssdh").joinpath("published.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
