@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ssdh.__main__ import main
 from ssdh.cli import COMMANDS
 
 STAGE = """stages:
@@ -116,3 +117,13 @@ def test_make_starts_programs_by_their_path(project: Path) -> None:
     programs = re.findall(r"^\t@?([^\s@]+)", text, re.MULTILINE)
     assert "$(PY)" in programs
     assert set(programs) <= {"$(PY)", "$(PYTHON)", "$(ACTIVATE)", "echo", "touch", "{", "--custom-compile-command"}
+
+
+def test_evaluate_says_which_model_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--model", "typo.safetensors"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ssdh: typo.safetensors does not exist: --model wants a .safetensors of this pipeline")
+    assert "dvc repro" not in line

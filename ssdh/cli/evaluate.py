@@ -8,22 +8,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ssdh.errors import DataError
+
+OWN = Path("models/hashnet.safetensors")
+
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand's parser."""
     parser = subparsers.add_parser("evaluate", help="measure a model without training", description=__doc__)
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/hashnet.safetensors"), metavar="FILE", help="default: %(default)s"
-    )
+    parser.add_argument("--model", type=Path, default=OWN, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--weights-file", type=Path, metavar="FILE", help="weights of the model's frozen network")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every metric to this file too")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the metrics, one a line."""
+    """Print the metrics, one a line; raises DataError where another model than the run's own does not exist."""
     from ssdh.runs import write_json
 
+    if options.model != OWN and not options.model.exists():
+        raise DataError(f"{options.model} does not exist: --model wants a .safetensors of this pipeline, such as {OWN}")
     metrics = measure(options.model, options.weights_file)
     for name, value in metrics.items():
         print(f"{name:<28} {value:.4f}" if isinstance(value, float) else f"{name:<28} {value}")
