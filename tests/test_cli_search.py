@@ -152,7 +152,7 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--top", "0"], "must be at least 1"),
+        (["--top", "0"], "whole number of at least 1, got '0'"),
         (["--radius", "-1"], "whole number of at least 0, got '-1'"),
         (["--radius", "two"], "got 'two'"),
         (["--index", "tree"], "invalid choice: 'tree'"),

@@ -212,13 +212,13 @@ def test_settings_are_read_as_yaml_and_must_exist(params: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("flag", "value", "told"),
     [
-        ("--jobs", "0", "must be at least 1, got 0"),
-        ("--jobs", "-1", "must be a whole number of at least 0, got '-1'"),
+        ("--jobs", "0", "must be a whole number of at least 1, got '0'"),
+        ("--jobs", "-1", "must be a whole number of at least 1, got '-1'"),
         ("--max-hours", "-1", "must be a number of hours of at least 0, got '-1'"),
         ("--max-hours", "nan", "must be a number of hours of at least 0, got 'nan'"),
         ("--max-hours", "long", "must be a number of hours of at least 0, got 'long'"),
-        ("--bits", "0", "must be at least 1, got 0"),
-        ("--bits", "16,x", "must be a whole number of at least 0, got 'x'"),
+        ("--bits", "0", "must be a whole number of at least 1, got '0'"),
+        ("--bits", "16,x", "must be a whole number of at least 1, got 'x'"),
         ("--bits", ",", "must name at least one, got ','"),
         ("--seeds", "-1", "must be a whole number of at least 0, got '-1'"),
         ("--seeds", "", "must name at least one, got ''"),

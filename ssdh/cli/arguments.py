@@ -20,17 +20,12 @@ def add_index(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    value = whole(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be at least 1, got 0")
-    return value
+    return _at_least(1, text)
 
 
 def whole(text: str) -> int:
     """A whole number of at least 0."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
-    return int(text)
+    return _at_least(0, text)
 
 
 def positives(text: str) -> list[int]:
@@ -57,6 +52,12 @@ def hours(text: str) -> float:
     if not value >= 0:
         raise argparse.ArgumentTypeError(f"must be a number of hours of at least 0, got {text!r}")
     return value
+
+
+def _at_least(least: int, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+    return int(text)
 
 
 def _each(text: str, kind: Callable[[str], T]) -> list[T]:
