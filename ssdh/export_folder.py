@@ -17,15 +17,18 @@ FILES = ("codes.npy", "names.csv", "index.faiss", "index.json", "model.safetenso
 
 
 def open_folder(folder: Path) -> set[str]:
-    """Make `folder` if need be and return the names of the files that an earlier export made there, if any.
+    """Return the names of the files that an earlier export made in `folder`, if any; one that is missing stays so.
 
     Raises DataError where it is a file, cannot be made, or holds other things than an export: they are left alone.
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file: name a new or empty folder for the export")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)  # whether it can be made shows only then
         empty = next(folder.iterdir(), None) is None
+        for path in missing:
+            path.rmdir()
     except OSError as error:
         raise DataError(f"{folder} cannot be a folder ({error.strerror or error}): name another one") from None
     if empty:

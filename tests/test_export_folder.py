@@ -11,7 +11,8 @@ from ssdh.export_folder import ABOUT, announce, finish, open_folder
 
 
 def test_a_new_and_an_empty_folder_are_taken(tmp_path: Path) -> None:
-    assert open_folder(tmp_path / "a/b") == open_folder(tmp_path / "a/b") == set()
+    assert open_folder(tmp_path / "a/b") == open_folder(tmp_path) == set()
+    assert list(tmp_path.iterdir()) == []  # an export that fails later leaves no folder
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -63,7 +64,7 @@ def test_a_folder_of_something_else_is_left_alone(
 def test_files_of_the_earlier_export_alone_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     names = ("codes.npy", "model.onnx", "model.onnx.data", "notes.txt")
-    assert open_folder(folder) == set()
+    folder.mkdir()
     for name in names:
         (folder / name).touch()
     (tmp_path / "photo.jpg").touch()
