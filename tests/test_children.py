@@ -25,6 +25,18 @@ NESTED = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 
 NESTED += "print('up', flush=True); time.sleep(600)"
 
 
+def start(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    """A job of its own that hears Ctrl-C, whether or not we do (a shell's `… &` does not)."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def interrupted(
     command: list[str],
     under_way: Callable[[psutil.Process], bool],
@@ -33,9 +45,7 @@ def interrupted(
     env: dict[str, str] | None = None,
 ) -> tuple[int, str, list[psutil.Process]]:
     """Exit code, what was said on stderr, and what still runs, of a job that got Ctrl-C once it was under way."""
-    job = subprocess.Popen(
-        command, cwd=cwd, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    job = start(command, cwd, env)
     top, end = psutil.Process(job.pid), time.monotonic() + 120
     while not under_way(top):
         assert job.poll() is None, job.communicate()[1]
@@ -85,10 +95,7 @@ def test_a_run_is_one_line_and_the_next_goes_on(clone: Clone, flags: list[str], 
     assert "Traceback" not in told
     assert "KeyboardInterrupt" not in told
 
-    again = subprocess.Popen(
-        command, cwd=clone.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    again = start(command, clone.folder, environment)
     assert again.stderr is not None
     found = next((line for line in again.stderr if "continuing from the snapshot" in line), "")
     os.killpg(again.pid, signal.SIGINT)
