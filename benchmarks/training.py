@@ -30,6 +30,7 @@ from ssdh.optimizers import FusedOptimizer
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
 from ssdh.runs import configure_logging, write_array, write_csv
+from ssdh.snapshots import Snapshots
 from ssdh.structure import Structure
 from ssdh.training import epoch_batches, make_optimizer, train
 from ssdh.training_params import TrainParams
@@ -145,7 +146,7 @@ def head(device: torch.device, repeats: int) -> list[dict[str, Any]]:
 def network(
     arch: str, size: int, batch: int, device: torch.device, precision: str, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """Seconds of a training step and of the bare one."""
+    """Milliseconds of a training step and of the bare one, and of a snapshot: training held up, until written."""
     layer = "fc7" if arch.startswith("vgg") or arch == "alexnet" else "penultimate"
     dim = feature_size(arch, layer, size)
     count = batch * steps
@@ -196,6 +197,11 @@ def network(
         bare()
         ours()  # warm
         seconds = best_seconds({"bare": bare, "ours": ours}, repeats)
+        snapshots, started = Snapshots(Path(folder), "benchmark"), time.perf_counter()
+        snapshots.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        held = time.perf_counter() - started
+        snapshots.finish()
+        written = time.perf_counter() - started
     return {
         "arch": arch,
         "size": size,
@@ -204,6 +210,8 @@ def network(
         "bare_ms": 1000 * seconds["bare"] / steps,
         "ours_ms": 1000 * seconds["ours"] / steps,
         "ratio": seconds["ours"] / seconds["bare"],
+        "snapshot_holds_ms": 1000 * held,
+        "snapshot_written_ms": 1000 * written,
     }
 
 

@@ -70,8 +70,8 @@ def offline() -> Iterator[None]:
 def _too_long(params: dict[str, Any], max_hours: float) -> str:
     """No GPU, and one forward pass over all images would take longer than `max_hours`."""
     name = lookup(params, "dataset")
-    count = num_images(registry.get(name))
-    if count <= QUICK or select_device(lookup(params, "runtime.device")).type != "cpu":
+    count = num_images(params)
+    if count is None or count <= QUICK or select_device(lookup(params, "runtime.device")).type != "cpu":
         return ""
     images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     backbone: BackboneParams = section(params, "backbone", BackboneParams)

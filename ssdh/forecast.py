@@ -4,6 +4,9 @@ import time
 from typing import Any
 
 from ssdh.backbones import BackboneParams, build_network, resolve_layer, without_storage
+from ssdh.datasets import registry
+from ssdh.errors import DataError
+from ssdh.params import lookup, section
 
 BACKWARD = 3.0  # forward, backward and step against the forward pass alone: 3.1 was measured for VGG16
 PROBE = 2  # images of the forward pass that is timed
@@ -29,10 +32,20 @@ def forward_seconds(backbone: BackboneParams, weights: str, size: int) -> float:
         return (time.perf_counter() - started) / PROBE
 
 
-def num_images(dataset: Any) -> int:
-    """The number of images that a data set of the registry states in `size` ("60,000 images, …"); 0 where it varies."""
-    first = str(dataset.size).split()[0].replace(",", "")
-    return int(first) if first.isdigit() else 0
+def num_images(params: dict[str, Any]) -> int | None:
+    """How many images the chosen data set has: as it states ("60,000 images, …"), else as lie in its folder.
+
+    None where neither is known, since the folder is not there.
+    """
+    name = str(lookup(params, "dataset"))
+    dataset = registry.get(name)
+    first = dataset.size.split()[0].replace(",", "")
+    if first.isdigit():
+        return int(first)
+    try:
+        return len(dataset.read(section(params, f"datasets.{name}.data", dataset.Params)).names)
+    except DataError:
+        return None
 
 
 def describe(seconds: float) -> str:

@@ -26,6 +26,10 @@ TopK = Annotated[int, Field(strict=True, ge=1)] | None
 
 T = TypeVar("T")
 
+# what pydantic's messages say around the rule itself: "List should have at least 3 items after validation, not 2"
+_OF_PYDANTIC = re.compile(r"^(?:Input|List|Tuple|String) should ")
+_OF_LENGTHS = re.compile(r" after validation, not \d+$")
+
 
 class Params(BaseModel):
     """Base of every parameter class: strict types (an int may stand for a float), no unknown keys, immutable."""
@@ -143,7 +147,8 @@ def _describe(name: str, value: Any, item: Any) -> str:
     if item["type"] == "missing":
         return f"{path} is missing (params.yaml: {path})"
     message = item["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be", 1)
+    message = _OF_PYDANTIC.sub("must ", message)
+    message = _OF_LENGTHS.sub("", message)
     hint = ""
     if isinstance(found, str) and _is_number(found):
         hint = " (a string: write it without quotes)"

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from loguru import logger
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ssdh.errors import DataError, ParameterError, SSDHError
 from ssdh.params import Params, read_params
@@ -36,11 +37,18 @@ LAUNCH_ID = "ssdh-"  # begins the run id of ranks that a stage started itself: t
 class RuntimeParams(Params):
     """How the work is done, never what comes out: results are the same for any number of workers."""
 
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    device: str
     workers: int | None = Field(ge=0, le=256)
     processes: int | None = Field(ge=1, le=4096)
     deterministic: bool
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
+            raise ValueError("must be auto, cpu, cuda, cuda:N (a card's number) or mps")
+        return device
 
     @property
     def num_workers(self) -> int:

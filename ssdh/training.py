@@ -98,6 +98,8 @@ def train(
             if _due(params.snapshot_interval, progress.iteration) and snapshots:
                 snapshots.save(_state(model, optimizer, progress))
     bar.close()
+    if snapshots:
+        snapshots.finish()
     return progress
 
 

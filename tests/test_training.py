@@ -1,5 +1,6 @@
 """Training of the hash layer: equal to the plain loop, the same bits each time, resumed at any step, labels unused."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from ssdh import training
-from ssdh.errors import SSDHError
+from ssdh.errors import DataError, SSDHError
 from ssdh.head import HeadStep, train_head
 from ssdh.loss import ssdh_loss
 from ssdh.network import HashNet, save_hashnet, seeded_hashnet
@@ -176,6 +177,20 @@ def test_small_chunks_of_pairs_change_nothing(data: Any, tmp_path: Path, monkeyp
     assert torch.equal(whole.hash.weight, cut.hash.weight)
 
 
+class Interrupted(Snapshots):
+    """Ctrl-C as soon as the snapshot of an iteration is on the disk."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        super().__init__(folder, "same")
+        self.iteration = iteration
+
+    def save(self, state: dict[str, Any]) -> None:
+        super().save(state)
+        if state["progress"]["iteration"] == self.iteration:
+            self.finish()
+            raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_resumed_after_any_step_to_the_same_bits(data: Any, tmp_path: Path, optimizer: str) -> None:
     more = {"optimizer": optimizer, "snapshot_interval": 1, "eval_interval": 4}
@@ -188,17 +203,8 @@ def test_resumed_after_any_step_to_the_same_bits(data: Any, tmp_path: Path, opti
     for stop in range(1, 15):
         folder = tmp_path / str(stop)
         folder.mkdir()
-        snapshots = Snapshots(folder, "same")
-        saved = snapshots.save
-
-        def save_and_die(state: dict[str, Any], saved: Any = saved, stop: int = stop) -> None:
-            saved(state)
-            if state["progress"]["iteration"] == stop:
-                raise KeyboardInterrupt
-
-        snapshots.save = save_and_die  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
-            fitted(data, params, validate=validate, snapshots=snapshots)
+            fitted(data, params, validate=validate, snapshots=Interrupted(folder, stop))
         torch.manual_seed(stop)  # whatever the process drew meanwhile
         resumed, found = fitted(data, params, validate=validate, snapshots=Snapshots(folder, "same"))
         assert torch.equal(resumed.hash.weight, whole.hash.weight)
@@ -220,9 +226,46 @@ def test_snapshots_that_do_not_fit_are_ignored_with_a_line(tmp_path: Path, capsy
     assert "belongs to other parameters, inputs or code: ignored" in capsys.readouterr().err
     for size in (0, 10, snapshots.path.stat().st_size - 30):
         snapshots.save({"iteration": 3})
+        snapshots.finish()
         snapshots.path.write_bytes(snapshots.path.read_bytes()[:size])
         assert snapshots.load() is None
         assert "is not a whole snapshot" in capsys.readouterr().err
+
+
+def test_a_snapshot_is_written_beside_the_training_and_holds_its_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_is_ready = threading.Event()
+    write = torch.save
+
+    def slow(state: Any, path: Path) -> None:
+        assert disk_is_ready.wait(60)
+        write(state, path)
+
+    monkeypatch.setattr(torch, "save", slow)
+    snapshots = Snapshots(tmp_path, "mine")
+    weight, curve = torch.zeros(3), [1.0]
+    snapshots.save({"model": {"weight": weight}, "curve": curve})  # returns although nothing is written yet
+    weight += 1
+    curve.append(2.0)
+    disk_is_ready.set()
+    found = snapshots.load()
+    assert found is not None
+    assert found["model"]["weight"].tolist() == [0, 0, 0]
+    assert found["curve"] == [1.0]
+
+
+def test_a_snapshot_that_could_not_be_written_ends_the_training(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    for interval in (1, 40):  # found at the next snapshot, or at the end: 8 epochs of 5 steps
+        params = train_params(tmp_path / "none", snapshot_interval=interval, epochs=8)
+        with pytest.raises(DataError, match=r"snapshot.pt could not be written: PytorchStreamWriter failed"):
+            fitted(data, params, snapshots=Snapshots(tmp_path, "mine"))
 
 
 def test_a_snapshot_that_memory_is_too_short_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

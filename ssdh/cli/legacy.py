@@ -182,7 +182,7 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
 def _cpu_warning(params: dict[str, Any]) -> str:
     """How long the job may take on this CPU, measured by one forward pass, and the two ways out."""
     from ssdh.backbones import BackboneParams
-    from ssdh.forecast import BACKWARD, describe, forward_seconds
+    from ssdh.forecast import BACKWARD, describe, forward_seconds, num_images
     from ssdh.params import section
 
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
@@ -190,7 +190,7 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     images = lookup(params, f"datasets.{name}.images")
     each = forward_seconds(backbone, images["weights"], images["size"])
     what = f"{num_cores()} cores, {backbone.arch} at {images['size']} px: {1 / each:.1f} images/s"
-    total = _num_images(params, name)
+    total = num_images(params)
     if total is None:
         return f"On the CPU ({what}) the time is not known, as the number of images is not; --gpu 0 uses a card."
     extraction = total * each
@@ -205,19 +205,6 @@ def _cpu_warning(params: dict[str, Any]) -> str:
         f"On the CPU ({what}) this may take {describe(whole)}: {passes:,} images forward and backward. "
         f"--gpu 0 uses a card; --head-only needs {head}, then minutes at most."
     )
-
-
-def _num_images(params: dict[str, Any], name: str) -> int | None:
-    """As many as the data set states or, where it states none, as lie in its folder; None where they are not there."""
-    from ssdh.datasets import registry
-    from ssdh.forecast import num_images
-    from ssdh.params import section
-
-    dataset = registry.get(name)
-    try:
-        return num_images(dataset) or len(dataset.read(section(params, f"datasets.{name}.data", dataset.Params)).names)
-    except DataError:
-        return None
 
 
 def _result() -> str:

@@ -39,6 +39,10 @@ from ssdh.table import (
 SKIPPED_STAGES = ("check", "report")  # they change no number
 MODEL = "models/hashnet.safetensors"
 COMMITS = 20  # experiments of that many last commits are looked through
+INTERRUPTED = (
+    "interrupted: queued experiments go on in the background (`dvc queue stop --kill` ends them); the next run of this "
+    "command waits for them"
+)
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -241,7 +245,10 @@ def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> N
             for dataset, recipe, bits, seeds in sweeps([cell for cell in part if cell.key not in waiting]):
                 fixed = set_options({"dataset": dataset, "recipe": recipe, **settings})
                 dvc("exp", "run", "--queue", *fixed, "-S", f"bits={bits}", "-S", f"seed={seeds}")
-            dvc("exp", "run", "--run-all", "--jobs", str(workers), check=False)
+            try:
+                dvc("exp", "run", "--run-all", "--jobs", str(workers), check=False)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(INTERRUPTED) from None
 
 
 def sweeps(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, str]]:

@@ -66,6 +66,8 @@ class Folder(Dataset[FolderParams]):
         if not names:
             raise DataError(f"{root} holds no images (params.yaml: datasets.folder.data.root)")
         kind, classes, labels = _labels_of(root, names, params)
+        if classes and (unlabelled := int((~labels.any(axis=1)).sum())):
+            logger.warning("{:,} of {:,} images carry no label in {}", unlabelled, len(names), root / LABEL_FILE)
         logger.info("{}: {:,} images, labels: {} ({} classes)", root, len(names), kind, len(classes))
         return RawDataset(
             classes=classes, labels=labels, names=names, protocol=Protocol(params.num_query, params.num_train)
@@ -144,8 +146,6 @@ def _csv_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[
     column_of = {name: column for column, name in enumerate(classes)}
     for name, own in found.items():
         labels[row_of[name], [column_of[label] for label in own]] = 1
-    if unlisted := len(names) - sum(1 for own in found.values() if own):
-        logger.warning("{:,} of {:,} images carry no label in {}", unlisted, len(names), path)
     return tuple(classes), labels
 
 
