@@ -169,6 +169,7 @@ def test_kept_thumbnails_stay_below_their_limit(gallery: Gallery) -> None:
         "/api/search?row=1&top=1001",
         "/api/search?row=1&code=00000000",
         "/api/search?code=zz",
+        "/api/search?row=1&tpo=5",
         "/api/images?start=-1",
         "/api/images?seed=-1",
         "/api/images?seed=4294967296",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from loguru import logger
@@ -72,12 +72,14 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
             pixels = await loop.run_in_executor(decoder, decode_image, data, gallery.encode.min_side)
             return await loop.run_in_executor(encoder, gallery.encode, [pixels])
 
-    @app.get("/api/about")
+    known = [Depends(_only_known_parameters)]
+
+    @app.get("/api/about", dependencies=known)
     def tell_about() -> dict[str, Any]:
         """The data set, the length of the codes, limits, and the distances from a typical image to all others."""
         return about
 
-    @app.get("/api/images")
+    @app.get("/api/images", dependencies=known)
     def list_images(
         start: Annotated[int, Query(ge=0)] = 0,
         count: Annotated[int, Query(ge=1, le=PAGE)] = 60,
@@ -86,7 +88,7 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
         """Images in the order of the data set, or with a seed a random sample."""
         return view.page(start, count, seed)
 
-    @app.get("/api/search")
+    @app.get("/api/search", dependencies=known)
     def search_known(row: Annotated[int | None, Query()] = None, code: str | None = None, top: Top = 60) -> Any:
         """The images nearest to an image of the database, which is left out itself, or to a code."""
         if (row is None) == (code is None):
@@ -97,7 +99,7 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
         assert code is not None
         return view.search(parse_code(code, gallery.index.bits), top)
 
-    @app.post("/api/search")
+    @app.post("/api/search", dependencies=known)
     async def search_photo(request: Request, top: Top = 60) -> Any:
         """The images nearest to a photo, which is the request's body."""
         if waiting.locked():
@@ -181,6 +183,14 @@ class _View:
     def check_row(self, row: int) -> None:
         if not 0 <= row < len(self.index):
             raise HTTPException(404, f"there is no image {row}: rows go from 0 to {len(self.index) - 1}")
+
+
+def _only_known_parameters(request: Request) -> None:
+    """Refuse a request whose query names what its route does not take, such as a misspelt `top`."""
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            raise HTTPException(422, f"{name} is not a parameter here: {', '.join(known) or 'there is none'}")
 
 
 async def _body(request: Request, limit: int) -> bytes:
