@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ssdh.runs import num_cores
+from ssdh.runtime import num_cores
 
 RESULTS = Path(os.environ.get("SSDH_BENCH_RESULTS") or Path(__file__).resolve().parent / "results")
 PACKAGES = ("numpy", "scipy", "torch", "faiss-cpu", "scikit-learn")

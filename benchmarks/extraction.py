@@ -16,10 +16,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
 from ssdh.backbones import build_network
-from ssdh.devices import Rank, describe, make_deterministic, select_device
+from ssdh.devices import describe, make_deterministic, select_device
 from ssdh.extraction import BLOCK, compute_rows, image_blocks
+from ssdh.files import write_array, write_csv
 from ssdh.images import Preprocessing, normalise, open_images, preprocess
-from ssdh.runs import configure_logging, num_cores, write_array, write_csv
+from ssdh.ranks import Rank
+from ssdh.runs import configure_logging
+from ssdh.runtime import num_cores
 
 
 def measure(

@@ -28,14 +28,13 @@ from numpy.typing import NDArray
 from ssdh.baselines import fit, float_average_precisions
 from ssdh.codes import pack, sign_codes
 from ssdh.datasets.splits import Protocol, Split, draw_split
+from ssdh.fitted_structure import fit_recipe
 from ssdh.head import train_head
-from ssdh.manifold import embed
-from ssdh.normalisation import power_normalise
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
 from ssdh.params import read_params, section
 from ssdh.retrieval import average_precisions
-from ssdh.structure import StructureParams, fit_structure, pseudo_labels
+from ssdh.structure import StructureParams, pseudo_labels
 from ssdh.training_params import TrainParams
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -63,13 +62,10 @@ def draw(labels: NDArray[np.uint8], num_query: int, num_train: int, seed: int) -
 
 def recipe_pairs(features: NDArray[np.float32], chosen: StructureParams, seed: int) -> PairLabels:
     """Pseudo-labels of the train features (n, D), as the structure stage makes them."""
-    features = power_normalise(features, chosen.power)
-    embedding = embed(features, chosen, seed=seed)
-    vectors = features if embedding is None else embedding
-    structure = fit_structure(vectors, alpha=chosen.alpha, beta=chosen.beta, bins=chosen.bins)
-    if len(features) ** 2 / 2**30 > chosen.max_matrix_gib:
-        return PairLabels(vectors, structure)
-    return PairLabels(vectors, structure, pseudo_labels(vectors, structure))
+    fitted = fit_recipe(features, chosen, seed=seed)
+    large = len(features) ** 2 / 2**30 > chosen.max_matrix_gib
+    matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
+    return PairLabels(fitted.pairs.features, fitted.structure, matrix)
 
 
 def recipe_codes(

@@ -26,16 +26,18 @@ from benchmarks.search import codes
 from benchmarks.structure import features as made_features
 from benchmarks.training import train_params
 from ssdh.backbones import build_network
-from ssdh.devices import Rank, threads
+from ssdh.devices import threads
 from ssdh.distances import KEEP_BYTES, PairDistances
 from ssdh.extraction import compute_rows, image_blocks
+from ssdh.files import write_array, write_csv
 from ssdh.head import FeatureSource, HeadStep
 from ssdh.images import Preprocessing, open_images
 from ssdh.network import seeded_hashnet
 from ssdh.optimizers import FusedOptimizer
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
-from ssdh.runs import configure_logging, write_array, write_csv
+from ssdh.ranks import Rank
+from ssdh.runs import configure_logging
 from ssdh.search import Index, Kind
 from ssdh.structure import Structure, fit_pairs, pseudo_labels
 

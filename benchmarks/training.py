@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.common import best_seconds, table, write_results
 from ssdh.backbones import build_network, feature_size
 from ssdh.devices import describe, make_deterministic, select_device, threads
+from ssdh.files import write_array, write_csv
 from ssdh.head import SMALL_STEP, FeatureSource, HeadStep
 from ssdh.images import Preprocessing, open_images
 from ssdh.loss import ssdh_loss
@@ -29,7 +30,7 @@ from ssdh.network import HashNet, seeded_hashnet
 from ssdh.optimizers import FusedOptimizer
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
-from ssdh.runs import configure_logging, write_array, write_csv
+from ssdh.runs import configure_logging
 from ssdh.snapshots import Snapshots
 from ssdh.structure import Structure
 from ssdh.training import epoch_batches, make_optimizer, train

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from ssdh.codes import width
 from ssdh.errors import DataError, SSDHError
 from ssdh.export_folder import ABOUT, FILES, announce, finish, open_folder
+from ssdh.files import atomic_path, file_sha256
 from ssdh.images import Preprocessing
 from ssdh.network import read_metadata, save_hashnet
-from ssdh.runs import atomic_path, file_sha256
 from ssdh.search import Index
 from ssdh.trained import Encoder, load_encoder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdh.errors import DataError
-from ssdh.runs import write_json
+from ssdh.files import write_json
 
 ABOUT = "export.json"
 FILES = ("codes.npy", "names.csv", "index.faiss", "index.json", "model.safetensors", "model.onnx", "model.onnx.data")

@@ -17,10 +17,11 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssdh.devices import Rank, autocast, barrier, memory_for, to_device, to_host
+from ssdh.devices import autocast, memory_for, to_device, to_host
 from ssdh.errors import DataError
+from ssdh.files import atomic_path, read_array, write_array
 from ssdh.images import ImageSource, Preprocessing, eval_loader, normalise
-from ssdh.runs import atomic_path, read_array, write_array
+from ssdh.ranks import Rank, barrier
 
 AHEAD = 2  # blocks on their way through the device while one is fetched
 BLOCK = 64  # rows; part of the result's definition: another size may round differently

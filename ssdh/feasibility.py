@@ -11,10 +11,10 @@ from ssdh.datasets import registry
 from ssdh.devices import select_device
 from ssdh.errors import DataError, SSDHError
 from ssdh.forecast import describe, forward_seconds, num_images
+from ssdh.home import ssdh_home
 from ssdh.image_params import ImageParams
 from ssdh.params import lookup, section
 from ssdh.preflight import check, check_parameters
-from ssdh.runs import ssdh_home
 
 QUICK = 10_000  # images: fewer are never too many
 

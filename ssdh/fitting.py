@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from ssdh.backbones import Backbone, BackboneParams, load_backbone
 from ssdh.datasets.splits import Split
-from ssdh.devices import Rank, memory_for
+from ssdh.devices import memory_for
 from ssdh.extraction import image_blocks
 from ssdh.head import train_head
 from ssdh.images import ImageParams, ImageSource
 from ssdh.network import HashNet, centre, initial_hashnet, starts_afresh
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
+from ssdh.ranks import Rank
 from ssdh.snapshots import Snapshots
 from ssdh.trained import Blocks, check_same_backbone, feature_blocks, outputs_of
 from ssdh.training import Progress

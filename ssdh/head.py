@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssdh.devices import Rank, all_gather_rows, all_reduce, share, threads, to_device
+from ssdh.devices import threads, to_device
 from ssdh.network import HashNet, centre, initial_hashnet, starts_afresh
 from ssdh.optimizers import FusedOptimizer, Optimizer
 from ssdh.pair_batches import PairBatches
+from ssdh.ranks import Rank, all_gather_rows, all_reduce, share
 from ssdh.snapshots import Snapshots
 from ssdh.training import Progress, make_optimizer, train
 from ssdh.training_params import TrainParams

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssdh.backbones import build_network, transforms_input, without_storage
 from ssdh.errors import DataError
-from ssdh.runs import atomic_path, is_placeholder
+from ssdh.files import atomic_path, is_placeholder
 
 CHUNK = 2**25  # values that are centred at once: in double precision 256 MiB
 TINY = 1e-12  # below any feature that means something; keeps gradients of powers and norms finite

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.errors import DataError
+from ssdh.files import atomic_path
 from ssdh.normalisation import power_normalise
-from ssdh.runs import atomic_path
 from ssdh.structure import Structure, near_threshold, ternary
 from ssdh.unit_vectors import distances, exact_distances, shifted_unit_vectors
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from ssdh.runs import num_cores
+from ssdh.runtime import num_cores
 
 T = TypeVar("T")
 U = TypeVar("U")

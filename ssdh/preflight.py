@@ -5,12 +5,14 @@ from typing import Any
 
 from ssdh.backbones import BackboneParams, ensure_weights
 from ssdh.datasets import registry
-from ssdh.devices import check_device, wanted_processes
+from ssdh.devices import check_device
 from ssdh.errors import DataError, ParameterError
+from ssdh.home import check_home
 from ssdh.image_params import ImageParams
 from ssdh.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, section, validate
+from ssdh.ranks import wanted_processes
 from ssdh.retrieval import EvaluateParams
-from ssdh.runs import RuntimeParams, check_home
+from ssdh.runtime import RuntimeParams
 from ssdh.structure import StructureParams
 from ssdh.training_check import check_training
 from ssdh.training_params import TrainParams

@@ -20,7 +20,7 @@ from pydantic import Field
 from ssdh import ranking
 from ssdh.codes import check_packed, pack, words
 from ssdh.params import Params
-from ssdh.runs import num_cores
+from ssdh.runtime import num_cores
 
 Ties = Literal["expected", "stable"]
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssdh.codes import check_packed, hamming, pack, unpack, width
 from ssdh.errors import DataError, ParameterError
-from ssdh.runs import atomic_path, read_array, write_array, write_csv, write_json
+from ssdh.files import atomic_path, read_array, write_array, write_csv, write_json
 
 Kind = Literal["flat", "hnsw", "hash"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from loguru import logger
 
-from ssdh.devices import Rank, is_out_of_memory
+from ssdh.devices import is_out_of_memory
 from ssdh.errors import DataError
-from ssdh.runs import atomic_path
+from ssdh.files import atomic_path
+from ssdh.ranks import Rank
 
 
 class Snapshots:

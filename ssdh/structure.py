@@ -6,7 +6,7 @@ Nothing here reads a label of an image. Run it alone: `python -m stages.structur
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -60,6 +60,10 @@ class Structure:
     fraction_dissimilar: float
     # no field: what was fitted, so that labels of the same array cost no second product
     _fitted: ClassVar["_Decided | None"] = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a copy that is stored or sent carries no distances."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)

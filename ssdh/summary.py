@@ -1,11 +1,12 @@
 """The short table after a run: mAP beside the baselines, pairs labelled, and each stage's seconds or "cached"."""
 
-import csv
 import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from ssdh.timings import read_timings
 
 STAGES = ("check", "prepare", "extract", "structure", "train", "encode", "evaluate", "baselines", "report")
 
@@ -17,14 +18,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def stage_seconds(timings: Path, since: datetime) -> dict[str, float]:
     """Return the seconds of each stage that ended at or after `since`, from `$SSDH_HOME/timings.csv`."""
-    if not timings.exists():
-        return {}
-    with timings.open(newline="", encoding="utf-8") as file:
-        return {
-            row["stage"]: float(row["seconds"])
-            for row in csv.DictReader(file)
-            if datetime.fromisoformat(row["time"]) >= since
-        }
+    return {run.stage: run.seconds for run in read_timings(timings) if run.ended >= since}
 
 
 def summary_table(metrics: Mapping[str, Any], seconds: Mapping[str, float], *, smoke_run: bool) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ssdh.errors import DataError
+from ssdh.files import atomic_path
 from ssdh.params import effective, lookup
-from ssdh.runs import atomic_path
 
 BASELINES = {"float": "float features", "lsh": "LSH", "pcah": "PCAH", "itq": "ITQ"}
 EARLIER = "earlier"  # the code of a row that is known to be out of date

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ssdh.devices import Rank, barrier
 from ssdh.errors import SSDHError
 from ssdh.network import HashNet
 from ssdh.optimizers import Optimizer
 from ssdh.pair_batches import PairBatches
+from ssdh.ranks import Rank, barrier
 from ssdh.snapshots import Snapshots
 from ssdh.training_params import TrainParams as TrainParams
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ssdh.backbones import BackboneParams, build_network, feature_size, freeze, resolve_layer, without_storage
+from ssdh.files import is_placeholder
 from ssdh.image_params import ImageParams
-from ssdh.runs import is_placeholder
 from ssdh.training_params import TrainParams
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from ssdh.errors import DataError, ParameterError
-from ssdh.runs import is_placeholder, ssdh_home
+from ssdh.files import is_placeholder
+from ssdh.home import ssdh_home
 
 if TYPE_CHECKING:
     from torch import Tensor

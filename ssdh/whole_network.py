@@ -16,11 +16,12 @@ from torchvision.ops import StochasticDepth
 
 from ssdh.augmentation import Augmentation
 from ssdh.backbones import freeze
-from ssdh.devices import Rank, all_gather_rows, autocast, share
+from ssdh.devices import autocast
 from ssdh.images import ImageSource, Preprocessing
 from ssdh.loss import weighted_loss
 from ssdh.network import HashNet
 from ssdh.pair_batches import PairBatches
+from ssdh.ranks import Rank, all_gather_rows, share
 from ssdh.snapshots import Snapshots
 from ssdh.training import Progress, make_optimizer, train
 from ssdh.training_params import TrainParams

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from ssdh.baselines import CURVES, evaluate_baselines
 from ssdh.datasets.splits import read_split
+from ssdh.files import read_array, write_csv, write_json
 from ssdh.params import Bits, Seed, TopK, lookup, read_params, section
 from ssdh.retrieval import EvaluateParams
-from ssdh.runs import read_array, stage, write_csv, write_json
+from ssdh.runs import stage
 
 
 @stage("baselines")

@@ -5,13 +5,17 @@ from pathlib import Path
 from loguru import logger
 
 from ssdh.datasets.roots import raw_folder
-from ssdh.devices import device_key, make_deterministic, process_group, relaunch, select_device, shared_work
+from ssdh.devices import device_key, use_device
 from ssdh.extraction import compute_rows, image_blocks
+from ssdh.files import read_array
 from ssdh.images import open_images
 from ssdh.network import load_hashnet, read_metadata
 from ssdh.params import lookup, read_params, section
-from ssdh.runs import RuntimeParams, fingerprint, read_array, stage
+from ssdh.ranks import process_group, relaunch, shared_work
+from ssdh.runs import stage
+from ssdh.runtime import RuntimeParams
 from ssdh.trained import feature_blocks, model_preprocessing, packed
+from ssdh.work import fingerprint
 
 MODEL, FEATURES, IMAGES = Path("models/hashnet.safetensors"), Path("features/features.npy"), Path("data/images")
 CODES = Path("models/codes.npy")
@@ -26,8 +30,7 @@ def main() -> None:
     whole = metadata["has_backbone"]  # trained from images: the features of the frozen network are not its own
     if whole and relaunch("stages.encode", runtime.processes):
         return
-    device = select_device(runtime.device)
-    make_deterministic(device, runtime.deterministic)
+    device = use_device(runtime.device, deterministic=runtime.deterministic)
     logger.info("encode: {} bits, from {}", metadata["bits"], "images" if whole else "features")
 
     def key() -> str:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from ssdh.datasets.splits import read_split
 from ssdh.evaluation import PER_QUERY, PR_CURVE, PRECISION_AT_N, evaluate
+from ssdh.files import read_array, write_csv, write_json
 from ssdh.pair_labels import open_pair_labels
 from ssdh.pair_precision import pair_precision
 from ssdh.params import Bits, TopK, read_params, section
 from ssdh.retrieval import EvaluateParams
-from ssdh.runs import read_array, stage, write_csv, write_json
+from ssdh.runs import stage
 from ssdh.selection import manifold_recall
 
 METRICS = Path("metrics")

@@ -6,11 +6,14 @@ from loguru import logger
 
 from ssdh.backbones import BackboneParams, load_backbone
 from ssdh.datasets.roots import raw_folder
-from ssdh.devices import device_key, make_deterministic, process_group, relaunch, select_device, shared_work
+from ssdh.devices import device_key, use_device
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.images import ImageParams, open_images
 from ssdh.params import lookup, read_params, section
-from ssdh.runs import RuntimeParams, fingerprint, stage
+from ssdh.ranks import process_group, relaunch, shared_work
+from ssdh.runs import stage
+from ssdh.runtime import RuntimeParams
+from ssdh.work import fingerprint
 
 IMAGES, FEATURES = Path("data/images"), Path("features/features.npy")
 
@@ -26,8 +29,7 @@ def main() -> None:
     images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     chosen: BackboneParams = section(params, "backbone", BackboneParams)
     logger.info("extract: {} {}", chosen.model_dump(), images.model_dump())
-    device = select_device(runtime.device)
-    make_deterministic(device, runtime.deterministic)
+    device = use_device(runtime.device, deterministic=runtime.deterministic)
     source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
 
     def key() -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 from ssdh.datasets import registry
 from ssdh.datasets.base import DataParams
 from ssdh.datasets.preparation import counts, prepare, write_images, write_roles
+from ssdh.files import write_array, write_json
 from ssdh.params import Seed, read_params, section
-from ssdh.runs import RuntimeParams, stage, write_array, write_json
+from ssdh.runs import stage
+from ssdh.runtime import RuntimeParams
 
 IMAGES, LABELS, SPLIT = Path("data/images"), Path("data/labels.npy"), Path("data/split")
 METRICS = Path("metrics/data.json")

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from ssdh.files import atomic_path
+from ssdh.home import ssdh_home
 from ssdh.params import read_params
 from ssdh.report.collect import collect
 from ssdh.report.page import render
-from ssdh.runs import atomic_path, ssdh_home, stage
+from ssdh.runs import stage
 
 OUT = Path("metrics/report.html")
 

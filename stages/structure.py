@@ -8,13 +8,13 @@ from loguru import logger
 from numpy.lib.format import open_memmap
 
 from ssdh.datasets.splits import read_split
-from ssdh.distances import PairDistances
-from ssdh.manifold import embed
-from ssdh.normalisation import power_normalise
+from ssdh.files import atomic_path, read_array, write_array, write_csv, write_json
+from ssdh.fitted_structure import fit_recipe
 from ssdh.pair_labels import Stored, write_structure
 from ssdh.params import Seed, read_params, section
-from ssdh.runs import RuntimeParams, atomic_path, read_array, stage, write_array, write_csv, write_json
-from ssdh.structure import StructureParams, distance_table, fit_pairs, pseudo_labels
+from ssdh.runs import stage
+from ssdh.runtime import RuntimeParams
+from ssdh.structure import StructureParams, distance_table, pseudo_labels
 
 FEATURES, SPLIT = Path("features/features.npy"), Path("data/split")
 LABELS, STRUCTURE = Path("features/pseudo_labels.npy"), Path("features/structure.npz")
@@ -30,11 +30,9 @@ def main() -> None:
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
-    features = power_normalise(np.ascontiguousarray(read_array(FEATURES)[rows]), chosen.power)
-    embedding = embed(features, chosen, seed=seed)
-    pairs = PairDistances(features if embedding is None else embedding, device=runtime.device)
-    fitted = pairs.sample(chosen.max_pairs, seed)
-    structure, histogram, edges = fit_pairs(fitted, alpha=chosen.alpha, beta=chosen.beta, bins=chosen.bins)
+    features = np.ascontiguousarray(read_array(FEATURES)[rows])
+    fitted = fit_recipe(features, chosen, seed=seed, device=runtime.device)
+    structure = fitted.structure
     logger.info(
         "mode {:.4f}; {:.2%} of {} pairs similar (d < {:.4f}), {:.2%} dissimilar (d > {:.4f})",
         *(structure.mode, structure.fraction_similar, structure.num_pairs, structure.threshold_similar),
@@ -45,13 +43,13 @@ def main() -> None:
     n = len(rows)
     if n * n / 2**30 <= chosen.max_matrix_gib:
         with atomic_path(LABELS) as temporary:
-            pseudo_labels(pairs, structure, open_memmap(temporary, mode="w+", dtype=np.int8, shape=(n, n)))
+            pseudo_labels(fitted.pairs, structure, open_memmap(temporary, mode="w+", dtype=np.int8, shape=(n, n)))
     else:
         logger.info("{} images: no n×n label file; train computes the labels batch by batch", n)
         write_array(LABELS, np.empty((0, 0), np.int8))
-    write_structure(STRUCTURE, Stored(structure, rows, chosen.power, embedding))
+    write_structure(STRUCTURE, Stored(structure, rows, chosen.power, fitted.embedding))
     write_json(METRICS, asdict(structure))
-    write_csv(DISTANCES, *distance_table(structure, histogram, edges))
+    write_csv(DISTANCES, *distance_table(structure, fitted.histogram, fitted.edges))
 
 
 if __name__ == "__main__":

@@ -7,21 +7,26 @@ from loguru import logger
 from ssdh.backbones import BackboneParams
 from ssdh.datasets.roots import raw_folder
 from ssdh.datasets.splits import read_split
-from ssdh.devices import describe, device_key, make_deterministic, process_group, relaunch, select_device, shared_work
+from ssdh.devices import describe, device_key, use_device
+from ssdh.files import read_array, write_csv
 from ssdh.fitting import Inputs, Place, fit
 from ssdh.images import ImageParams, open_images
 from ssdh.network import save_hashnet
 from ssdh.pair_labels import open_pair_labels
 from ssdh.params import Bits, Seed, lookup, read_params, section
-from ssdh.runs import RuntimeParams, fingerprint, read_array, stage, write_csv
+from ssdh.ranks import process_group, relaunch, shared_work
+from ssdh.runs import stage
+from ssdh.runtime import RuntimeParams
 from ssdh.snapshots import Snapshots
 from ssdh.trained import describe_backbone
 from ssdh.training_params import TrainParams
+from ssdh.work import fingerprint
 
-FEATURES, PSEUDO, STRUCTURE = (
-    Path("features") / name for name in ("features.npy", "pseudo_labels.npy", "structure.npz")
+FEATURES, PSEUDO, STRUCTURE = map(
+    Path, ("features/features.npy", "features/pseudo_labels.npy", "features/structure.npz")
 )
 IMAGES, LABELS, SPLIT = Path("data/images"), Path("data/labels.npy"), Path("data/split")
+INPUTS = (FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT)
 OUTS = (Path("metrics/train.csv"), Path("metrics/validation.csv"), Path("models/hashnet.safetensors"))
 
 
@@ -39,17 +44,15 @@ def main() -> None:
     bits: int = section(params, "bits", Bits)
     seed: int = section(params, "seed", Seed)
     logger.info("train: bits {}, seed {}, {}", bits, seed, chosen.model_dump())
-    device = select_device(runtime.device)
-    make_deterministic(device, runtime.deterministic)
+    device = use_device(runtime.device, deterministic=runtime.deterministic)
     settings = {"bits": bits, "seed": seed, "train": chosen.model_dump(), "precision": chosen.precision}
     settings |= describe_backbone(backbone, images) | {"device": describe(device)}
 
     def key() -> str:
         if chosen.finetune:
             import ssdh.whole_network  # noqa: F401 (its code is part of the fingerprint)
-        inputs = [FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT]
-        files = [*inputs, Path(chosen.init_file), Path(backbone.weights_file)]
-        return fingerprint(files, settings | {"stage": "train"} | device_key(device, runtime.deterministic))
+        files = map(Path, (chosen.init_file, backbone.weights_file))
+        return fingerprint([*INPUTS, *files], settings | {"stage": "train"} | device_key(device, runtime.deterministic))
 
     with process_group(device) as rank, shared_work(rank, key, OUTS) as folder:
         if folder is None:

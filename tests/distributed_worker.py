@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssdh.devices import Rank, process_group
+from ssdh.files import write_array, write_csv
 from ssdh.head import train_head
 from ssdh.images import Preprocessing, open_images
 from ssdh.network import HashNet, seeded_hashnet
 from ssdh.pair_batches import PairBatches
 from ssdh.pair_labels import PairLabels
-from ssdh.runs import write_array, write_csv
+from ssdh.ranks import Rank, process_group
 from ssdh.structure import fit_structure
 from ssdh.training_params import TrainParams
 from ssdh.whole_network import AugmentedImages, train_network

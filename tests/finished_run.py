@@ -9,10 +9,10 @@ import yaml
 
 from ssdh.backbones import BackboneParams, feature_size
 from ssdh.codes import pack, sign_codes
+from ssdh.files import write_array, write_csv, write_json
 from ssdh.images import ImageParams, eval_loader, normalise, open_images
 from ssdh.network import centre, save_hashnet, seeded_hashnet
 from ssdh.params import read_params
-from ssdh.runs import write_array, write_csv, write_json
 from ssdh.trained import describe_backbone, load_encoder
 from tests.galleries import disc
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from ssdh import extraction, fitting, runs, snapshots, training, whole_network
+from ssdh import extraction, fitting, training, whole_network
 from tests.tiny import inside
 
 
@@ -80,9 +80,9 @@ def before_array_rename() -> None:
 
 
 def after_outs_before_cleaning() -> None:
-    import ssdh.devices
+    import ssdh.ranks
 
-    ssdh.devices.mark_finished = lambda *_: die()
+    ssdh.ranks.mark_finished = lambda *_: die()
 
 
 def mid_epoch() -> None:
@@ -151,6 +151,3 @@ def run(folder: Path, home: Path, stages: list[str], point: str | None) -> None:
     with inside(folder):
         for stage in stages:
             importlib.import_module(f"stages.{stage}").main()
-
-
-__all__ = ["POINTS", "run", "runs", "snapshots"]

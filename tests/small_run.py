@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssdh.codes import pack
 from ssdh.datasets.splits import Split, write_split
-from ssdh.runs import write_array, write_csv, write_json
+from ssdh.files import write_array, write_csv, write_json
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 SPLIT = Split(query=np.array([3, 0, 7, 1, 9, 4, 12]), train=np.array([10, 20, 11]), database=np.r_[10, 20, 13:20, 11])

@@ -11,7 +11,7 @@ import pytest
 from ssdh.cli import compare
 from ssdh.errors import DataError, ParameterError
 from ssdh.evaluation import PER_QUERY
-from ssdh.runs import write_csv, write_json
+from ssdh.files import write_csv, write_json
 
 
 def write_run(folder: Path, shift: float, *, rows: range = range(200), topk: int = 1000, labelled: bool = True) -> None:

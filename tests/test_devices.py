@@ -6,20 +6,9 @@ import sys
 import pytest
 import torch
 
-from ssdh.devices import (
-    Rank,
-    autocast,
-    check_device,
-    current_rank,
-    device_key,
-    memory_for,
-    process_group,
-    relaunch,
-    select_device,
-    share,
-    wanted_processes,
-)
+from ssdh.devices import autocast, check_device, device_key, memory_for, select_device
 from ssdh.errors import ParameterError, SSDHError
+from ssdh.ranks import Rank, current_rank, process_group, relaunch, share, wanted_processes
 
 
 def test_rank_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from ssdh.__main__ import main
 from ssdh.codes import unpack
 from ssdh.errors import SSDHError
 from ssdh.export import check_onnx, export
+from ssdh.files import file_sha256
 from ssdh.network import load_hashnet
-from ssdh.runs import file_sha256
 from ssdh.search import Index
 from ssdh.trained import load_encoder
 from tests.finished_run import finished_run

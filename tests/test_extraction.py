@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ssdh import extraction
-from ssdh.devices import Rank
 from ssdh.errors import DataError
 from ssdh.extraction import BLOCK, compute_rows, run_network
+from ssdh.ranks import Rank
 from tests.tiny import NUM_IMAGES, run_stage, tiny_images, tiny_params, write_tiny
 
 

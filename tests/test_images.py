@@ -248,7 +248,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import torch
-from ssdh.devices import Rank
+from ssdh.ranks import Rank
 from ssdh.extraction import compute_rows, image_blocks
 from ssdh.images import Preprocessing, open_images
 folder = Path(sys.argv[1])

@@ -8,12 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import yaml
 
-from ssdh.runs import fingerprint, work_folder
+from ssdh.work import work_folder
 from tests import killing
 from tests.tiny import copy_tiny, environment, results, tiny_params, write_tiny
 
@@ -88,17 +87,6 @@ def test_another_run_does_not_take_the_snapshot(whole: Path, tmp_path: Path) -> 
     assert (folder / name).read_bytes() != (whole / name).read_bytes()
 
 
-def test_the_key_of_unfinished_work_follows_inputs_parameters_and_code(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    np.save(data / "a.npy", np.arange(3))
-    key = fingerprint([data], {"lr": 0.1})
-    assert fingerprint([data], {"lr": 0.1}) == key
-    assert fingerprint([data], {"lr": 0.2}) != key
-    np.save(data / "a.npy", np.arange(4))
-    assert fingerprint([data], {"lr": 0.1}) != key
-
-
 def test_a_full_disk_is_one_line_and_leaves_nothing(whole: Path, tmp_path: Path) -> None:
     folder, home = copy_tiny(whole, tmp_path / "run"), tmp_path / "home"
     (folder / "models/hashnet.safetensors").unlink()
@@ -120,7 +108,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(whole: Path, tmp_path: Path)
 def test_two_processes_at_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSDH_HOME", str(tmp_path))
     code = (
-        "import sys, time; from ssdh.runs import work_folder\n"
+        "import sys, time; from ssdh.work import work_folder\n"
         "with work_folder('k') as folder:\n"
         "    (folder / 'half').touch(); print('in', flush=True); time.sleep(60)"
     )

@@ -1,6 +1,7 @@
 """The fit against scipy on all pairs, the labels against a float64 brute force, degenerate input and memory."""
 
 import json
+import pickle
 import subprocess
 import sys
 import time
@@ -418,3 +419,12 @@ def test_power_normalised_features_by_hand_and_on_the_fly(tmp_path: Path) -> Non
     flying = open_pair_labels(tmp_path / "structure.npz", None, features)
     i = np.arange(250)
     np.testing.assert_array_equal(flying.block(i, i), pseudo_labels(normalised, structure))
+
+
+def test_a_stored_structure_carries_no_distances() -> None:
+    features = np.random.default_rng(0).standard_normal((600, 8))
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
+    stored = pickle.dumps(structure)
+    assert len(stored) < 2000  # 180,000 distances are 720 kB
+    assert pickle.loads(stored) == structure
+    assert np.array_equal(pseudo_labels(features, pickle.loads(stored)), pseudo_labels(features, structure))

@@ -15,8 +15,8 @@ from ssdh.cli import table as command
 from ssdh.cli.table import known_rows, published, sweeps
 from ssdh.errors import DataError, ParameterError
 from ssdh.experiments import parse_settings, with_values
+from ssdh.files import write_csv
 from ssdh.params import read_params
-from ssdh.runs import write_csv
 from ssdh.table import (
     HEADER,
     code_of,

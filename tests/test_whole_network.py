@@ -13,10 +13,10 @@ from torch import nn
 from ssdh import extraction, whole_network
 from ssdh.backbones import build_network, feature_size, freeze, without_storage
 from ssdh.cli import evaluate as command
-from ssdh.devices import Rank
 from ssdh.errors import DataError, ParameterError, SSDHError
 from ssdh.loss import ssdh_loss
 from ssdh.network import HashNet, load_hashnet, read_metadata, seeded_hashnet
+from ssdh.ranks import Rank
 from ssdh.training import make_optimizer
 from ssdh.training_params import TrainParams
 from ssdh.whole_network import (

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from ssdh.datasets.splits import Split, write_split
-from ssdh.runs import write_array, write_csv
+from ssdh.files import write_array, write_csv
 
 PROJECT = Path(__file__).resolve().parents[1]
 NUM_IMAGES, SIDE = 168, 16  # two full blocks and a part

@@ -24,7 +24,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Print the metrics, one a line; raises DataError where another model than the run's own does not exist."""
-    from ssdh.runs import write_json
+    from ssdh.files import write_json
 
     if options.model != OWN and not options.model.exists():
         raise DataError(f"{options.model} does not exist: --model wants a .safetensors of this pipeline, such as {OWN}")
@@ -46,21 +46,21 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     from ssdh.backbones import BackboneParams
     from ssdh.codes import pack, sign_codes
     from ssdh.datasets.splits import read_split
-    from ssdh.devices import make_deterministic, select_device
+    from ssdh.devices import use_device
     from ssdh.evaluation import evaluate
+    from ssdh.files import read_array
     from ssdh.images import ImageParams
     from ssdh.network import load_hashnet, read_metadata
     from ssdh.params import TopK, read_params, section
     from ssdh.retrieval import EvaluateParams
-    from ssdh.runs import RuntimeParams, read_array
+    from ssdh.runtime import RuntimeParams
     from ssdh.selection import manifold_recall
     from ssdh.trained import describe_backbone, feature_blocks, outputs_of
 
     params = read_params()
     dataset: str = section(params, "dataset", str)
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
-    device = select_device(runtime.device)
-    make_deterministic(device, runtime.deterministic)
+    device = use_device(runtime.device, deterministic=runtime.deterministic)
     metadata = read_metadata(path)
     features = read_array(Path("features/features.npy"))
     backbone: BackboneParams = section(params, "backbone", BackboneParams)

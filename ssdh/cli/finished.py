@@ -14,12 +14,13 @@ from ssdh.datasets import registry
 from ssdh.datasets.base import DataParams
 from ssdh.devices import select_device
 from ssdh.errors import DataError
+from ssdh.files import file_sha256, read_array
 from ssdh.gallery import Gallery
 from ssdh.images import ImageSource, eval_loader, normalise, open_images, read_manifest
 from ssdh.network import read_metadata
 from ssdh.params import read_params, section
 from ssdh.photos import PhotoEncoder
-from ssdh.runs import RuntimeParams, file_sha256, read_array
+from ssdh.runtime import RuntimeParams
 from ssdh.search import Index, Kind
 from ssdh.trained import load_encoder, model_preprocessing
 

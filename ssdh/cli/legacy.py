@@ -15,7 +15,7 @@ from ssdh.errors import DataError, ParameterError, SSDHError
 from ssdh.experiments import environment, set_options, shell_line, with_values
 from ssdh.params import lookup, read_params
 from ssdh.preflight import check_parameters
-from ssdh.runs import num_cores
+from ssdh.runtime import num_cores
 
 OLD_NAMES = {"nus-wide-tc-10": "nus_wide_10", "nus-wide-tc-21": "nus_wide_21"}
 OLD_SETS = ("cifar10", "flickr25k", *OLD_NAMES.values())  # the others have a protocol of their own

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ssdh.children import run_child
 from ssdh.experiments import environment
+from ssdh.home import ssdh_home
 from ssdh.params import lookup, read_params
-from ssdh.runs import ssdh_home
 from ssdh.summary import read_metrics, stage_seconds, summary_table
 
 

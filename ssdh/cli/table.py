@@ -18,8 +18,8 @@ import yaml
 from ssdh.cli.arguments import hours, positive, positives, wholes, words
 from ssdh.errors import ParameterError, SSDHError
 from ssdh.experiments import dvc, git, parse_settings, set_options, with_values
+from ssdh.files import write_csv
 from ssdh.params import lookup, parse_value, read_params, section
-from ssdh.runs import write_csv
 from ssdh.table import (
     HEADER,
     Cell,

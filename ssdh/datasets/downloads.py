@@ -23,7 +23,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from ssdh.errors import DataError
-from ssdh.runs import file_lock
+from ssdh.work import file_lock
 
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30.0

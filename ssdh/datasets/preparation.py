@@ -16,7 +16,7 @@ from ssdh.datasets.base import RawDataset
 from ssdh.datasets.splits import Protocol, Rows, Split, draw_split, write_split
 from ssdh.datasets.verification import inspect_files, refuse_bad
 from ssdh.errors import DataError
-from ssdh.runs import write_array, write_csv
+from ssdh.files import write_array, write_csv
 
 
 @dataclass(frozen=True)

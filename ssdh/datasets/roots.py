@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssdh.runs import ssdh_home
+from ssdh.home import ssdh_home
 
 # two protocols on one set share its folder
 _FOLDERS = {"nus_wide_10": "nus_wide", "nus_wide_21": "nus_wide"}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.errors import DataError, ParameterError
-from ssdh.runs import read_array, write_array, write_csv
+from ssdh.files import read_array, write_array, write_csv
 
 Rows = NDArray[np.int64]
 

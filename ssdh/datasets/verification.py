@@ -20,7 +20,9 @@ from tqdm import tqdm
 from ssdh import decoding
 from ssdh.decoding import BadImageError, decode_image
 from ssdh.errors import DataError
-from ssdh.runs import file_sha256, num_cores, ssdh_home, write_csv
+from ssdh.files import file_sha256, write_csv
+from ssdh.home import ssdh_home
+from ssdh.runtime import num_cores
 
 VERIFY_SIDE = 32  # every byte is decoded, but a JPEG at the smallest scale
 BLOCK = 2048  # files between two looks at the clock

@@ -11,11 +11,11 @@ from ssdh.codes import check_packed
 from ssdh.datasets.roots import raw_folder
 from ssdh.datasets.splits import Split, read_split
 from ssdh.errors import DataError
+from ssdh.files import read_array
 from ssdh.params import effective, lookup
 from ssdh.report.contents import Report
 from ssdh.report.gallery import TYPICAL, WORST, Pictures, show, worst_and_typical
 from ssdh.report.inputs import numbers, published_rows, read_results, stage_records
-from ssdh.runs import read_array
 
 BLOCK = 65_536  # codes unpacked at a time
 

@@ -13,8 +13,8 @@ from PIL import Image
 from ssdh.codes import hamming
 from ssdh.decoding import BadImageError, decode_image
 from ssdh.errors import DataError
+from ssdh.files import read_array
 from ssdh.report.inputs import read_table
-from ssdh.runs import read_array
 
 Rows = NDArray[np.int64]
 

@@ -7,7 +7,6 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ssdh.errors import DataError
+from ssdh.timings import read_timings
 
 Table = dict[str, list[str]]
 Floats = NDArray[np.float64]
@@ -144,11 +144,8 @@ def _hashes(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def _recorded_runs(timings: Path) -> dict[str, list[tuple[float, float]]]:
     """(end as a Unix time, seconds) of every recorded run of each stage, oldest first."""
     runs: dict[str, list[tuple[float, float]]] = {}
-    if not timings.is_file():
-        return runs
-    table = read_table(timings)
-    for name, seconds, time in zip(table["stage"], table["seconds"], table["time"], strict=True):
-        runs.setdefault(name, []).append((datetime.fromisoformat(time).timestamp(), float(seconds)))
+    for run in read_timings(timings):
+        runs.setdefault(run.stage, []).append((run.ended.timestamp(), run.seconds))
     return runs
 
 
