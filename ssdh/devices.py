@@ -91,7 +91,7 @@ def to_host(tensor: "torch.Tensor") -> tuple["torch.Tensor", Callable[[], None]]
 
 
 def use_device(name: str, *, deterministic: bool) -> "torch.device":
-    """The device of this rank, as `select_device`, with its kernels chosen: `runtime.device`, `runtime.deterministic`."""
+    """The device of this rank, as `select_device`, and its kernels, as `make_deterministic`."""
     device = select_device(name)
     make_deterministic(device, deterministic)
     return device

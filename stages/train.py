@@ -22,10 +22,9 @@ from ssdh.trained import describe_backbone
 from ssdh.training_params import TrainParams
 from ssdh.work import fingerprint
 
-FEATURES, PSEUDO, STRUCTURE = map(
-    Path, ("features/features.npy", "features/pseudo_labels.npy", "features/structure.npz")
-)
-IMAGES, LABELS, SPLIT = Path("data/images"), Path("data/labels.npy"), Path("data/split")
+FEATURES, PSEUDO = Path("features/features.npy"), Path("features/pseudo_labels.npy")
+STRUCTURE, IMAGES = Path("features/structure.npz"), Path("data/images")
+LABELS, SPLIT = Path("data/labels.npy"), Path("data/split")
 INPUTS = (FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT)
 OUTS = (Path("metrics/train.csv"), Path("metrics/validation.csv"), Path("models/hashnet.safetensors"))
 
