@@ -26,7 +26,7 @@ def why_not(params: dict[str, Any], *, download: bool, max_hours: float) -> str:
     """
     try:
         check_parameters(params)
-        with contextlib.nullcontext() if download else offline():
+        with contextlib.nullcontext() if download else without_network():
             if not download and (why := _missing(params)):
                 return why
             check(params)
@@ -55,7 +55,7 @@ def _missing(params: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def offline() -> Iterator[None]:
+def without_network() -> Iterator[None]:
     """SSDH_OFFLINE=1 inside: what is missing is said, not fetched."""
     before = os.environ.get("SSDH_OFFLINE")
     os.environ["SSDH_OFFLINE"] = "1"

@@ -33,15 +33,11 @@ def forward_seconds(backbone: BackboneParams, weights: str, size: int) -> float:
 
 
 def num_images(params: dict[str, Any]) -> int | None:
-    """How many images the chosen data set has: as it states ("60,000 images, …"), else as lie in its folder.
-
-    None where neither is known, since the folder is not there.
-    """
+    """How many images the chosen data set has: as it states, else as lie in its folder; None without that."""
     name = str(lookup(params, "dataset"))
     dataset = registry.get(name)
-    first = dataset.size.split()[0].replace(",", "")
-    if first.isdigit():
-        return int(first)
+    if dataset.num_images is not None:
+        return dataset.num_images
     try:
         return len(dataset.read(section(params, f"datasets.{name}.data", dataset.Params)).names)
     except DataError:

@@ -27,3 +27,8 @@ def check_home() -> None:
             f"{home}, where downloads and unfinished work go, cannot be written to ({error.strerror}): set SSDH_HOME "
             "to a folder that can (environment)"
         ) from None
+
+
+def offline() -> bool:
+    """Whether `SSDH_OFFLINE` forbids the network: any text but 0, false and no."""
+    return os.environ.get("SSDH_OFFLINE", "").lower() not in ("", "0", "false", "no")

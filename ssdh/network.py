@@ -84,17 +84,17 @@ def centre(model: HashNet, features: Tensor) -> None:
     """Subtract the mean of the train features (n, D) and start every hyperplane through it.
 
     Normalised features (`model.power`) are also scaled to a mean square of 1 a dimension, so that one learning rate
-    suits any backbone. A model that has a centre keeps its own. Sums are taken in double precision, a part of the rows
-    at a time.
+    suits any backbone. A model that has a centre keeps its own. Sums are taken in double precision on the CPU (MPS
+    has none), a part of the rows at a time.
     """
     if model.center.any():
         return
     parts = torch.split(features, max(1, CHUNK // features.shape[1]))
-    sums = torch.stack([model.normalised(part).double().sum(0) for part in parts])  # (parts, D)
+    sums = torch.stack([model.normalised(part).cpu().double().sum(0) for part in parts])  # (parts, D)
     model.center.copy_(sums.sum(0) / len(features))
     model.hash.bias.zero_()
     if model.power:
-        squares = [(model.normalised(part) - model.center).double().square().sum() for part in parts]
+        squares = [(model.normalised(part) - model.center).cpu().double().square().sum() for part in parts]
         model.scale.copy_((torch.stack(squares).sum() / features.numel()).clamp_min(TINY).rsqrt())
 
 

@@ -1,4 +1,4 @@
-"""`runtime` of `params.yaml`: how the work is done, never what comes out."""
+"""`runtime` of `params.yaml`: how the work is done."""
 
 import os
 import re
@@ -10,7 +10,10 @@ from ssdh.params import Params
 
 
 class RuntimeParams(Params):
-    """How the work is done, never what comes out: results are the same for any number of workers."""
+    """How the work is done: results are the same for any number of workers; another device agrees to rounding.
+
+    So does another number of training processes.
+    """
 
     device: str
     workers: int | None = Field(ge=0, le=256)

@@ -154,7 +154,8 @@ class Index:
 def recall(found: Neighbours, exact: Neighbours) -> float:
     """Share of the exact k nearest that an approximate search found, ties counted as equals.
 
-    found, exact: (q, k) of the same queries. A result counts where it is no farther than the exact k-th.
+    found, exact: (q, k) of the same queries. A result counts where it is no farther than the exact k-th; where nothing
+    is to be found, everything was. Raises ValueError where the shapes differ.
 
     >>> rows = np.zeros((1, 4), np.int64)
     >>> recall(Neighbours(np.int32([[1, 2, 3, -1]]), rows), Neighbours(np.int32([[1, 1, 2, 2]]), rows))
@@ -164,7 +165,8 @@ def recall(found: Neighbours, exact: Neighbours) -> float:
         raise ValueError(f"results must have the same shape, got {found.distances.shape}, {exact.distances.shape}")
     farthest = exact.distances.max(axis=1, keepdims=True)  # (q, 1)
     good = (found.distances >= 0) & (found.distances <= farthest)
-    return float(good.sum() / (exact.distances >= 0).sum())
+    wanted = int((exact.distances >= 0).sum())
+    return float(good.sum() / wanted) if wanted else 1.0
 
 
 def parse_code(text: str, bits: int) -> Packed:

@@ -84,6 +84,12 @@ def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:
     return Preprocessing(resize=int(metadata["resize"]), size=int(metadata["size"]), mean=mean, std=std)
 
 
+def image_precision(metadata: dict[str, Any]) -> str:
+    """The precision, fp32 or bf16, in which a model encodes images: its own, or that of its frozen network."""
+    found: str = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
+    return found
+
+
 class Encoder(nn.Module):
     """A network from preprocessed images (n, 3, size, size) to relaxed codes (n, K), with its preprocessing."""
 

@@ -39,7 +39,7 @@ class Progress:
 
     def end_epoch(self, epoch: int) -> None:
         """Note the mean loss of the epoch's steps; raises SSDHError where it is no longer a finite number."""
-        mean = float(torch.stack(self.losses).double().mean())
+        mean = float(torch.stack(self.losses).cpu().double().mean())
         if not np.isfinite(mean):
             raise SSDHError("the loss is no longer a finite number: lower train.lr (params.yaml: train.lr)")
         self.epochs.append((epoch, self.iteration, mean))
@@ -80,12 +80,14 @@ def train(
     steps = -(-len(source) // params.batch_size)  # of an epoch; the last batch may be smaller
     quiet = not (rank.first and sys.stderr.isatty())
     bar = tqdm(total=params.epochs * steps, initial=progress.iteration, unit="step", disable=quiet)
+    each_step = logger.opt(lazy=True)
     for epoch in range(progress.iteration // steps, params.epochs):
         batches = epoch_batches(len(source), params.batch_size, seed, epoch)[progress.iteration % steps :]
         for inputs, (targets, weights) in zip(source.batches(batches, epoch), pairs.of(batches), strict=True):
             progress.losses.append(step(progress.iteration, inputs, targets, weights))
             optimizer.step()
             progress.iteration += 1
+            each_step.debug("iteration {}: loss {:.5f}", lambda: progress.iteration, progress.losses[-1].item)
             bar.update()
             if progress.iteration % steps == 0:
                 progress.end_epoch(epoch + 1)

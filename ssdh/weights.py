@@ -1,6 +1,5 @@
 """Weight files: read without running code, downloaded with their checksum, and the normalisation they go with."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from loguru import logger
 
 from ssdh.errors import DataError, ParameterError
 from ssdh.files import is_placeholder
-from ssdh.home import ssdh_home
+from ssdh.home import offline, ssdh_home
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +96,7 @@ def _download(url: str, path: Path) -> None:
 
     digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
     way_out = f"download {url} to {path}" + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
-    if os.environ.get("SSDH_OFFLINE", "") not in ("", "0"):
+    if offline():
         raise DataError(f"the weights are not here and SSDH_OFFLINE is set: {way_out}")
     path.parent.mkdir(parents=True, exist_ok=True)
     logger.info("downloading {} to {}", url, path)

@@ -106,6 +106,18 @@ def test_what_cannot_be_paired_is_said(tmp_path: Path, other: dict, message: str
         run(str(tmp_path / "a"), str(tmp_path / "b"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("per_query.csv", b"\xff\xfe\x00row"), ("metrics.json", b'{"map": 0.'), ("metrics.json", b"\xff")],
+)
+def test_tables_that_cannot_be_read_are_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    write_run(tmp_path / "a", 0.0)
+    write_run(tmp_path / "b", 0.1)
+    (tmp_path / "b/metrics" / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"b: its tables cannot be read .*: run `dvc repro evaluate`"):
+        run(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
 def test_names_that_lead_nowhere_are_said(repository: Path) -> None:
     with pytest.raises(DataError, match="nothing-here is no experiment, git revision or path here: `dvc exp list`"):
         run("workspace", "nothing-here")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,19 @@ def test_labels_that_do_not_fit_are_said_before_anything_runs(tmp_path: Path) ->
     (tmp_path / "labels.csv").write_text("0.png,a\n7.png,b\n")
     with pytest.raises(DataError, match=r"1 images of .*labels\.csv are not in"):
         registry.get("folder").ensure(_params(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no file names that are not text")
+def test_a_name_that_is_no_text_is_said_before_anything_runs(tmp_path: Path) -> None:
+    for number in range(5):
+        photo(tmp_path / f"{number}.png", number)
+    (tmp_path / "4.png").rename(os.fsdecode(bytes(tmp_path) + b"/\xe9t\xe9.png"))
+    for use in (registry.get("folder").ensure, registry.get("folder").read):
+        with pytest.raises(
+            DataError, match=r"1 file names under .* not in UTF-8 \(.*udce9t.*\): rename these files"
+        ) as error:
+            use(_params(tmp_path, on_bad_image="skip"))
+        str(error.value).encode()
 
 
 # --- python -m ssdh datasets ------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from loguru import logger
 from ssdh.datasets import downloads
 from ssdh.datasets.downloads import Archive, fetch, obtain, unpack
 from ssdh.errors import DataError
+from ssdh.home import offline
 
 CONTENT = hashlib.sha256(b"seed").digest() * 40_000  # 1.25 MiB
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -160,6 +161,24 @@ def test_host_that_is_down_gives_one_line_with_the_way_out(
     assert "\n" not in line
     for part in (archive.url, str(tmp_path / "cache" / "cifar.tar.gz"), MD5, "1,234 bytes", "refused"):
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1", True),
+        ("true", True),
+        ("on", True),
+        ("YES", True),
+        ("", False),
+        ("0", False),
+        ("False", False),
+        ("no", False),
+    ],
+)
+def test_what_forbids_the_network(text: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSDH_OFFLINE", text)
+    assert offline() is expected
 
 
 def test_offline_never_asks(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,11 @@ def test_recall_refuses_results_of_another_shape() -> None:
         recall(Neighbours(exact.distances[:1], exact.rows[:1]), exact)
 
 
+def test_where_nothing_is_to_be_found_everything_was() -> None:
+    nothing = Neighbours(np.full((2, 3), -1, np.int32), np.full((2, 3), -1, np.int64))
+    assert recall(nothing, nothing) == 1.0
+
+
 def test_codes_as_text_come_back_and_anything_else_is_refused() -> None:
     for code in pack(clustered(5, 21)):
         assert np.array_equal(parse_code(code.tobytes().hex(), 21), code[None])

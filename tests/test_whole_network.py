@@ -303,6 +303,9 @@ def test_evaluate_measures_a_model_without_training(
         assert command.measure(Path("models/hashnet.safetensors"))["map"] == pytest.approx(wanted["map"], abs=1e-6)
         with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
             command.measure(Path("gone.safetensors"))
+        write_params(workspace, params | {"dataset": "fashion_mnist"})
+        with pytest.raises(DataError, match=r"dataset is 'fashion_mnist', but the results here are of 'digits'"):
+            command.measure(Path("models/hashnet.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from ssdh.datasets.splits import Split, write_split
-from ssdh.files import write_array, write_csv
+from ssdh.files import write_array, write_csv, write_json
 
 PROJECT = Path(__file__).resolve().parents[1]
 NUM_IMAGES, SIDE = 168, 16  # two full blocks and a part
@@ -65,6 +65,7 @@ def write_tiny(folder: Path, params: dict[str, Any]) -> Path:
     order = np.random.default_rng(1).permutation(NUM_IMAGES)
     split = Split(query=order[:24], train=np.array([row for row in order[24:] if row % 2]), database=order[24:])
     write_split(folder / "data/split", split, NUM_IMAGES)
+    write_json(folder / "metrics/data.json", {"dataset": params["dataset"], "classes": []})
     return folder
 
 

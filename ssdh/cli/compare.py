@@ -75,7 +75,10 @@ def pair(
 
 def read_experiment(name: str, column: str) -> tuple[dict[int, float], dict[str, Any]]:
     """{manifest row of a query: average precision} and the metrics ({} beside a lone CSV file) of an experiment."""
-    text, metrics = _files(name)
+    try:
+        text, metrics = _files(name)
+    except ValueError as error:  # not UTF-8, or no JSON
+        raise DataError(f"{name}: its tables cannot be read ({error}): run `dvc repro evaluate`") from None
     rows = list(csv.DictReader(io.StringIO(text)))
     if rows and not {"row", column} <= rows[0].keys():
         raise DataError(f"{name}: {PER_QUERY} has no columns row and {column}, got {', '.join(rows[0])}")

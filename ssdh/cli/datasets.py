@@ -28,7 +28,8 @@ def run(options: argparse.Namespace) -> int:
     for name in options.names or registry.names():
         dataset = registry.get(name)
         mark = "*" if params.get("dataset") == name else " "
-        print(f"{mark} {name}: {dataset.title}; {dataset.size}")
+        count = "any number of" if dataset.num_images is None else f"{dataset.num_images:,}"
+        print(f"{mark} {name}: {dataset.title}; {count} images, {dataset.size}")
         try:
             found, missing = _find(params, name)
         except SSDHError as error:

@@ -5,6 +5,7 @@ its frozen network is the one of `params.yaml`, else from the images too. Nothin
 """
 
 import argparse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,31 @@ def run(options: argparse.Namespace) -> int:
     if options.model != OWN and not options.model.exists():
         raise DataError(f"{options.model} does not exist: --model wants a .safetensors of this pipeline, such as {OWN}")
     metrics = measure(options.model, options.weights_file)
-    for name, value in metrics.items():
+    for name, value in _flat(metrics):
         print(f"{name:<28} {value:.4f}" if isinstance(value, float) else f"{name:<28} {value}")
     if options.json:
         write_json(options.json, metrics)
     return 0
 
 
+def _flat(metrics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of each metric."""
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
 def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     """The metrics of `metrics/metrics.json` for the model at `path` on the data set of `params.yaml`.
 
-    Raises DataError where the model or the outs of `prepare` and `extract` are missing.
+    Raises DataError where the model or the outs of `prepare` and `extract` are missing, or of another data set.
     """
     import numpy as np
 
     from ssdh.backbones import BackboneParams
+    from ssdh.cli.finished import dataset_of
     from ssdh.codes import pack, sign_codes
     from ssdh.datasets.splits import read_split
     from ssdh.devices import use_device
@@ -58,7 +69,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     from ssdh.trained import describe_backbone, feature_blocks, outputs_of
 
     params = read_params()
-    dataset: str = section(params, "dataset", str)
+    dataset = dataset_of(params)
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     device = use_device(runtime.device, deterministic=runtime.deterministic)
     metadata = read_metadata(path)
@@ -95,11 +106,10 @@ def _blocks_of_images(
     from ssdh.images import open_images
     from ssdh.network import read_metadata
     from ssdh.params import section
-    from ssdh.trained import load_encoder
+    from ssdh.trained import image_precision, load_encoder
 
-    metadata = read_metadata(path)
+    precision = image_precision(read_metadata(path))
     encoder = load_encoder(path, weights_file)
-    precision = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
     root = registry.get(dataset).root(section(params, f"datasets.{dataset}.data", registry.get(dataset).Params))
     source = open_images(Path("data/images"), root)
     return image_blocks(encoder, encoder.preprocessing, source, device, precision, runtime.num_workers)

@@ -22,7 +22,7 @@ from ssdh.params import read_params, section
 from ssdh.photos import PhotoEncoder
 from ssdh.runtime import RuntimeParams
 from ssdh.search import Index, Kind
-from ssdh.trained import load_encoder, model_preprocessing
+from ssdh.trained import image_precision, load_encoder, model_preprocessing
 
 MODEL, CODES = Path("models/hashnet.safetensors"), Path("models/codes.npy")
 SMOKE_RUN = "A smoke run: the backbone’s weights are random, so its codes say little about what is seen."
@@ -44,17 +44,21 @@ def open_index(kind: Kind = "flat") -> Index:
 def open_encoder() -> PhotoEncoder:
     """The trained network, from photos to codes."""
     runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
-    metadata = read_metadata(MODEL)
-    precision = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
-    return PhotoEncoder(load_encoder(MODEL), select_device(runtime.device), precision)
+    return PhotoEncoder(load_encoder(MODEL), select_device(runtime.device), image_precision(read_metadata(MODEL)))
+
+
+def dataset_of(params: dict[str, Any]) -> str:
+    """The data set of `params.yaml`; DataError where the results here are of another one."""
+    name: str = section(params, "dataset", str)
+    if (found := _counts()["dataset"]) != name:
+        raise DataError(f"dataset is {name!r}, but the results here are of {found!r}: run `dvc repro`")
+    return name
 
 
 def open_source() -> ImageSource:
     """The images of the run; DataError where `params.yaml` names another data set than the results are of."""
     params = read_params()
-    name: str = section(params, "dataset", str)
-    if (found := _counts()["dataset"]) != name:
-        raise DataError(f"dataset is {name!r}, but the results here are of {found!r}: run `dvc repro`")
+    name = dataset_of(params)
     dataset = registry.get(name)
     data: DataParams = section(params, f"datasets.{name}.data", dataset.Params)
     return open_images(IMAGES, dataset.root(data))

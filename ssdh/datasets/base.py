@@ -69,7 +69,8 @@ class Dataset(ABC, Generic[P]):
 
     name: str
     title: str
-    size: str  # "60,000 images, 10 classes, 163 MiB to download"
+    num_images: int | None = None  # None: as many as there are
+    size: str  # what else is to say of it: "10 classes, 163 MiB to download"
     Params: type[P]
 
     def root(self, params: P) -> Path | None:

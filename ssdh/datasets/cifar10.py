@@ -41,7 +41,8 @@ class Cifar10(Dataset[Cifar10Params]):
 
     name = "cifar10"
     title = "CIFAR-10"
-    size = "60,000 images, 10 classes, 163 MiB to download"
+    num_images = 60_000
+    size = "10 classes, 163 MiB to download"
     Params = Cifar10Params
 
     def find(self, params: Cifar10Params) -> Found:

@@ -27,7 +27,8 @@ class Digits(Dataset[DigitsParams]):
 
     name = "digits"
     title = "UCI handwritten digits"
-    size = "1,797 images, 10 classes, comes with scikit-learn"
+    num_images = 1797
+    size = "10 classes, comes with scikit-learn"
     Params = DigitsParams
 
     def find(self, params: DigitsParams) -> Found:

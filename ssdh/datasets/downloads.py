@@ -23,6 +23,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from ssdh.errors import DataError
+from ssdh.home import offline
 from ssdh.work import file_lock
 
 CHUNK = 1 << 20
@@ -48,11 +49,6 @@ class Archive:
         """The way out where the network gives nothing: what to fetch, where to put it, the checksum."""
         size = f", {self.size:,} bytes" if self.size else ""
         return f"fetch {self.url} by hand and put it at {folder / self.name} (md5 {self.md5}{size})"
-
-
-def offline() -> bool:
-    """Whether `SSDH_OFFLINE` forbids the network."""
-    return os.environ.get("SSDH_OFFLINE", "").lower() in ("1", "true", "yes")
 
 
 def fetch(archive: Archive, folder: Path) -> Path:

@@ -48,7 +48,8 @@ class FashionMnist(Dataset[FashionMnistParams]):
 
     name = "fashion_mnist"
     title = "Fashion-MNIST"
-    size = "70,000 images, 10 classes, 29 MiB to download"
+    num_images = 70_000
+    size = "10 classes, 29 MiB to download"
     Params = FashionMnistParams
 
     def root(self, params: FashionMnistParams) -> Path:

@@ -48,7 +48,8 @@ class Flickr25k(Dataset[Flickr25kParams]):
 
     name = "flickr25k"
     title = "MIRFLICKR-25K"
-    size = "25,000 images, 24 or 38 labels, 2.9 GiB to download"
+    num_images = 25_000
+    size = "24 or 38 labels, 2.9 GiB to download"
     Params = Flickr25kParams
 
     def find(self, params: Flickr25kParams) -> Found:

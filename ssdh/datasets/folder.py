@@ -34,7 +34,7 @@ class Folder(Dataset[FolderParams]):
 
     name = "folder"
     title = "your own photos"
-    size = "any number of images; labels are optional"
+    size = "labels are optional"
     Params = FolderParams
 
     def find(self, params: FolderParams) -> Found:
@@ -54,7 +54,7 @@ class Folder(Dataset[FolderParams]):
             raise DataError(f"{root} holds no images: put photos there, or name another folder {where}")
         if params.labels == "csv" and not (root / LABEL_FILE).is_file():
             raise DataError(f"{root / LABEL_FILE} does not exist (params.yaml: datasets.folder.data.labels: csv)")
-        names = sorted(_images(root))
+        names = _image_names(root)
         check_counts(self.name, params, len(names))
         _labels_of(root, names, params)
         refuse_bad_files(self.name, root, names, params)
@@ -62,7 +62,7 @@ class Folder(Dataset[FolderParams]):
     def read(self, params: FolderParams) -> RawDataset:
         """Images sorted by path; C = 0 without labels."""
         root = Path(params.root).expanduser()
-        names = sorted(_images(root))
+        names = _image_names(root)
         if not names:
             raise DataError(f"{root} holds no images (params.yaml: datasets.folder.data.root)")
         kind, classes, labels = _labels_of(root, names, params)
@@ -82,6 +82,27 @@ def _images(root: Path) -> Iterator[str]:
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
                 yield (relative / name).as_posix()
+
+
+def _image_names(root: Path) -> list[str]:
+    """The paths in order; raises DataError where a name is not text in UTF-8, which no table could hold."""
+    names = sorted(_images(root))
+    unnamed = [name for name in names if not name.isascii() and not _is_text(name)]
+    if unnamed:
+        shown = first_few([name.encode(errors="backslashreplace").decode() for name in unnamed])
+        raise DataError(
+            f"{len(unnamed)} file names under {root} are not in UTF-8 ({shown}): rename these files, "
+            "or name another folder (params.yaml: datasets.folder.data.root)"
+        )
+    return names
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _labels_of(root: Path, names: list[str], params: FolderParams) -> tuple[str, tuple[str, ...], NDArray[np.uint8]]:

@@ -52,7 +52,8 @@ class NusWide(Dataset[NusWideParams]):
         self.k = k
         self.name = f"nus_wide_{k}"
         self.title = f"NUS-WIDE, top {k} concepts"
-        self.size = f"{PUBLISHED[k]:,} images, {k} labels, photos not downloadable"
+        self.num_images = PUBLISHED[k]
+        self.size = f"{k} labels, photos not downloadable"
 
     @property
     def lists(self) -> tuple[str, ...]:
