@@ -12,6 +12,7 @@ import csv
 import hashlib
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +83,15 @@ def main() -> None:
                 blocks = eval_loader(source, preprocessing, batch_size=BATCH, workers=workers)
                 return sum(len(block) for block in blocks)
 
+            def pillow(preprocessing: Preprocessing = preprocessing) -> int:
+                return sum(len(batch) for batch in plain_loop(paths, preprocessing))
+
             seconds = best_seconds(
                 {
-                    "plain Pillow loop": lambda p=preprocessing: sum(len(batch) for batch in plain_loop(paths, p)),
-                    "loader, in the process": lambda run=loader: run(0),
-                    "loader, 1 worker": lambda run=loader: run(1),
-                    "loader, 2 workers": lambda run=loader: run(2),
+                    "plain Pillow loop": pillow,
+                    "loader, in the process": partial(loader, 0),
+                    "loader, 1 worker": partial(loader, 1),
+                    "loader, 2 workers": partial(loader, 2),
                 },
                 options.repeats,
             )

@@ -121,7 +121,7 @@ def usual_training(model: torch.nn.Module, train: torch.Tensor, pseudo: torch.Te
         for x, rows in loader:
             loss = ssdh_loss(model(x), pseudo[rows][:, rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
 

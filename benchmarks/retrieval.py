@@ -209,17 +209,17 @@ def main() -> None:
         CANDIDATES[f"ssdh, expected, on {arguments.device}"] = partial(ours_on, device=arguments.device)
     part = 10 if arguments.small else 1
     sizes = 1000 // part, 59_000 // part
-    results = {
-        "sizes": {"queries": sizes[0], "items": sizes[1], "bits": 64, "topk": TOPK},
+    sizes_of = {"queries": sizes[0], "items": sizes[1], "bits": 64, "topk": TOPK}
+    results: dict[str, list[dict[str, Any]]] = {
         "peers": compare_peers(*sizes, arguments.features, arguments.repeats),
         "labels": compare_labels(*sizes, arguments.repeats),
         "stream": [stream(5000 // part, 1_000_000 // part)],
         "ties": ties(sizes[0] // 5, sizes[1], arguments.features),
     }
     print(f"{sizes[0]} queries, {sizes[1]} items, 64 bits, top {TOPK}")
-    for name in ("peers", "labels", "stream", "ties"):
-        print(f"\n{table(results[name])}")
-    print(f"\nwritten: {write_results('retrieval', results, arguments.json)}")
+    for name, rows in results.items():
+        print(f"\n{name}\n{table(rows)}")
+    print(f"\nwritten: {write_results('retrieval', {'sizes': sizes_of} | results, arguments.json)}")
 
 
 if __name__ == "__main__":

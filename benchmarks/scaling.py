@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def evaluation(largest: int) -> Points:
     points = []
     for n in filter(lambda n: n <= largest, GRID):
         given = clustered(QUERIES, n, BITS, 10)
-        points.append({"curve": "500 queries", "n": n, "seconds": best(lambda given=given: ours(given))})
+        points.append({"curve": "500 queries", "n": n, "seconds": best(partial(ours, given))})
     return points
 
 
@@ -79,7 +80,7 @@ def search(largest: int) -> Points:
             started = time.process_time()
             index = Index(packed, bits=BITS, kind=kind)
             build = time.process_time() - started
-            asked = [best(lambda q=q, index=index: index.search(q[None], TOP), 1) for q in queries]
+            asked = [best(partial(index.search, q[None], TOP), 1) for q in queries]
             points.append({"curve": kind, "n": n, "seconds": float(np.median(asked)), "build_seconds": build})
     return points
 

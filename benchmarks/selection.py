@@ -115,14 +115,12 @@ def standing(rows: Sequence[dict[str, Any]], settings: Settings, seeds: Sequence
 def verdict(rows: Sequence[dict[str, Any]], field: Sequence[Settings], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Mean of each candidate, its gain on START and the standard error of the gain; best first."""
     reference = standing(rows, START, seeds)
-    found = []
+    found: list[dict[str, Any]] = []
     for settings in field:
         gains = standing(rows, settings, seeds) - reference
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None
-        found.append(
-            dict(zip(SPACE, settings, strict=True))
-            | {"validation": float((gains + reference).mean()), "gain": float(gains.mean()), "error": error}
-        )
+        measured = {"validation": float((gains + reference).mean()), "gain": float(gains.mean()), "error": error}
+        found.append(dict(zip(SPACE, settings, strict=True)) | measured)
     return sorted(found, key=lambda row: -row["validation"])
 
 
@@ -145,7 +143,8 @@ def main() -> None:
     kept = RESULTS / "selection.json"
     rows: list[dict[str, Any]] = json.loads(kept.read_text())["results"]["runs"] if kept.is_file() else []
     head = {"features": chosen.features.name, "space": SPACE, "start": dict(zip(SPACE, START, strict=True))}
-    field, results = candidates(chosen.candidates), []
+    field = candidates(chosen.candidates)
+    results: list[dict[str, Any]] = []
     for most, seeds, bits in ROUNDS[: chosen.rounds]:
         if most is not None:
             best = [tuple(row[key] for key in SPACE) for row in results[:most]]

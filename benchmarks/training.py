@@ -80,7 +80,7 @@ def _usual_epoch(
         rows = index.to(device)
         loss = ssdh_loss(model(x.to(device)), labels[rows][:, rows])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
     return losses

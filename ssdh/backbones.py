@@ -55,7 +55,10 @@ class Backbone:
 
 
 def architectures() -> list[str]:
-    """Names of torchvision's classification networks, read from its sources: importing it takes seconds."""
+    """Names of torchvision's classification networks, read from its sources: importing it takes seconds.
+
+    Raises DataError without torchvision.
+    """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("torchvision is not installed: run `make setup`")

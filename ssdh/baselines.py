@@ -1,6 +1,6 @@
 """What codes are measured against, on the same features and split: float search, LSH, PCAH and ITQ.
 
-Run it: `dvc repro baselines`, or alone `python -m stages.baselines`. Only this module imports faiss here.
+Run it: `dvc repro baselines`, or alone `python -m stages.baselines`. faiss does the algebra.
 
 - float: exact search by cosine, no codes (`map_centred`: of features centred by the train mean).
 - lsh: signs of a random rotation of the centred features (Charikar 2002; orthonormal directions: Ji et al. 2012).

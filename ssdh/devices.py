@@ -153,7 +153,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def memory_for(work: str, device: "torch.device", way_out: str) -> Iterator[None]:
-    """Turn running out of memory in the body into one line: `out of memory on cuda:0 with <work>: <way out>`."""
+    """Turn running out of memory in the body into SSDHError: `out of memory on cuda:0 with <work>: <way out>`."""
     try:
         yield
     except RuntimeError as error:

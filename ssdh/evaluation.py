@@ -85,7 +85,10 @@ def evaluate(
 def count_split(
     packed: NDArray[np.uint8], labels: NDArray[np.uint8], split: Split, bits: int
 ) -> tuple[DistanceCounts, DistanceCounts]:
-    """Counts of each query against all of the database, and against its items that did not train; one pass."""
+    """Counts of each query against all of the database, and against its items that did not train; one pass.
+
+    packed: (N, ⌈bits/8⌉) uint8; labels: (N, C) multi-hot; both of all images.
+    """
     in_train = np.isin(split.database, split.train)
     query = split.query
 

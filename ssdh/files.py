@@ -20,7 +20,8 @@ from ssdh.errors import DataError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed.
 
-    So `path` is either the whole new file or what stood there before. The temporary name keeps the suffix.
+    So `path` is either the whole new file or what stood there before. The temporary name keeps the suffix. Raises
+    DataError where the system refuses, for a full disk say.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_torn(path)
@@ -66,7 +67,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[Any]] |
 
 
 def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
-    """Open a `.npy` as a read-only memory map (outs may be links into DVC's cache); "c" is private copy-on-write."""
+    """Open a `.npy` as a read-only memory map (outs may be links into DVC's cache); "c" is private copy-on-write.
+
+    Raises DataError where it does not exist or is cut short.
+    """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:

@@ -39,8 +39,10 @@ def cosine_blocks(
 
 
 def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int) -> Rows:
-    """The `k` database positions most similar to each query, nearest first, equal ones in the
-    database's order; int64 (q, k), k at most len(database)."""
+    """The `k` database positions most similar to each query, nearest first, equal ones in the database's order.
+
+    Returns int64 (q, k). Raises ValueError where k is not between 1 and len(database).
+    """
     n = len(database)
     if not 1 <= k <= n:
         raise ValueError(f"k must be between 1 and the {n} database items, got {k}")

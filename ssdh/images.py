@@ -92,7 +92,7 @@ class FileImages:
         return self.root / self._paths[self._ends[row] : self._ends[row + 1]].tobytes().decode()
 
     def read_bytes(self, row: int) -> bytes:
-        """The file's bytes, which are those that the manifest was written for."""
+        """The file's bytes; raises DataError where they are gone, or not those that the manifest was written for."""
         path = self.path(row)
         try:
             data = path.read_bytes()
@@ -107,7 +107,10 @@ ImageSource = ArrayImages | FileImages
 
 
 def open_images(folder: Path, root: Path | None = None) -> ImageSource:
-    """Open `data/images/`: its `images.npy` where there is one, else the files of its manifest under `root`."""
+    """Open `data/images/`: its `images.npy` where there is one, else the files of its manifest under `root`.
+
+    Raises DataError where it lists files and no `root` is given.
+    """
     if (folder / "images.npy").exists():
         return ArrayImages(folder / "images.npy")
     if root is None:

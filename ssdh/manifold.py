@@ -58,7 +58,10 @@ def diffusion_embedding(
 
 
 def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_array":
-    """Adjacency A (n, n): A_ij = 1 where j is among the k nearest of i by the cosine of the centred features, not i."""
+    """Adjacency A (n, n): A_ij = 1 where j is among the k nearest of i by the cosine of the centred features, not i.
+
+    features: (n, D), any float type. Raises DataError for NaN or infinity.
+    """
     import faiss
     from scipy import sparse
 

@@ -61,7 +61,10 @@ class HashNet(nn.Module):
         return unit
 
     def features(self, inputs: Tensor) -> Tensor:
-        """Features (n, D) of images; features pass through."""
+        """Features (n, D) of images (n, 3, H, W); features pass through.
+
+        Raises DataError for images where the model is the hash layer alone.
+        """
         if inputs.ndim == 2:
             return inputs
         if self.backbone is None:
@@ -102,7 +105,10 @@ def centre(model: HashNet, features: Tensor) -> None:
 
 
 def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
-    """Write the weights as `.safetensors` with metadata (values as JSON text), atomically, the same bytes each time."""
+    """Write the weights as `.safetensors` with metadata (values as JSON text), atomically, the same bytes each time.
+
+    Raises DataError where the file cannot be written.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if model.power:
         metadata = metadata | {"power": model.power}

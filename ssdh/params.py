@@ -81,7 +81,10 @@ def section(params: dict[str, Any], name: str, kind: type[T] | Any) -> T:
 
 
 def validate(kind: type[T] | Any, value: Any, name: str) -> T:
-    """Validate `value` as `kind`; `name` is the dotted parameter name that error lines begin with."""
+    """Validate `value` as `kind`; `name` is the dotted parameter name that error lines begin with.
+
+    Raises ParameterError with one line for each mistake.
+    """
     try:
         validated: T = TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
@@ -107,7 +110,7 @@ def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the recipe's values of section `name`, overridden by every non-null top-level one.
 
     A null stands for "as the recipe says" where any recipe sets that key, so a recipe may leave out a key that has a
-    default; elsewhere it is a value like another.
+    default; elsewhere it is a value like another. Raises ParameterError for an unknown recipe or a block of another kind.
     """
     recipe = lookup(params, "recipe")
     recipes = lookup(params, "recipes")

@@ -88,7 +88,10 @@ def process_group(device: "torch.device") -> Iterator[Rank]:
 
 
 def wanted_processes(processes: int | None) -> int:
-    """The number of processes to start: `runtime.processes`, else `$SSDH_NPROC`, else 1."""
+    """The number of processes to start: `runtime.processes`, else `$SSDH_NPROC`, else 1.
+
+    Raises ParameterError where that is no positive integer.
+    """
     if processes is not None:
         return processes
     text = os.environ.get("SSDH_NPROC", "1")

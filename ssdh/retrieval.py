@@ -97,7 +97,8 @@ def average_precisions(
 ) -> NDArray[np.float64]:
     """Average precision of each query, from packed codes; float64 (q,). As `mean_average_precision` otherwise.
 
-    query_packed (q, ⌈bits/8⌉), database_packed (n, ⌈bits/8⌉): uint8 as `ssdh.codes.pack` makes them.
+    query_packed (q, ⌈bits/8⌉), database_packed (n, ⌈bits/8⌉): uint8 as `ssdh.codes.pack` makes them. Raises ValueError
+    for another `ties` or a `topk` below 1.
     """
     if ties not in ("expected", "stable"):
         raise ValueError(f'ties must be "expected" or "stable", got {ties!r}')

@@ -98,7 +98,10 @@ def fit_structure(features: NDArray[Any], *, alpha: float, beta: float, bins: in
 def fit_pairs(
     pairs: PairDistances, *, alpha: float, beta: float, bins: int
 ) -> tuple[Structure, NDArray[np.int64], NDArray[np.float64]]:
-    """Like `fit_structure`, on distances at hand; returns (structure, counts (bins,), bin edges (bins + 1,))."""
+    """Like `fit_structure`, on distances at hand; returns (structure, counts (bins,), bin edges (bins + 1,)).
+
+    Raises DataError where all distances are equal.
+    """
     low, high = _range(pairs)
     if high - low <= 1e-12:
         raise DataError(
@@ -133,7 +136,8 @@ def pseudo_labels(
     """Return S (n, n) int8: 1 similar (d < threshold_similar), −1 dissimilar (d > threshold_dissimilar), 0 unknown.
 
     S is symmetric with 1 on its diagonal. `out`, e.g. a memory map, is filled block by block and returned. Pairs within
-    1e-5 of a threshold are decided in float64: no label depends on rounding, block sizes or the device.
+    1e-5 of a threshold are decided in float64: no label depends on rounding, block sizes or the device. Raises DataError
+    for features as `fit_structure` and for an `out` of another shape, ValueError for a sample of the pairs.
     """
     fitted = structure._fitted
     if isinstance(features, PairDistances):

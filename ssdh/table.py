@@ -131,7 +131,10 @@ def measured(row: Row, metrics: Mapping[str, Any], baselines: Mapping[str, Any],
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of an earlier table, numbers as numbers; none where the file does not exist."""
+    """Rows of an earlier table, numbers as numbers; none where the file does not exist.
+
+    Raises DataError where a column is missing.
+    """
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -63,7 +63,10 @@ def only_convolutions(state: "dict[str, Tensor]") -> bool:
 
 
 def torchvision_weights(arch: str, weights: str) -> "dict[str, Tensor]":
-    """Torchvision's state dict, from `$SSDH_HOME/weights` or its hash-checked download."""
+    """Torchvision's state dict, from `$SSDH_HOME/weights` or its hash-checked download.
+
+    Raises DataError where the file is broken or cannot be had.
+    """
     import torch
 
     path = torchvision_file(arch, weights)
@@ -147,7 +150,7 @@ def _fraction(text: str) -> float:
 
 
 def triple(values: Sequence[float]) -> Triple:
-    """Three channel values; one value stands for all three."""
+    """Three channel values; one value stands for all three. Raises DataError for any other number of values."""
     found = [float(value) for value in values]
     if len(found) == 1:
         found *= 3
