@@ -110,7 +110,9 @@ def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the recipe's values of section `name`, overridden by every non-null top-level one.
 
     A null stands for "as the recipe says" where any recipe sets that key, so a recipe may leave out a key that has a
-    default; elsewhere it is a value like another. Raises ParameterError for an unknown recipe or a block of another kind.
+    default; elsewhere it is a value like another.
+
+    Raises ParameterError for an unknown recipe, and for a block that is no mapping.
     """
     recipe = lookup(params, "recipe")
     recipes = lookup(params, "recipes")

@@ -136,8 +136,8 @@ def pseudo_labels(
     """Return S (n, n) int8: 1 similar (d < threshold_similar), −1 dissimilar (d > threshold_dissimilar), 0 unknown.
 
     S is symmetric with 1 on its diagonal. `out`, e.g. a memory map, is filled block by block and returned. Pairs within
-    1e-5 of a threshold are decided in float64: no label depends on rounding, block sizes or the device. Raises DataError
-    for features as `fit_structure` and for an `out` of another shape, ValueError for a sample of the pairs.
+    1e-5 of a threshold are decided in float64: no label depends on rounding, block sizes or the device. Raises
+    DataError for features as `fit_structure` and for an `out` of another shape, ValueError for a sample of the pairs.
     """
     fitted = structure._fitted
     if isinstance(features, PairDistances):
