@@ -30,6 +30,7 @@ HASHES = ("lsh", "pcah", "itq")
 CHUNK_BYTES = 64_000_000  # of features transformed at once
 BINS = 4096  # of similarity, for the float features' precision-recall curve
 PR_POINTS = 100  # of that curve
+FAISS_SEEDS = 2**31 - 1  # faiss takes an int
 DENSE_SIDE = 1024  # a symmetric matrix up to this size is solved whole, in float64
 
 
@@ -105,7 +106,7 @@ def fit(method: str, train: NDArray[np.float32], bits: int, seed: int) -> Hash |
     centred = train - mean
     if method == "lsh":
         rotation = faiss.RandomRotationMatrix(dim, bits)
-        rotation.init(seed + 1)
+        rotation.init((seed + 1) & FAISS_SEEDS)
         weights = faiss.vector_to_array(rotation.A).reshape(bits, dim)
     elif method == "pcah":
         weights = principal_components(centred, bits)
@@ -114,7 +115,7 @@ def fit(method: str, train: NDArray[np.float32], bits: int, seed: int) -> Hash |
         centred /= np.where(norms > 0, norms, 1)
         components = principal_components(centred, bits)
         itq = faiss.ITQMatrix(bits)
-        itq.seed = seed
+        itq.seed = seed & FAISS_SEEDS
         itq.train(centred @ components.T)
         weights = faiss.vector_to_array(itq.A).reshape(bits, bits) @ components
     return Hash(weights, -(weights @ mean))

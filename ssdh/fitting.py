@@ -80,8 +80,16 @@ def fit(
     if not place.rank.first:
         return model, progress, {}
     statistics = code_statistics(outputs_of(blocks_of(model))(inputs.split.train))
-    warn_of_collapse(statistics, len(inputs.split.train), bits)
+    warn_of_collapse(statistics, len(inputs.split.train), bits, _way_out_of_collapse(params))
     return model, progress, statistics
+
+
+def _way_out_of_collapse(params: TrainParams) -> str:
+    if params.finetune:
+        return "lower train.lr_backbone or train.lr"
+    if not params.centre:
+        return "features may share a large mean: set train.centre to true or choose another recipe"
+    return "lower train.lr or choose another recipe"
 
 
 def _fit_head(

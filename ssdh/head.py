@@ -67,7 +67,7 @@ class HeadStep:
         codes = all_gather_rows(own, size, self.rank)  # (B, K)
         errors = torch.addmm(targets, codes, codes.T, beta=-1, alpha=1 / bits)  # (B, B)
         weighted = weights * errors
-        loss = torch.dot(weighted.view(-1), errors.view(-1)) / size**2
+        loss = (weighted * errors).sum(1).sum() / size**2  # rows first: the same bits with any number of threads
         mine = weighted[share(size, self.rank)] if self.rank.count > 1 else weighted  # (b, B)
         slopes = torch.ops.aten.tanh_backward((mine @ codes).mul_(4 / (size**2 * bits)), own)  # (b, K)
         of_weight, of_bias = self.gradients

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.errors import DataError
+from ssdh.parallel import on_cores, one_blas_thread
 from ssdh.structure import StructureParams
 
 if TYPE_CHECKING:
     from scipy import sparse
 
+NEIGHBOR_SHARE = 3  # an image is joined with at most a third of the others: a complete graph shows no manifold
+BLOCK = 1024  # images whose neighbours are searched at once
 DENSE_UP_TO = 512  # images; below it all eigenpairs cost milliseconds
 
 Float32 = NDArray[np.float32]
@@ -38,8 +41,8 @@ def diffusion_embedding(
 ) -> Float32:
     """Embed the rows of `features` (n, d) so that cosine distances follow the manifold; (n, r) float32, unit rows.
 
-    neighbors: k, at most n − 1 are used; rank: r, at most n; steps, decay: the random walk. seed: of the eigensolver's
-    start vector. Raises DataError where the graph falls into more pieces than `rank`.
+    neighbors: k, at most a third of the others are used; rank: r, at most n; steps, decay: the random walk. seed: of
+    the eigensolver's start vector. Raises DataError where the graph falls into more pieces than `rank`.
     """
     from scipy.sparse.csgraph import connected_components
 
@@ -66,15 +69,22 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_ar
     from scipy import sparse
 
     n = len(features)
-    k = min(neighbors, n - 1)
+    k = max(1, min(neighbors, (n - 1) // NEIGHBOR_SHARE))
     x = np.asarray(features, np.float32) - features.mean(axis=0, dtype=np.float64).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise DataError(f"features of train image {bad[0]} hold NaN or infinity: extract them again (features.npy)")
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     x /= np.where(norms > 0, norms, 1)
-    # (n, k + 1): itself, first unless it has duplicates, and k others
-    found = faiss.knn(x, x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
+
+    def search(start: int, _: int) -> NDArray[np.int64]:
+        faiss.omp_set_num_threads(1)  # of this thread
+        found: NDArray[np.int64] = faiss.knn(x[start : start + BLOCK], x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        return found
+
+    # (n, k + 1): itself, first unless it has duplicates, and k others; fixed blocks, each by one core, so that no
+    # neighbour depends on how many there are
+    found = np.concatenate(on_cores(search, range(0, n, BLOCK)))
     others = found != np.arange(n)[:, None]
     others[others.all(axis=1), -1] = False  # lost among more than k duplicates: drop the farthest
     columns = found[others]
@@ -115,7 +125,8 @@ def top_eigenpairs(
     """
     n = graph.shape[0]
     if n <= DENSE_UP_TO or rank >= n:
-        values, vectors = np.linalg.eigh(graph.toarray())
+        with one_blas_thread():
+            values, vectors = np.linalg.eigh(graph.toarray())
         values, vectors = values[-rank:], vectors[:, -rank:]
     else:
         values, vectors = _largest(graph, rank, seed, known)
@@ -133,14 +144,16 @@ def _largest(
 
     start = np.random.default_rng(seed).standard_normal(graph.shape[0])
     if known is None:
-        found: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
+        with one_blas_thread():
+            found: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
         return found
     rest = rank - known.shape[1]
     ones, first = np.ones(known.shape[1]), known.toarray()
     if not rest:
         return ones, first
     lowered = LinearOperator(graph.shape, matvec=lambda x: graph @ x - 3 * (known @ (known.T @ x)), dtype=np.float64)
-    values, vectors = eigsh(lowered, k=rest, which="LA", v0=start)
+    with one_blas_thread():
+        values, vectors = eigsh(lowered, k=rest, which="LA", v0=start)
     return np.concatenate([ones, values]), np.concatenate([first, vectors], axis=1)
 
 

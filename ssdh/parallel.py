@@ -1,6 +1,7 @@
 """Work shared out over the cores in threads, each with one BLAS thread."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ U = TypeVar("U")
 
 
 @functools.cache
-def _blas() -> Any:
+def _blas(scipy_too: bool) -> Any:
     return ThreadpoolController().select(user_api="blas")  # looking for the libraries takes longer than a pass
 
 
@@ -25,7 +26,8 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     So no digit depends on the number of cores, and BLAS's own threads, which wait for more work by spinning, take no
     core from the threads of `on_cores`. It holds for the whole process: for one caller at a time.
     """
-    limit: AbstractContextManager[Any] = _blas().limit(limits=1)
+    # scipy brings a BLAS of its own, which is there once its linear algebra is imported
+    limit: AbstractContextManager[Any] = _blas("scipy.linalg" in sys.modules).limit(limits=1)
     return limit
 
 

@@ -103,7 +103,7 @@ def fit_pairs(
     Raises DataError where all distances are equal.
     """
     low, high = _range(pairs)
-    if high - low <= 1e-12:
+    if high - low <= max(1e-12, 2 * pairs.error * high):
         raise DataError(
             f"all {pairs.num_pairs} distances between train features are {low:.3g}: "
             "there is no structure to find; look at the images, the backbone's weights and backbone.layer"

@@ -66,7 +66,7 @@ def key_of(params: Mapping[str, Any]) -> str:
 
 
 def code_of(hashes: Mapping[str, str]) -> str:
-    """A digest of the code files' MD5 by path."""
+    """A digest of the MD5, by path, of code files and of weights that are given by path."""
     return _digest(dict(hashes))
 
 
@@ -81,8 +81,8 @@ def is_whole_run(
     An experiment may have run in part only; its other results are then those of an earlier run.
 
     lock: the content of dvc.lock. stages: dotted names of the parameters each stage reads, as dvc.yaml has them. code:
-    MD5 of the code files by path. True where every stage is there with the values of `params`, and every file that
-    stages read or wrote has one hash, a code file that of `code`.
+    MD5, by path, of the code files and of weights that are given by path. True where every stage is there with the
+    values of `params`, and every file that stages read or wrote has one hash, that of `code` where it is one of these.
     """
     recorded = lock.get("stages", {})
     hashes: dict[str, set[str]] = {}

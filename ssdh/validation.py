@@ -54,14 +54,16 @@ def code_statistics(outputs: NDArray[Any]) -> dict[str, int]:
     }
 
 
-def warn_of_collapse(statistics: dict[str, int], count: int, bits: int) -> bool:
-    """Say loudly that the codes of `count` train images hold (almost) nothing; returns whether they do."""
+def warn_of_collapse(statistics: dict[str, int], count: int, bits: int, way_out: str) -> bool:
+    """Say loudly, and with the way out, that the codes of `count` train images hold (almost) nothing.
+
+    Returns whether they do.
+    """
     constant, unique = statistics["constant_bits"], statistics["unique_codes"]
     collapsed = constant > 0 or unique < max(2, min(count, 2**bits) // 100)
     if collapsed:
         logger.warning(
-            "COLLAPSED CODES: {} of {} bits are the same for every train image, {} images have {} different codes; "
-            "features may share a large mean: set train.centre to true or choose another recipe",
-            *(constant, bits, count, unique),
+            "COLLAPSED CODES: {} of {} bits are the same for every train image, {} images have {} different codes; {}",
+            *(constant, bits, count, unique, way_out),
         )
     return collapsed

@@ -204,3 +204,11 @@ def test_measured_values_on_real_features(shared: Path) -> None:
     found = {method: values["map"] for method, values in metrics.items()}
     assert found == pytest.approx({"float": 0.418, "lsh": 0.232, "pcah": 0.282, "itq": 0.371}, abs=0.02)
     assert metrics["float"]["map_centred"] == pytest.approx(0.432, abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["lsh", "itq"])
+def test_every_seed_of_the_pipeline_has_its_hash(digits: tuple, method: str) -> None:
+    """faiss takes 31 bits, `seed` has 32."""
+    train = np.ascontiguousarray(digits[0][:200])
+    for seed in (2**31 - 2, 2**31 - 1, 2**31, 2**32 - 1):
+        assert fit(method, train, 8, seed) is not None

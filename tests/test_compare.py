@@ -118,6 +118,19 @@ def test_tables_that_cannot_be_read_are_one_line(tmp_path: Path, name: str, cont
         run(str(tmp_path / "a"), str(tmp_path / "b"))
 
 
+def test_databases_of_other_train_images_are_not_paired_without_them(tmp_path: Path) -> None:
+    for name, train in (("a", 1000), ("b", 300)):
+        write_run(tmp_path / name, 0.1)
+        write_json(tmp_path / name / "metrics/data.json", {"dataset": "digits", "train": train, "database": 1597})
+    assert run(str(tmp_path / "a"), str(tmp_path / "b")) == 0
+    with pytest.raises(DataError, match=r"a has train 1000 and .*b 300: their average precisions measure different"):
+        compare.pair(
+            *(({1: 0.5}, {"topk": 10, "train": train, "database": 1597}) for train in (1000, 300)),
+            *("a", "b"),
+            same=compare.SAME + compare.HELD_OUT,
+        )
+
+
 def test_names_that_lead_nowhere_are_said(repository: Path) -> None:
     with pytest.raises(DataError, match="nothing-here is no experiment, git revision or path here: `dvc exp list`"):
         run("workspace", "nothing-here")

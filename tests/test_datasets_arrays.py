@@ -69,7 +69,7 @@ def test_cifar_layout_is_read_in_order(tmp_path: Path, pickle_protocol: int) -> 
 def test_cifar_root_may_be_the_folder_itself(tmp_path: Path) -> None:
     folder = make_cifar(tmp_path)
     dataset = registry.get("cifar10")
-    assert len(dataset.read(dataset.Params(root=str(folder), num_query=1, num_train=1)).names) == 120
+    assert len(dataset.read(dataset.Params(root=str(folder), num_query=1, num_train=3)).names) == 120
 
 
 def test_cifar_written_by_python_2(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_cifar_written_by_python_2(tmp_path: Path) -> None:
     )
     (folder / "data_batch_1").write_bytes(stream)
     dataset = registry.get("cifar10")
-    raw = dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=1))
+    raw = dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=3))
     assert raw.images is not None
     assert raw.images[0, 0, :3, 0].tolist() == [0, 1, 2]
     assert raw.labels[0].argmax() == 7
@@ -104,7 +104,7 @@ def test_hostile_pickle_runs_nothing(tmp_path: Path, victim: str, monkeypatch: p
     (folder / victim).write_bytes(pickle.dumps({"data": Hostile(), "label_names": Hostile()}))
     dataset = registry.get("cifar10")
     with pytest.raises(DataError, match=rf"{victim} .*(posix|nt)\.system"):
-        dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=1))
+        dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=3))
     assert not (tmp_path / "ssdh-was-here").exists()
 
 
@@ -137,7 +137,7 @@ def test_broken_cifar_file_is_named(tmp_path: Path, damage: Any, message: str) -
     damage(make_cifar(tmp_path) / "data_batch_3")
     dataset = registry.get("cifar10")
     with pytest.raises(DataError, match=rf"data_batch_3 .*{message}"):
-        dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=1))
+        dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=3))
 
 
 def test_missing_cifar_gives_one_line(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_official_cifar_layout_of_real_images(shared: Path, tmp_path: Path) -> N
     batch = {"data": pixels.transpose(2, 0, 1).reshape(1, -1), "labels": [0]}
     (folder / "test_batch").write_bytes(pickle.dumps(batch, protocol=2))
     dataset = registry.get("cifar10")
-    raw = dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=1))
+    raw = dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=3))
     assert raw.images is not None
     np.testing.assert_array_equal(raw.images[-1], pixels)
 
@@ -223,7 +223,7 @@ def test_broken_fashion_file_is_named(tmp_path: Path, content: bytes, message: s
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     dataset = registry.get("fashion_mnist")
     with pytest.raises(DataError, match=f"train-images-idx3-ubyte.gz .*{message}"):
-        dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=1))
+        dataset.read(dataset.Params(root=str(tmp_path), num_query=1, num_train=3))
 
 
 def test_missing_fashion_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,9 +232,9 @@ def test_missing_fashion_gives_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(
         DataError, match=r"SSDH_OFFLINE=1 .*train-images-idx3-ubyte\.gz.*8d4fb7e6c68d591d4c3dfef9ec88bf0d"
     ):
-        dataset.ensure(dataset.Params(num_query=1, num_train=1))
+        dataset.ensure(dataset.Params(num_query=1, num_train=3))
     with pytest.raises(DataError, match=r"not found in .*datasets\.fashion_mnist\.data\.root"):
-        dataset.ensure(dataset.Params(root=str(tmp_path), num_query=1, num_train=1))
+        dataset.ensure(dataset.Params(root=str(tmp_path), num_query=1, num_train=3))
 
 
 def test_unknown_set_and_bad_parameters() -> None:
@@ -243,6 +243,8 @@ def test_unknown_set_and_bad_parameters() -> None:
     for name, block, message in (
         ("digits", {"num_query": 0, "num_train": 5}, "num_query"),
         ("digits", {"num_query": 5, "num_train": 5, "root": "/x"}, "root"),
+        *((name, {"num_query": 5, "num_train": 2}, "num_train") for name in ("digits", "cifar10", "fashion_mnist")),
+        *((name, {"num_query": 5, "num_train": 2}, "num_train") for name in ("flickr25k", "nus_wide_10")),
         ("cifar10", {"num_query": "100", "num_train": 5}, "num_query"),
         ("cifar10", {"num_query": 5}, "num_train"),
         ("folder", {"root": None}, "root"),

@@ -194,6 +194,8 @@ def test_too_few_photos_are_said_before_anything_runs(tmp_path: Path, count: int
     for number in range(4):
         photo(tmp_path / f"{number}.png", number)
     registry.get("folder").ensure(_params(tmp_path))
+    with pytest.raises(ParameterError, match=r"num_query asks for 2 images, at most 1 of 4"):  # three are left to train
+        registry.get("folder").ensure(_params(tmp_path, num_query=2))
     with pytest.raises(ParameterError, match=r"num_train must be greater than or equal to 3, got 2"):
         validate(registry.get("folder").Params, {"root": str(tmp_path), "num_train": 2}, "datasets.folder.data")
 

@@ -346,12 +346,12 @@ def test_nus_wide_lists_that_do_not_fit(nus_lists: Path, tmp_path: Path) -> None
     dataset = registry.get("nus_wide_21")
     (nus_lists / "test_img.txt").write_text("".join(f"images/{n:04d}_7.jpg\n" for n in (9, 11, 12, 13)))
     with pytest.raises(DataError, match=r"1 images stand in both .*images/0009_7\.jpg"):
-        dataset.ensure(_nus(21, nus_lists, num_train=2))
+        dataset.ensure(_nus(21, nus_lists, num_train=3))
     (nus_lists / "test_label_onehot.txt").unlink()
     with pytest.raises(DataError, match=r"test_label_onehot\.txt not found .*cannot be .*nus_wide_21\.data\.root"):
-        dataset.ensure(_nus(21, nus_lists, num_train=2))
+        dataset.ensure(_nus(21, nus_lists, num_train=3))
     (nus_lists / "targets_onehot_tc10.txt").write_text("0 1\n" * 12)
     with pytest.raises(DataError, match="has 2 labels a row, nus_wide_10 has 10"):
-        registry.get("nus_wide_10").ensure(_nus(10, nus_lists, num_train=2))
+        registry.get("nus_wide_10").ensure(_nus(10, nus_lists, num_train=3))
     with pytest.raises(DataError, match="cannot be downloaded"):
-        dataset.ensure(_nus(21, tmp_path / "nowhere", num_train=2))
+        dataset.ensure(_nus(21, tmp_path / "nowhere", num_train=3))

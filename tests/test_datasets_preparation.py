@@ -201,7 +201,7 @@ def test_duplicates_across_query_and_database_are_counted(tmp_path: Path, kind: 
 def test_early_check_names_both_numbers(tmp_path: Path) -> None:
     _photos(tmp_path, 10)
     dataset = registry.get("folder")
-    with pytest.raises(ParameterError, match=r"folder.data.num_query asks for 10 images, at most 9 of 10"):
+    with pytest.raises(ParameterError, match=r"folder.data.num_query asks for 10 images, at most 7 of 10"):
         dataset.ensure(dataset.Params(root=str(tmp_path), num_query=10))
     with pytest.raises(ParameterError, match=r"folder.data.num_train asks for 8 images, at most 7 of 10"):
         dataset.ensure(dataset.Params(root=str(tmp_path), num_query=3, num_train=8))

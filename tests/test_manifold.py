@@ -1,5 +1,8 @@
 """The diffusion map against its formula in dense algebra, on graphs whose structure is known, and on real features."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from ssdh.manifold import (
     top_eigenpairs,
     walk_weights,
 )
-from ssdh.structure import StructureParams
+from ssdh.structure import StructureParams, fit_structure
 
 
 def rings(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -160,3 +163,40 @@ def test_graph_is_symmetric_with_unit_spectral_radius() -> None:
     adjacency = sparse.csr_array(np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]))
     graph = normalised_graph(adjacency).toarray()
     np.testing.assert_allclose(graph, np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2)
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 10, 15, 18, 21, 22, 30])
+def test_few_images_have_a_graph_that_is_not_complete(n: int) -> None:
+    """Else all distances along it are equal, and their rounding is taken for a structure."""
+    features = np.abs(np.random.default_rng(n).standard_normal((n, 64))).astype(np.float32)
+    adjacency = nearest_neighbours(features, 20)
+    assert adjacency.nnz == n * max(1, (n - 1) // 3)
+    embedding = diffusion_embedding(features, neighbors=20, rank=48, steps=6, decay=0.9)
+    distances = 1 - embedding.astype(np.float64) @ embedding.T.astype(np.float64)
+    assert np.ptp(distances[np.triu_indices(n, 1)]) > 1e-3
+
+
+def test_rounding_is_no_structure() -> None:
+    """The corners of a regular simplex: all distances are the same number, give or take float32."""
+    corners = np.eye(18) - 1 / 18
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((18, 18)))[0]
+    with pytest.raises(DataError, match=r"all 153 distances between train features are 1\.06"):
+        fit_structure((corners @ rotation).astype(np.float32), alpha=2.0, beta=2.0, bins=500)
+
+
+def test_the_embedding_does_not_depend_on_the_number_of_threads() -> None:
+    code = (
+        "import hashlib, sys; import numpy as np; from ssdh.manifold import diffusion_embedding\n"
+        "centres = np.random.default_rng(0).standard_normal((40, 64))\n"
+        "rng = np.random.default_rng(1)\n"
+        "x = (centres[rng.integers(0, 40, 8000)] / 2 + rng.standard_normal((8000, 64))).astype(np.float32)\n"
+        "found = diffusion_embedding(x, neighbors=20, rank=48, steps=6, decay=0.9)\n"
+        "print(hashlib.sha256(found.tobytes()).hexdigest())\n"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | more, capture_output=True, text=True, check=True
+        ).stdout
+        for more in ({}, {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
+    }
+    assert len(told) == 1

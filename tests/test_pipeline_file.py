@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ssdh.experiments import with_values
+from ssdh.params import read_params
+from ssdh.report.collect import parameters
 from tests.imports import closure, imports
 
 STAGES = yaml.safe_load((Path(__file__).resolve().parents[1] / "dvc.yaml").read_text())["stages"]
@@ -52,6 +55,21 @@ def _at(params: dict[str, Any], name: str) -> Any:
     for key in name.split("."):
         params = params[key]
     return params
+
+
+def test_the_report_is_made_again_for_every_parameter_that_it_shows(project: Path) -> None:
+    params = read_params(project / "params.yaml")
+    tracked = [name for name in STAGES["report"]["params"] if isinstance(name, str)]
+    names = [name.replace("${dataset}", "digits").replace("${recipe}", "manifold") for name in tracked]
+
+    def cut(other: dict[str, Any]) -> list[Any]:
+        return [_at(other, name) for name in names]
+
+    for name in ("bits", "seed", "train.momentum", "structure.alpha", "evaluate.radius", "backbone.layer",
+                 "recipes.manifold.train.lr", "datasets.digits.topk", "datasets.digits.data.num_query"):  # fmt: skip
+        changed = with_values(params, {name: 7})
+        assert parameters(changed) != parameters(params), name
+        assert cut(changed) != cut(params), name
 
 
 def test_dvc_still_leaves_those_keys_out() -> None:

@@ -30,6 +30,7 @@ from ssdh.table import (
     render,
     write_page,
 )
+from tests.tiny import inside
 
 CODE = "c0de"
 
@@ -139,6 +140,23 @@ def test_a_lock_file_of_one_run_is_told_from_one_that_was_renewed_in_part(params
         assert not is_whole_run(renewed, STAGES, params, code)
 
 
+def test_weights_given_by_path_count_like_code(params: dict[str, Any], project: Path, tmp_path: Path) -> None:
+    """Other weights under the same name are another experiment; the placeholder for none is not looked at."""
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"first" * 10)
+    given = params | {"backbone": params["backbone"] | {"weights_file": str(weights)}}
+    with inside(project):
+        first, none = command.fixed_files(given), command.fixed_files(params)
+        weights.write_bytes(b"other" * 10)
+        other = command.fixed_files(given)
+    assert first.keys() - none.keys() == {str(weights)}
+    assert code_of(first) != code_of(other)
+    lock = locked(params)
+    lock["stages"]["prepare"].setdefault("deps", []).append({"path": str(weights), "md5": first[str(weights)]})
+    assert is_whole_run(lock, STAGES, params, {"a.py": "1", str(weights): first[str(weights)]})
+    assert not is_whole_run(lock, STAGES, params, {"a.py": "1", str(weights): other[str(weights)]})
+
+
 def commit_of(params: object, state: str | None = None) -> dict[str, Any]:
     """A commit with one experiment, as `dvc exp show --json` has it."""
     data = {"params": {"params.yaml": {"data": params}}, "metrics": {}, "deps": {}} if params else {"params": {}}
@@ -168,7 +186,7 @@ def test_an_experiment_of_something_else_is_passed_over(
     commits = [commit_of(given), commit_of(given, "failed")]
     monkeypatch.setattr(command, "dvc", lambda *_, **__: json.dumps(commits))
     blank = row(params, 16, 0)
-    assert known_rows({blank["key"]: blank}, CODE, []) == {}
+    assert known_rows({blank["key"]: blank}, CODE, {}, []) == {}
     assert command.failures() == {}
     command.run_cells([], {}, 1)
 

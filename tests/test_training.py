@@ -325,15 +325,15 @@ def test_collapse_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
 
     configure_logging()
     outputs = np.random.default_rng(0).normal(size=(1000, 16))
-    assert not warn_of_collapse(code_statistics(outputs), 1000, 16)
+    assert not warn_of_collapse(code_statistics(outputs), 1000, 16, "lower train.lr")
     assert capsys.readouterr().err == ""
     outputs[:, 3] = 0.5
     assert code_statistics(outputs)["constant_bits"] == 1
-    assert warn_of_collapse(code_statistics(outputs), 1000, 16)
+    assert warn_of_collapse(code_statistics(outputs), 1000, 16, "lower train.lr")
     assert "COLLAPSED CODES: 1 of 16 bits are the same for every train image" in capsys.readouterr().err
     few = np.where(np.arange(1000)[:, None] % 5 == np.arange(16) % 5, 1.0, -1.0)
     assert code_statistics(few) == {"constant_bits": 0, "unique_codes": 5}
-    assert warn_of_collapse(code_statistics(few), 1000, 16)
+    assert warn_of_collapse(code_statistics(few), 1000, 16, "lower train.lr")
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from ssdh.errors import DataError, ParameterError
 from ssdh.experiments import git
 from ssdh.statistics import paired_bootstrap, verdict
 
-PER_QUERY, METRICS = "metrics/per_query.csv", "metrics/metrics.json"
+PER_QUERY, METRICS, DATA = "metrics/per_query.csv", "metrics/metrics.json", "metrics/data.json"
 SAME = ("dataset", "topk")  # what must agree for two average precisions to mean the same
+HELD_OUT = ("train", "database")  # and on the database without train images, whose size these give
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
         raise ParameterError(f"--seed must be at least 0, got {options.seed}")
     column = "ap_without_train" if options.without_train else "ap"
     first, second = (read_experiment(name, column) for name in (options.first, options.second))
-    values = pair(first, second, options.first, options.second)
+    same = SAME + HELD_OUT * options.without_train
+    values = pair(first, second, options.first, options.second, same=same)
     found = paired_bootstrap(*values, confidence=options.confidence, resamples=options.resamples, seed=options.seed)
     if options.json:
         print(json.dumps(asdict(found) | {"beyond_noise": found.beyond_noise}, indent=2))
@@ -55,11 +58,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def pair(
-    first: tuple[dict[int, float], dict[str, Any]], second: tuple[dict[int, float], dict[str, Any]], *names: str
+    first: tuple[dict[int, float], dict[str, Any]],
+    second: tuple[dict[int, float], dict[str, Any]],
+    *names: str,
+    same: tuple[str, ...] = SAME,
 ) -> tuple[list[float], list[float]]:
-    """Average precisions of both in the same order of queries; raises DataError where they cannot be paired."""
+    """Average precisions of both in the same order of queries.
+
+    Raises DataError where they cannot be paired: queries or one of the metrics `same` differ.
+    """
     (aps, metrics), (others, other_metrics) = first, second
-    for key in SAME:
+    for key in same:
         if key in metrics and key in other_metrics and metrics[key] != other_metrics[key]:
             raise DataError(
                 f"{names[0]} has {key} {metrics[key]} and {names[1]} {other_metrics[key]}: "
@@ -93,22 +102,27 @@ def read_experiment(name: str, column: str) -> tuple[dict[int, float], dict[str,
 
 
 def _files(name: str) -> tuple[str, dict[str, Any]]:
-    """The text of the per-query table and the metrics, from a path or from git."""
+    """The text of the per-query table, and the metrics with the data set's counts, from a path or from git."""
     path = Path("." if name == "workspace" else name)
     if path.is_file():
         return path.read_text(encoding="utf-8"), {}
     if path.is_dir():
         for folder in (path / "metrics", path):
             if (folder / "per_query.csv").is_file():
-                metrics = folder / "metrics.json"
-                content = metrics.read_text(encoding="utf-8") if metrics.is_file() else "{}"
-                return (folder / "per_query.csv").read_text(encoding="utf-8"), json.loads(content)
+                beside = [folder / Path(file).name for file in (DATA, METRICS)]
+                known = [json.loads(file.read_text(encoding="utf-8")) for file in beside if file.is_file()]
+                return (folder / "per_query.csv").read_text(encoding="utf-8"), _merged(known)
         raise DataError(f"{name} holds no {PER_QUERY}: run `dvc repro evaluate` there")
     revision = _revision(name)
     text = git("show", f"{revision}:./{PER_QUERY}")
     if text is None:
         raise DataError(f"{name} ({revision[:7]}) holds no {PER_QUERY}: it was committed before `dvc repro evaluate`")
-    return text, json.loads(git("show", f"{revision}:./{METRICS}") or "{}")
+    known = [json.loads(git("show", f"{revision}:./{file}") or "{}") for file in (DATA, METRICS)]
+    return text, _merged(known)
+
+
+def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _revision(name: str) -> str:

@@ -18,7 +18,7 @@ import yaml
 from ssdh.cli.arguments import hours, positive, positives, wholes, words
 from ssdh.errors import ParameterError, SSDHError
 from ssdh.experiments import dvc, git, parse_settings, set_options, with_values
-from ssdh.files import write_csv
+from ssdh.files import is_placeholder, write_csv
 from ssdh.params import lookup, parse_value, read_params, section
 from ssdh.table import (
     HEADER,
@@ -81,9 +81,10 @@ def run(options: argparse.Namespace) -> int:
     params = with_values(params, settings)
     datasets = options.datasets or [name for name in lookup(params, "datasets") if name != "folder"]
     cells = grid(params, datasets, options.recipes or [params["recipe"]], options.bits, options.seeds)
-    code = workspace_code()
+    hashes = fixed_files(params)
+    code = code_of(hashes)
     blank = {cell.key: _blank(cell, params, code, " ".join(options.set)) for cell in cells}
-    rows = known_rows(blank, code, read_rows(options.csv))
+    rows = known_rows(blank, code, hashes, read_rows(options.csv))
     reasons = {name: _why_not(name, cells, params, options) for name in datasets}
     todo = [cell for cell in cells if cell.key not in rows and not reasons[cell.dataset]]
     _summary(cells, rows, todo, reasons)
@@ -95,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
             failed = {cell.key: "not yet (make table)" for cell in todo}
         else:
             run_cells(todo, settings, options.jobs)
-            rows = known_rows(blank, code, read_rows(options.csv))
+            rows = known_rows(blank, code, hashes, read_rows(options.csv))
             failed = {key: why for key, why in failures().items() if key not in rows}
     finally:
         for cell in cells:
@@ -111,14 +112,14 @@ def run(options: argparse.Namespace) -> int:
 # --- what is known --------------------------------------------------------------------------------------------------
 
 
-def workspace_code() -> str:
-    """A digest of the code files that the workspace's stages depend on, as dvc.yaml lists them."""
-    return code_of(_code_files())
+def fixed_files(params: dict[str, Any]) -> dict[str, str]:
+    """MD5, by path, of the files that all cells depend on.
 
-
-def _code_files() -> dict[str, str]:
-    """MD5 of each of them by path."""
+    They are the code of the workspace's stages, as dvc.yaml lists it, and the weights that `params` name by path.
+    """
     deps = {dep for stage in _stages().values() for dep in stage.get("deps", []) if dep.endswith(".py")}
+    given = {str(lookup(params, name)) for name in ("backbone.weights_file", "train.init_file")}
+    deps |= {path for path in given if Path(path).is_file() and not is_placeholder(Path(path))}
     return {path: hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in sorted(deps)}
 
 
@@ -129,15 +130,15 @@ def _stages() -> dict[str, Any]:
     return {name: stage for name, stage in stages.items() if name not in SKIPPED_STAGES}
 
 
-def known_rows(blank: dict[str, Row], code: str, earlier: Sequence[Row]) -> dict[str, Row]:
+def known_rows(blank: dict[str, Row], code: str, hashes: dict[str, str], earlier: Sequence[Row]) -> dict[str, Row]:
     """Rows with numbers by key: of this code from the earlier table, else from an experiment that DVC keeps.
 
-    An experiment counts where all of its results are its own: one that ran in part shows numbers of an earlier run.
+    hashes: of the files that an experiment must have run with; `code` is their digest. An experiment counts where all
+    of its results are its own: one that ran in part shows numbers of an earlier run.
     """
     rows = {row["key"]: row for row in earlier if row["key"] in blank and row["code"] == code and "map" in row}
     if len(rows) == len(blank):
         return rows
-    hashes = _code_files()
     stages = {name: stage.get("params", []) for name, stage in _stages().items()}
     commits = shown()
     own = first_runs(commits)

@@ -113,13 +113,15 @@ def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Se
     class_sizes: images of each class where queries are drawn evenly over the classes, which the smallest one limits.
     """
     where = f"datasets.{name}.data"
-    query, train = params.num_query or 1, params.num_train or 1
+    query, train = params.num_query or 1, params.num_train or FEWEST_TRAIN
     if num_images < 1 + FEWEST_TRAIN:
         raise ParameterError(
             f"{num_images} images are too few, {1 + FEWEST_TRAIN} are the fewest to learn from and to search: "
             f"add images, or name another folder (params.yaml: {where}.root)"
         )
-    most = min(num_images - 1, len(class_sizes) * min(class_sizes)) if class_sizes else num_images - 1
+    most = num_images - FEWEST_TRAIN
+    if class_sizes:
+        most = min(most, len(class_sizes) * min(class_sizes))
     for key, wanted, available in (
         ("num_query", query, most),
         ("num_train", train, max(0, num_images - query)),

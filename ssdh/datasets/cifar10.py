@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, check_counts, one_hot
+from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, TrainCount, check_counts, one_hot
 from ssdh.datasets.downloads import Archive, obtain
 from ssdh.datasets.splits import Protocol
 from ssdh.errors import DataError
@@ -33,7 +33,7 @@ class Cifar10Params(DataParams):
     """Both counts are given: 1000 / 5000 in the field's protocol."""
 
     num_query: Count
-    num_train: Count
+    num_train: TrainCount
 
 
 class Cifar10(Dataset[Cifar10Params]):

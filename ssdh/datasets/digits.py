@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, check_counts, one_hot
+from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, TrainCount, check_counts, one_hot
 from ssdh.datasets.splits import Protocol
 
 NUM_IMAGES = 1797
@@ -19,7 +19,7 @@ class DigitsParams(DataParams):
 
     root: None = None
     num_query: Count
-    num_train: Count
+    num_train: TrainCount
 
 
 class Digits(Dataset[DigitsParams]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, check_counts, one_hot
+from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, TrainCount, check_counts, one_hot
 from ssdh.datasets.downloads import Archive, fetch
 from ssdh.datasets.splits import Protocol
 from ssdh.errors import DataError
@@ -40,7 +40,7 @@ class FashionMnistParams(DataParams):
     """Both counts are given: 1000 / 5000."""
 
     num_query: Count
-    num_train: Count
+    num_train: TrainCount
 
 
 class FashionMnist(Dataset[FashionMnistParams]):

@@ -13,7 +13,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset, check_counts, refuse_bad_files
+from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset, TrainCount, check_counts, refuse_bad_files
 from ssdh.datasets.downloads import Archive, obtain
 from ssdh.datasets.lists import first_few, locate, read_binary_rows, read_names
 from ssdh.datasets.splits import Protocol
@@ -38,7 +38,7 @@ class Flickr25kParams(FileParams):
     """`labels`: 24 or 38. `unlabelled`: keep or drop the 419 images that carry no label."""
 
     num_query: Count
-    num_train: Count
+    num_train: TrainCount
     labels: Literal[24, 38] = 24
     unlabelled: Literal["keep", "drop"] = "keep"
 

@@ -14,7 +14,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset, check_counts, refuse_bad_files
+from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset, TrainCount, check_counts, refuse_bad_files
 from ssdh.datasets.lists import first_few, locate, read_binary_rows, read_names
 from ssdh.datasets.splits import Protocol, Rows
 from ssdh.errors import DataError
@@ -29,7 +29,7 @@ class NusWideParams(FileParams):
     """`missing`: what an image that is listed but not there does; many of the links are dead."""
 
     num_query: Count | None = None
-    num_train: Count
+    num_train: TrainCount
     missing: Literal["fail", "skip"] = "fail"
 
 
