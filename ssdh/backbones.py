@@ -193,7 +193,8 @@ def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
         transform_input = transforms_input(params.arch, images.weights)
         size = images.size
         network = without_storage(lambda: build_network(params.arch, layer, size, transform_input=transform_input))
-        _fill(network, state, params, images.weights)
+        _check_fit(network, state, params, images.weights)
+        _fill(network, state)
     preprocessing = resolve_preprocessing(params, images)
     logger.info(
         "backbone {} {}: {} weights, {} values an image, {} px, mean {} std {}",
@@ -208,9 +209,8 @@ def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
     return Backbone(network.eval(), dim, layer, preprocessing)
 
 
-def _fill(network: "nn.Module", state: "dict[str, Tensor]", params: BackboneParams, weights: str) -> None:
-    """Put `state` into a network without storage; names the keys that are missing, unknown or of another shape."""
-    import torch
+def _check_fit(network: "nn.Module", state: "dict[str, Tensor]", params: BackboneParams, weights: str) -> None:
+    """Raise DataError that names the keys of `state` that are missing, unknown or of another shape."""
     import torchvision
 
     wanted = network.state_dict()
@@ -227,6 +227,13 @@ def _fill(network: "nn.Module", state: "dict[str, Tensor]", params: BackbonePara
         )
         source = f"backbone.weights_file {params.weights_file}" if weights == "file" else f"weights {weights}"
         raise DataError(f"{source} does not fit {params.arch}: {told}; keys must be torchvision's names")
+
+
+def _fill(network: "nn.Module", state: "dict[str, Tensor]") -> None:
+    """Put `state`, which fits, into a network without storage."""
+    import torch
+
+    wanted = network.state_dict()
     chosen = {key: state.get(key, torch.zeros((), dtype=torch.long)) for key in wanted}
     chosen = {key: value.float() if value.is_floating_point() else value for key, value in chosen.items()}
     network.load_state_dict(chosen, strict=True, assign=True)
@@ -266,12 +273,15 @@ def ensure_weights(params: BackboneParams, images: ImageParams) -> None:
     """Make sure before any stage runs that layer and weights are there, downloading torchvision's where they are not.
 
     Quick (no torch) for networks and sizes that are known to fit, with random weights or weights downloaded before.
+    Raises DataError where they are missing, broken, or of another network.
     """
     layer = resolve_layer(params, images.weights)
     if images.weights in ("imagenet", "features"):
         torchvision_file(params.arch, images.weights)
     elif images.weights == "file":
-        read_weights(params.weights_file)
+        state = read_weights(params.weights_file)
+        network = without_storage(lambda: build_network(params.arch, layer, images.size))
+        _check_fit(network, state, params, images.weights)
     if not known_to_fit(params.arch, images.size):
         feature_size(params.arch, layer, images.size)
 

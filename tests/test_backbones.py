@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -173,20 +174,24 @@ def test_only_convolutions_give_only_pool5(tmp_path: Path) -> None:
         load_backbone(backbone("alexnet", "fc7", path), images("file", 64))
 
 
-def test_files_that_do_not_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("use", [load_backbone, ensure_weights])
+def test_files_that_do_not_fit(tmp_path: Path, use: Callable[..., object]) -> None:
     state = torchvision.models.resnet18().state_dict()
     path = tmp_path / "net.safetensors"
     save_file({("stem.weight" if key == "conv1.weight" else key): value for key, value in state.items()}, path)
     with pytest.raises(
         DataError, match=r"does not fit resnet18: 1 missing \(conv1.weight\); 1 unknown \(stem.weight\)"
     ):
-        load_backbone(backbone("resnet18", file=path), images("file"))
+        use(backbone("resnet18", file=path), images("file"))
     with pytest.raises(DataError, match="of another shape"):
         save_file(state, path)
-        load_backbone(backbone("resnet50", file=path), images("file"))
+        use(backbone("resnet50", file=path), images("file"))
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match="is not a whole state dict"):
-        load_backbone(backbone("resnet18", file=path), images("file"))
+        use(backbone("resnet18", file=path), images("file"))
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         ensure_weights(backbone("resnet18", file=tmp_path / "gone.pth"), images("file"))
     empty = tmp_path / "none.safetensors"
