@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,14 +15,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from ssdh.__main__ import main
 from ssdh.cli import finished as finished_module
 from ssdh.cli import serve
-from ssdh.cli.finished import open_encoder
+from ssdh.cli.finished import check_one_run, open_encoder
 from ssdh.codes import unpack
 from ssdh.decoding import decode_image
+from ssdh.errors import DataError
 from ssdh.network import read_metadata
 from tests.finished_run import finished_run
 
@@ -127,6 +130,79 @@ def test_without_a_run_the_way_out_is_dvc_repro(
     monkeypatch.chdir(tmp_path)
     for command in (["search", "good.png"], ["export", "out"], ["serve", "--port", "0"]):
         assert "dvc repro" in refusal(capsys, *command)
+
+
+@pytest.fixture
+def locked(finished: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run with the lock file of the default run beside it, as stages run by hand leave it."""
+    folder = shutil.copytree(finished, tmp_path / "locked")
+    shutil.copy(project / "dvc.lock", folder)
+    (folder / "data/split").mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+COMMANDS: dict[str, list[str]] = {
+    "search": ["search", "photos"],
+    "export": ["export", "out", "--no-onnx"],
+    "serve": ["serve", "--port", "0"],
+    "evaluate": ["evaluate"],
+    "evaluate --model": ["evaluate", "--model", "./copy.safetensors"],
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "refused"),
+    [
+        ("prepare", "data/images", {*COMMANDS}),  # killed after `prepare`, or `dvc repro prepare` of other photos
+        ("prepare", "data/split", {"search", "export", "serve", "evaluate"}),  # `dvc repro prepare` of another seed
+        ("extract", "features/features.npy", {"search", "export", "serve", "evaluate"}),
+        ("train", "models/hashnet.safetensors", {"search", "export", "serve"}),  # `dvc exp run -S seed=1 train`
+        ("encode", "models/codes.npy", set()),  # `dvc repro encode`: what reads codes after is not asked for
+    ],
+)
+def test_results_of_different_runs_are_refused(
+    locked: Path, stage: str, path: str, refused: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy("models/hashnet.safetensors", "copy.safetensors")
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    (entry,) = (out for out in lock["stages"][stage]["outs"] if out["path"] == path)
+    entry["md5"] = "0" * 32
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    for name in refused:
+        told = refusal(capsys, *COMMANDS[name])
+        assert path in told, name
+        assert "of different runs" in told
+        assert told.endswith("after an interruption or a run in part: run `dvc repro`")
+    if "search" not in refused:
+        check_one_run("encode")
+    if "evaluate" not in refused:
+        check_one_run("train")
+    if "evaluate --model" not in refused:
+        check_one_run("extract")
+
+
+@pytest.mark.usefixtures("locked")
+def test_what_a_killed_stage_had_still_to_write_is_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`prepare` writes the images first; DVC records its outs at its end only."""
+    Path("data/labels.npy").unlink()
+    assert "data/labels.npy does not exist: run `dvc repro`" in refusal(capsys, "search", "photos")
+
+
+@pytest.mark.usefixtures("locked")
+@pytest.mark.parametrize("content", ["", "<<<<<<< HEAD\n", "[]", "schema: '2.0'"])
+def test_a_broken_lock_file_is_one_line(content: str) -> None:
+    Path("dvc.lock").write_text(content)
+    with pytest.raises(DataError, match=r"^dvc\.lock cannot be read: remove it and run `dvc repro`$"):
+        check_one_run("encode")
+
+
+@pytest.mark.usefixtures("locked")
+def test_without_a_lock_file_or_with_one_of_one_run_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "photos/day 1/004.jpg")["images"] == 24
+    Path("dvc.lock").unlink()
+    Path("data/split").rmdir()
+    assert answer(capsys, "photos/day 1/004.jpg")["images"] == 24
 
 
 @pytest.mark.parametrize(

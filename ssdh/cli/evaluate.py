@@ -49,12 +49,13 @@ def _flat(metrics: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     """The metrics of `metrics/metrics.json` for the model at `path` on the data set of `params.yaml`.
 
-    Raises DataError where the model or the outs of `prepare` and `extract` are missing, or of another data set.
+    Raises DataError where the model or the outs of `prepare` and `extract` are missing, of another data set or of
+    different runs.
     """
     import numpy as np
 
     from ssdh.backbones import BackboneParams
-    from ssdh.cli.finished import dataset_of
+    from ssdh.cli.finished import check_one_run, dataset_of
     from ssdh.codes import pack, sign_codes
     from ssdh.datasets.splits import read_split
     from ssdh.devices import use_device
@@ -68,6 +69,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     from ssdh.selection import manifold_recall
     from ssdh.trained import describe_backbone, feature_blocks, outputs_of
 
+    check_one_run("train" if path == OWN else "extract")
     params = read_params()
     dataset = dataset_of(params)
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from loguru import logger
 from torch import Tensor
 
@@ -27,10 +28,51 @@ from ssdh.trained import image_precision, load_encoder, model_preprocessing
 MODEL, CODES = Path("models/hashnet.safetensors"), Path("models/codes.npy")
 SMOKE_RUN = "A smoke run: the backbone’s weights are random, so its codes say little about what is seen."
 IMAGES, LABELS, COUNTS = Path("data/images"), Path("data/labels.npy"), Path("metrics/data.json")
+LOCK = Path("dvc.lock")
+STAGES = ("prepare", "extract", "train", "encode")  # each reads what those before it wrote
+PAIRED = (IMAGES, LABELS, Path("data/split"), Path("features/features.npy"), MODEL, CODES)
+
+
+def check_one_run(last: str) -> None:
+    """Raise DataError where `dvc.lock` says that what the stages up to `last` read and wrote is of different runs.
+
+    So it is after an interruption or a run in part. Stages run by hand write no lock file: nothing is checked then.
+    """
+    recorded = _recorded()
+    for path, _ in _hashes(recorded, "prepare", "outs"):  # the images may be new where what is written after is gone
+        if not Path(path).exists():
+            raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
+    found: dict[str, set[str]] = {}
+    for stage in STAGES[: STAGES.index(last) + 1]:
+        for path, md5 in _hashes(recorded, stage, "deps") + _hashes(recorded, stage, "outs"):
+            found.setdefault(path, set()).add(md5)
+    if several := [path for path, hashes in found.items() if len(hashes) > 1]:
+        raise DataError(
+            f"the results here are of different runs ({LOCK}: {', '.join(several)}), after an interruption or a run in "
+            "part: run `dvc repro`"
+        )
+
+
+def _recorded() -> dict[str, Any]:
+    """The stages of `dvc.lock`; empty where there is none."""
+    try:
+        stages: dict[str, Any] = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # such as the marks of a merge
+        raise DataError(f"{LOCK} cannot be read: remove it and run `dvc repro`") from None
+    return stages
+
+
+def _hashes(recorded: dict[str, Any], stage: str, kind: str) -> list[tuple[str, str]]:
+    """(path, MD5) of the paired files among a stage's `kind`, deps or outs."""
+    files = recorded.get(stage, {}).get(kind, ())
+    return [(file["path"], file.get("md5", "")) for file in files if Path(file["path"]) in PAIRED]
 
 
 def open_index(kind: Kind = "flat") -> Index:
     """The codes of all images of the run, searchable, with their names; DataError where parts are of different runs."""
+    check_one_run("encode")
     bits = int(read_metadata(MODEL)["bits"])
     codes = read_array(CODES)
     names, _ = read_manifest(IMAGES)
