@@ -30,6 +30,7 @@ from ssdh.image_params import ImageParams as ImageParams
 from ssdh.image_params import Preprocessing as Preprocessing
 
 Rows = NDArray[np.int64]
+PREPARE_ANEW = "run `dvc repro` (of a set other than folder: `dvc repro --force prepare` first)"  # DVC watches one root
 PREFETCH = 2  # blocks that a worker makes ahead
 
 
@@ -42,7 +43,7 @@ class ArrayImages:
         self.path = path
         self.shape: tuple[int, ...] = self._open().shape
         if len(self.shape) != 4 or self.shape[3] != 3:
-            raise DataError(f"{path} must hold (N, H, W, 3) bytes, got {self.shape}: run `dvc repro -f prepare`")
+            raise DataError(f"{path} must hold (N, H, W, 3) bytes, got {self.shape}: run `dvc repro`")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -59,7 +60,7 @@ class ArrayImages:
         try:
             images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path} cannot be opened ({error}): run `dvc repro prepare`") from None
+            raise DataError(f"{self.path} cannot be opened ({error}): run `dvc repro`") from None
         return images
 
 
@@ -97,9 +98,9 @@ class FileImages:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}): run `dvc repro prepare`") from None
+            raise DataError(f"{path} cannot be read ({error.strerror}): {PREPARE_ANEW}") from None
         if hashlib.sha256(data).digest() != self._digests[row].tobytes():
-            raise DataError(f"{path} has changed since it was listed: run `dvc repro prepare`")
+            raise DataError(f"{path} has changed since it was listed: {PREPARE_ANEW}")
         return data
 
 
@@ -274,4 +275,4 @@ def _manifest_rows(path: Path) -> Iterator[tuple[str, str, str]]:
             next(reader, None)
             yield from ((row, name, digest) for row, name, digest in reader)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): run `dvc repro prepare`") from None
+        raise DataError(f"{path} cannot be read ({error}): run `dvc repro`") from None

@@ -164,11 +164,11 @@ def test_changed_gone_and_broken_files_stop_the_run(file_set: FileImages, worker
     path = file_set.path(3)
     original = path.read_bytes()
     path.write_bytes(file_set.path(6).read_bytes())
-    with pytest.raises(DataError, match=r"photo, 3.* has changed .*dvc repro prepare") as caught:
+    with pytest.raises(DataError, match=r"photo, 3.* has changed .*: run `dvc repro` \(.*--force prepare`") as caught:
         list(eval_loader(file_set, PLAIN, workers=workers))
     assert "\n" not in str(caught.value)
     path.unlink()
-    with pytest.raises(DataError, match=r"photo, 3.* cannot be read"):
+    with pytest.raises(DataError, match=r"photo, 3.* cannot be read .*: run `dvc repro` \("):
         list(eval_loader(file_set, PLAIN, workers=workers))
     path.write_bytes(original)
     list(eval_loader(file_set, PLAIN, workers=workers))
@@ -185,16 +185,16 @@ def test_file_that_never_was_an_image(tmp_path: Path) -> None:
 def test_source_of_files_needs_its_root(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be given"):
         open_images(tmp_path)
-    with pytest.raises(DataError, match=r"manifest\.csv cannot be read"):
+    with pytest.raises(DataError, match=r"manifest\.csv cannot be read .*: run `dvc repro`$"):
         open_images(tmp_path, tmp_path)
 
 
 def test_broken_images_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "images.npy").write_bytes(b"\x93NUMPY nonsense")
-    with pytest.raises(DataError, match=r"images\.npy cannot be opened"):
+    with pytest.raises(DataError, match=r"images\.npy cannot be opened .*: run `dvc repro`$"):
         open_images(tmp_path)
     np.save(tmp_path / "images.npy", np.zeros((3, 4), np.uint8))
-    with pytest.raises(DataError, match=r"must hold \(N, H, W, 3\)"):
+    with pytest.raises(DataError, match=r"must hold \(N, H, W, 3\) .*: run `dvc repro`$"):
         open_images(tmp_path)
 
 
