@@ -1,9 +1,12 @@
 """Exported files, read by other software alone: onnxruntime, faiss, numpy and safetensors."""
 
+import ast
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -12,19 +15,23 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 from torchvision.transforms import v2
 
 from ssdh.__main__ import main
 from ssdh.codes import unpack
+from ssdh.decoding import decode_image
 from ssdh.errors import SSDHError
-from ssdh.export import check_onnx, export
+from ssdh.export import check_onnx, describe, export
 from ssdh.files import file_sha256
+from ssdh.images import Preprocessing
 from ssdh.network import load_hashnet
 from ssdh.search import Index
 from ssdh.trained import load_encoder
+from tests.docs_blocks import blocks
 from tests.finished_run import finished_run
+from tests.galleries import disc
 
 
 @pytest.fixture(scope="module", params=[(12, 0.0), (65, 0.5)], ids=["12 bits", "65 bits, normalised features"])
@@ -140,3 +147,70 @@ def test_an_export_without_names_lists_none(exported: Path, tmp_path: Path) -> N
     files = export(tmp_path / "out", model, Index(named.packed, bits=named.bits), None, onnx=False)
     assert {path.name for path in files} == {path.name for path in (tmp_path / "out").iterdir()}
     assert "names.csv" not in {path.name for path in files}
+
+
+# --- what a picture must go through before --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def read_rgb(project: Path) -> Callable[[Path, int], Image.Image]:
+    """The function of docs/search.md that reads a picture without this project."""
+    (text,) = (block.text for block in blocks(project) if "def read_rgb" in block.text)
+    (function,) = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
+    names: dict[str, Any] = {"np": np, "Image": Image, "ImageOps": ImageOps}
+    exec(ast.unparse(function), names)
+    found: Callable[[Path, int], Image.Image] = names["read_rgb"]
+    return found
+
+
+def photo(name: str, folder: Path) -> Path:
+    """A picture that needs a rule of ingestion, written to `folder`."""
+    path = folder / name
+    picture = disc(1, (90, 60))
+    ramp = np.linspace(0, 1, 5400, dtype=np.float32).reshape(60, 90)
+    if name.startswith("orientation"):
+        exif = Image.Exif()
+        exif[0x0112] = int(path.stem[-1])
+        picture.save(path, exif=exif)
+    elif name == "alpha.png":
+        picture.putalpha(Image.fromarray((255 * ramp).astype(np.uint8)))
+        picture.save(path)
+    elif name == "palette.png":
+        picture.quantize(16).save(path, transparency=3)
+    elif name == "16 bits.png":
+        Image.fromarray((65535 * ramp).astype(np.uint16)).save(path)
+    else:
+        Image.fromarray(ramp * (1 if name == "to 1.tif" else 300)).save(path)
+    return path
+
+
+TURNED = [f"orientation {i}.jpg" for i in range(1, 9)]
+
+
+@pytest.mark.parametrize("name", [*TURNED, "alpha.png", "palette.png", "16 bits.png", "to 1.tif", "to 300.tif"])
+@pytest.mark.parametrize("short_side", [20, 60])
+def test_the_documented_way_reads_as_ingestion_does(
+    read_rgb: Callable[[Path, int], Image.Image], name: str, short_side: int, tmp_path: Path
+) -> None:
+    path = photo(name, tmp_path)
+    expected = decode_image(path, short_side)
+    np.testing.assert_array_equal(np.asarray(read_rgb(path, short_side)), expected)
+    with Image.open(path) as image:
+        plain = np.asarray(image.convert("RGB"))
+    assert name == "orientation 1.jpg" or not np.array_equal(plain, expected)  # a rule was needed
+
+
+def test_the_documented_way_reads_odd_files_as_ingestion_does(
+    read_rgb: Callable[[Path, int], Image.Image], shared: Path
+) -> None:
+    for name in ("hopper_orientation_3.jpg", "hopper_16bit.pgm", "mode_16bit.png", "mode_palette_alpha.png"):
+        path = shared / "odd-images" / name
+        np.testing.assert_array_equal(np.asarray(read_rgb(path, 64)), decode_image(path, 64))
+
+
+def test_the_metadata_has_every_step_in_words() -> None:
+    how = describe(Preprocessing(resize=40, size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+    told = " ".join(how["steps"])
+    for word in ("JPEG", "EXIF", "16-bit", "white", "short side to 40 px", "bicubic", "crop of 32x32", "/ std"):
+        assert word in told
+    assert json.loads(json.dumps(how)) == {**how, "mean": [0.5] * 3, "std": [0.5] * 3}
