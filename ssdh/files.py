@@ -69,13 +69,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[Any]] |
 def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
     """Open a `.npy` as a read-only memory map (outs may be links into DVC's cache); "c" is private copy-on-write.
 
-    Raises DataError where it does not exist or is cut short.
+    Raises DataError where it does not exist, is empty or is cut short.
     """
     try:
         array: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
-    except (ValueError, OSError):
+    except (ValueError, OSError, EOFError):
         try:  # an array of size 0 cannot be mapped
             array = np.load(path, allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:

@@ -59,7 +59,7 @@ class ArrayImages:
     def _open(self) -> NDArray[np.uint8]:
         try:
             images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{self.path} cannot be opened ({error}): run `dvc repro`") from None
         return images
 

@@ -58,8 +58,9 @@ def test_an_empty_array_is_read_and_a_cut_or_missing_one_named(tmp_path: Path) -
     files.write_array(tmp_path / "none.npy", np.zeros((0, 0), np.int8))
     assert files.read_array(tmp_path / "none.npy").shape == (0, 0)
     files.write_array(tmp_path / "cut.npy", np.zeros(1000))
-    os.truncate(tmp_path / "cut.npy", 500)
-    with pytest.raises(DataError, match=r"cut\.npy is not a whole \.npy file"):
-        files.read_array(tmp_path / "cut.npy")
+    for size in (500, 5, 0):  # within the values, within the header, before it
+        os.truncate(tmp_path / "cut.npy", size)
+        with pytest.raises(DataError, match=r"cut\.npy is not a whole \.npy file"):
+            files.read_array(tmp_path / "cut.npy")
     with pytest.raises(DataError, match=r"gone\.npy does not exist: run `dvc repro`"):
         files.read_array(tmp_path / "gone.npy")

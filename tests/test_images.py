@@ -190,9 +190,10 @@ def test_source_of_files_needs_its_root(tmp_path: Path) -> None:
 
 
 def test_broken_images_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "images.npy").write_bytes(b"\x93NUMPY nonsense")
-    with pytest.raises(DataError, match=r"images\.npy cannot be opened .*: run `dvc repro`$"):
-        open_images(tmp_path)
+    for content in (b"\x93NUMPY nonsense", b""):
+        (tmp_path / "images.npy").write_bytes(content)
+        with pytest.raises(DataError, match=r"images\.npy cannot be opened .*: run `dvc repro`$"):
+            open_images(tmp_path)
     np.save(tmp_path / "images.npy", np.zeros((3, 4), np.uint8))
     with pytest.raises(DataError, match=r"must hold \(N, H, W, 3\) .*: run `dvc repro`$"):
         open_images(tmp_path)
