@@ -4,8 +4,9 @@ import csv
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +22,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed.
 
     So `path` is either the whole new file or what stood there before. The temporary name keeps the suffix. Raises
-    DataError where the system refuses, for a full disk say.
+    DataError where the system refuses, for a full disk or an impossible folder say.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_torn(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_torn(path)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -34,7 +35,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing was written in a folder that cannot be
+            temporary.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Find out before a long computation whether `path` can be written; raises DataError where it cannot."""
+    if not path.name or path.is_dir():
+        raise DataError(f"{path} could not be written: it is a folder, a file's name is wanted")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise DataError(f"{path} could not be written: {error.strerror or error}") from None
 
 
 def _remove_torn(path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,27 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None
     assert done.stdout.count("\n") == 1
     assert [p.name for p in path.parent.iterdir()] == ["a.npy"]
     assert files.read_array(path).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("write", [lambda path: files.write_json(path, {}), files.check_writable])
+@pytest.mark.parametrize("place", ["README.md/x.json", "README.md/more/x.json", "taken"])
+def test_an_impossible_place_is_one_line(tmp_path: Path, write: Callable[[Path], None], place: str) -> None:
+    (tmp_path / "README.md").write_text("a file")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(DataError, match=rf"{place} could not be written: ") as caught:
+        write(tmp_path / place)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "README.md").read_text() == "a file"
+
+
+def test_a_check_for_writing_leaves_nothing(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "out" / "a.json", {"map": 0.5})
+    files.check_writable(tmp_path / "out" / "a.json")
+    files.check_writable(tmp_path / "new" / "a.json")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.json"]
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(DataError, match="it is a folder"):
+        files.check_writable(Path())
 
 
 def test_arrays_come_back_mapped_and_read_only(tmp_path: Path) -> None:

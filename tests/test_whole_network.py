@@ -308,6 +308,16 @@ def test_evaluate_measures_a_model_without_training(
             command.measure(Path("models/hashnet.safetensors"))
 
 
+def test_evaluate_finds_out_first_where_it_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").touch()
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured before"))
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    options = parser.parse_args(["evaluate", "--json", str(tmp_path / "README.md/x.json")])
+    with pytest.raises(DataError, match=r"README\.md/x\.json could not be written"):
+        options.run(options)
+
+
 @pytest.mark.parametrize(
     "place",
     [

@@ -24,11 +24,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the metrics, one a line; raises DataError where another model than the run's own does not exist."""
-    from ssdh.files import write_json
+    """Print the metrics, one a line; raises DataError where --model does not exist or --json cannot be written."""
+    from ssdh.files import check_writable, write_json
 
     if options.model != OWN and not options.model.exists():
         raise DataError(f"{options.model} does not exist: --model wants a .safetensors of this pipeline, such as {OWN}")
+    if options.json:
+        check_writable(options.json)
     metrics = measure(options.model, options.weights_file)
     for name, value in _flat(metrics):
         print(f"{name:<28} {value:.4f}" if isinstance(value, float) else f"{name:<28} {value}")
