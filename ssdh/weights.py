@@ -18,43 +18,48 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Triple = tuple[float, float, float]
+OPTION = "backbone.weights_file"
 
 
-def read_weights(name: str) -> "dict[str, Tensor]":
-    """Read a state dict from `.safetensors` or `.pth`/`.pt` (tensors, no pickled code); DataError if it is none."""
+def read_weights(name: str, option: str = OPTION) -> "dict[str, Tensor]":
+    """Read a state dict from `.safetensors` or `.pth`/`.pt` (tensors, no pickled code); DataError if it is none.
+
+    option: what errors call the file by: the parameter or the command line's option that named it.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(name)
-    _check_file(path)
+    _check_file(path, option)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise DataError(
-            f"backbone.weights_file {path} is not a whole state dict: {str(error).splitlines()[0]}"
-        ) from None
+        raise DataError(f"{option} {path} is not a whole state dict: {_first_line(error)}") from None
     except Exception as error:
         reason = type(error).__name__
-        raise DataError(f"backbone.weights_file {path} holds more than tensors ({reason}): save a state dict") from None
+        raise DataError(f"{option} {path} holds more than tensors ({reason}): save a state dict") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"backbone.weights_file {path} is not a state dict: save model.state_dict()")
+        raise DataError(f"{option} {path} is not a state dict: save model.state_dict()")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _check_file(path: Path) -> None:
-    hint = "name a .safetensors or .pth file (params.yaml: backbone.weights_file)"
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise ParameterError(f"backbone.weights_file {path} has the unknown suffix {path.suffix!r}: {hint}")
+def _check_file(path: Path, option: str = OPTION) -> None:
+    hint = "name a .safetensors or .pth file" + (f" (params.yaml: {OPTION})" if option == OPTION else "")
     if not path.is_file():
-        raise DataError(f"backbone.weights_file {path} does not exist: {hint}")
+        raise DataError(f"{option} {path} does not exist: {hint}")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise ParameterError(f"{option} {path} has the unknown suffix {path.suffix!r}: {hint}")
     if is_placeholder(path):
-        raise ParameterError(
-            f"images.weights is 'file', but backbone.weights_file {path} is the empty placeholder: {hint}"
-        )
+        wanted = "images.weights is 'file', but " if option == OPTION else ""
+        raise ParameterError(f"{wanted}{option} {path} is the empty placeholder: {hint}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def only_convolutions(state: "dict[str, Tensor]") -> bool:
@@ -118,7 +123,10 @@ def torchvision_enum(arch: str, weights: str) -> Any:
 
 
 def normalisation(arch: str, weights: str, weights_file: str) -> tuple[Triple, Triple]:
-    """Mean and std that belong to the weights: of the file's metadata, else torchvision's for them, else ImageNet's."""
+    """Mean and std that belong to the weights: of the file's metadata, else torchvision's for them, else ImageNet's.
+
+    Raises DataError where the file is missing or cut short.
+    """
     if weights == "file" and (found := _file_normalisation(Path(weights_file))):
         return found
     if weights in ("features", "imagenet"):
@@ -129,12 +137,16 @@ def normalisation(arch: str, weights: str, weights_file: str) -> tuple[Triple, T
 
 def _file_normalisation(path: Path) -> tuple[Triple, Triple] | None:
     """Mean and std of a safetensors file's metadata: keys `mean` and `std`, or `preprocessing: … mean a b c, std d`."""
+    _check_file(path)
     if path.suffix != ".safetensors":
         return None
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{OPTION} {path} is not a whole state dict: {_first_line(error)}") from None
     text = metadata.get("preprocessing", "") + "".join(f" {key} {metadata.get(key, '')}," for key in ("mean", "std"))
     numbers = r"\W*((?:\d+(?:\.\d+)?(?:/\d+)?[\s,]*)+)"
     found = [re.search(key + numbers, text) for key in ("mean", "std")]

@@ -200,6 +200,17 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ensure_weights(backbone("resnet18", file=empty), images("file"))
 
 
+def test_the_normalisation_of_a_missing_or_cut_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(DataError, match=r"^backbone.weights_file .*net\.safetensors does not exist: name a"):
+        resolve_preprocessing(backbone(file=path), images("file"))
+    save_file({"a": torch.zeros(100)}, path, {"mean": "0.1 0.2 0.3", "std": "1"})
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"^backbone.weights_file .*net\.safetensors is not a whole") as cut:
+        resolve_preprocessing(backbone(file=path), images("file"))
+    assert "\n" not in str(cut.value)
+
+
 def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
     path, witness = tmp_path / "evil.pth", tmp_path / "ran"
 

@@ -308,6 +308,25 @@ def test_evaluate_measures_a_model_without_training(
             command.measure(Path("models/hashnet.safetensors"))
 
 
+def test_evaluate_names_weights_that_are_not_whole_by_what_named_them(workspace: Path) -> None:
+    write_params(workspace, tiny_params())
+    run_stage(workspace, "train", "encode")
+    model, cut = Path("models/hashnet.safetensors"), Path("cut.safetensors")
+    with inside(workspace):
+        cut.write_bytes(model.read_bytes()[:100])
+        params = tiny_params()
+        params["datasets"]["digits"]["images"]["weights"] = "file"
+        for named, told in (("/nope.safetensors", "does not exist"), (str(cut), "is not a whole state dict")):
+            params["backbone"]["weights_file"] = named
+            write_params(workspace, params)
+            with pytest.raises(DataError, match=rf"^backbone\.weights_file {named} {told}"):
+                command.measure(model)
+            with pytest.raises(DataError, match=rf"^--weights-file {named} {told}(?!.*params\.yaml)"):
+                command.measure(model, Path(named))
+        with pytest.raises(DataError, match=r"^--weights-file /nope does not exist"):
+            command.measure(model, Path("/nope"))
+
+
 def test_evaluate_finds_out_first_where_it_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "README.md").touch()
     monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured before"))

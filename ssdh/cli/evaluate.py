@@ -70,6 +70,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     from ssdh.runtime import RuntimeParams
     from ssdh.selection import manifold_recall
     from ssdh.trained import describe_backbone, feature_blocks, outputs_of
+    from ssdh.weights import read_weights
 
     check_one_run("train" if path == OWN else "extract")
     params = read_params()
@@ -78,10 +79,12 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     device = use_device(runtime.device, deterministic=runtime.deterministic)
     metadata = read_metadata(path)
     features = read_array(Path("features/features.npy"))
+    if weights_file is not None:
+        read_weights(str(weights_file), "--weights-file")  # later errors would call it by the parameter's name
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     images: ImageParams = section(params, f"datasets.{dataset}.images", ImageParams)
-    own = describe_backbone(backbone, images)
-    if not metadata["has_backbone"] and weights_file is None and all(metadata.get(k) == v for k, v in own.items()):
+    layer_alone = not metadata["has_backbone"] and weights_file is None
+    if layer_alone and describe_backbone(backbone, images).items() <= metadata.items():
         blocks = feature_blocks(load_hashnet(path), features, device)
     else:
         blocks = _blocks_of_images(path, weights_file, params, dataset, runtime, device)
