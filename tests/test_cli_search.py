@@ -205,6 +205,25 @@ def test_without_a_lock_file_or_with_one_of_one_run_nothing_is_refused(capsys: p
     assert answer(capsys, "photos/day 1/004.jpg")["images"] == 24
 
 
+@pytest.mark.parametrize("codes", [np.zeros((24, 2), np.int64), np.zeros((24, 2)), np.zeros(24, np.uint8)])
+@pytest.mark.usefixtures("locked")
+def test_codes_of_another_kind_are_one_line(codes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("models/codes.npy", codes)
+    told = refusal(capsys, "search", "photos")
+    assert told.startswith(f"ssdh: models/codes.npy {codes.dtype} {codes.shape} does not fit 24 images and 12 bits")
+    assert told.endswith("run `dvc repro`")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"dataset": "folder"}', "3", "{"])
+@pytest.mark.usefixtures("locked")
+def test_counts_that_say_nothing_are_one_line(content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("metrics/data.json").write_text(content)
+    for command in (["serve", "--port", "0"], ["evaluate"], ["export", "out"]):
+        told = refusal(capsys, *command)
+        assert told.startswith("ssdh: metrics/data.json ")
+        assert told.endswith(": run `dvc repro`")
+
+
 @pytest.mark.parametrize(
     ("package", "command", "extra"),
     [("uvicorn", "serve", "[web]"), ("fastapi", "serve", "[web]"), ("onnxruntime", "export", "[onnx]")],

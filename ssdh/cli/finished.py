@@ -76,8 +76,10 @@ def open_index(kind: Kind = "flat") -> Index:
     bits = int(read_metadata(MODEL)["bits"])
     codes = read_array(CODES)
     names, _ = read_manifest(IMAGES)
-    if codes.ndim != 2 or codes.shape[1] != width(bits) or len(codes) != len(names):
-        raise DataError(f"{CODES} {codes.shape} does not fit {len(names)} images and {bits} bits: run `dvc repro`")
+    if codes.dtype != np.uint8 or codes.shape != (len(names), width(bits)):
+        raise DataError(
+            f"{CODES} {codes.dtype} {codes.shape} does not fit {len(names)} images and {bits} bits: run `dvc repro`"
+        )
     if kind != "flat":
         logger.info("building the {} index of {} codes", kind, len(codes))
     return Index(codes, bits=bits, names=names, kind=kind)
@@ -130,8 +132,11 @@ def open_gallery(kind: Kind = "flat") -> Gallery:
 
 
 def _counts() -> dict[str, Any]:
+    """What `prepare` counted: `dataset` and `classes` among it."""
     try:
-        found: dict[str, Any] = json.loads(COUNTS.read_text(encoding="utf-8"))
+        found = json.loads(COUNTS.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{COUNTS} cannot be read ({error}): run `dvc repro`") from None
+    if not isinstance(found, dict) or not {"dataset", "classes"} <= found.keys():
+        raise DataError(f"{COUNTS} has no dataset and classes: run `dvc repro`")
     return found
