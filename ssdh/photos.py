@@ -44,15 +44,26 @@ class PhotoEncoder:
 
 
 def find_photos(path: Path) -> list[Path]:
-    """The photo itself, or every image file in a folder and below, sorted; raises DataError where there is none."""
+    """The photo itself, or every image file in a folder and below, sorted; raises DataError where there is none.
+
+    As in ingestion, hidden files and folders below are not looked at.
+    """
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in EXTENSIONS and file.is_file() and not _is_hidden(file.relative_to(path))
+        )
         if not found:
             raise DataError(f"{path} holds no image file ({', '.join(sorted(EXTENSIONS)[:6])}, …)")
         return found
     if not path.exists():
         raise DataError(f"{path} does not exist: give a photo or a folder of photos")
     return [path]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_photos(

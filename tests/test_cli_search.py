@@ -26,6 +26,7 @@ from ssdh.codes import unpack
 from ssdh.decoding import decode_image
 from ssdh.errors import DataError
 from ssdh.network import read_metadata
+from ssdh.photos import find_photos
 from tests.finished_run import finished_run
 
 
@@ -113,6 +114,15 @@ def test_bad_photos_of_a_folder_are_left_out_and_named(
     found = answer(capsys, str(folder))
     assert [Path(query["photo"]).name for query in found["queries"]] == ["good.png"]
     assert found["skipped"] == [{"photo": str(folder / "bad.jpg"), "reason": "a web page, not an image"}]
+
+
+def test_hidden_photos_of_a_folder_are_passed_over_as_in_ingestion(tmp_path: Path) -> None:
+    folder = tmp_path / ".photos"  # the folder itself may be hidden: it was asked for
+    for name in ("a.png", "in/b.JPG", "._a.png", ".thumbnails/a.png", "in/.cache/deep/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 30)).save(folder / name)
+    assert [path.relative_to(folder).as_posix() for path in find_photos(folder)] == ["a.png", "in/b.JPG"]
+    assert find_photos(folder / "._a.png") == [folder / "._a.png"]
 
 
 def test_mistakes_are_one_line_with_the_way_out(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
