@@ -127,12 +127,12 @@ def read_split(folder: Path) -> Split:
         with path.open(newline="", encoding="utf-8") as file:
             pairs: list[Any] = list(csv.reader(file))[1:]
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run `dvc repro prepare`") from None
+        raise DataError(f"{path} does not exist: run `dvc repro`") from None
     database = np.asarray(read_array(folder / "order.npy"), dtype=np.int64)
     rows = {role: [int(row) for row, found in pairs if found == role] for role in ("query", "train", "database")}
     is_train = np.zeros(len(pairs), dtype=bool)
     is_train[rows["train"]] = True
     if sorted(database.tolist()) != sorted(rows["train"] + rows["database"]):
-        raise DataError(f"{path} and order.npy beside it are of different runs: run `dvc repro -f prepare`")
+        raise DataError(f"{path} and order.npy beside it are of different runs: run `dvc repro --force prepare`, then `dvc repro`")
     query = np.asarray(rows["query"], dtype=np.int64)
     return Split(query=query, train=database[is_train[database]], database=database)
