@@ -133,6 +133,6 @@ def read_split(folder: Path) -> Split:
     is_train = np.zeros(len(pairs), dtype=bool)
     is_train[rows["train"]] = True
     if sorted(database.tolist()) != sorted(rows["train"] + rows["database"]):
-        raise DataError(f"{path} and order.npy beside it are of different runs: run `dvc repro --force prepare`, then `dvc repro`")
+        raise DataError(f"{path} and order.npy beside it are of different runs: run `dvc repro --force prepare`")
     query = np.asarray(rows["query"], dtype=np.int64)
     return Split(query=query, train=database[is_train[database]], database=database)
