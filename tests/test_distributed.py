@@ -98,12 +98,14 @@ def test_torchrun_itself_starts_a_stage(alone: Path, tmp_path: Path) -> None:
 
 
 DIE = """
-import os, signal, sys
+import os, pathlib, signal, sys, time
 sys.argv = ["stages.train"]
 from ssdh import whole_network
 step = whole_network.NetworkStep.__call__
 def dying(self, iteration, *rest):
     if iteration == 2 and self.rank.index == {index}:
+        while not list(pathlib.Path(os.environ["SSDH_HOME"]).rglob("snapshot.pt")):  # rank 0 writes it meanwhile
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, iteration, *rest)
 whole_network.NetworkStep.__call__ = dying
