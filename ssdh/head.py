@@ -21,6 +21,7 @@ from ssdh.training import Progress, make_optimizer, train
 from ssdh.training_params import TrainParams
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
+LONG_SUM = 2**12  # terms from which BLAS may share out a sum over its threads
 SMALL_STEP = 2**27  # multiply-adds of a step below which more threads are not worth waiting for each other
 
 
@@ -67,7 +68,7 @@ class HeadStep:
         codes = all_gather_rows(own, size, self.rank)  # (B, K)
         errors = torch.addmm(targets, codes, codes.T, beta=-1, alpha=1 / bits)  # (B, B)
         weighted = weights * errors
-        loss = (weighted * errors).sum(1).sum() / size**2  # rows first: the same bits with any number of threads
+        loss = _sum_of_products(weighted, errors) / size**2
         mine = weighted[share(size, self.rank)] if self.rank.count > 1 else weighted  # (b, B)
         slopes = torch.ops.aten.tanh_backward((mine @ codes).mul_(4 / (size**2 * bits)), own)  # (b, K)
         of_weight, of_bias = self.gradients
@@ -75,6 +76,13 @@ class HeadStep:
         torch.sum(slopes, 0, out=of_bias)
         all_reduce(self.gradients, self.rank)
         return loss
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a·b of two (B, B), the same bits with any number of threads: those of BLAS share out a long sum."""
+    if a.numel() < LONG_SUM:
+        return torch.dot(a.view(-1), b.view(-1))
+    return (a * b).sum(1).sum()  # a row is one thread's
 
 
 def train_head(

@@ -62,4 +62,4 @@ def _log_level() -> str:
         level = read_params().get("runtime", {}).get("log_level", "INFO")
     except (ParameterError, AttributeError):
         return "INFO"
-    return level if level in ("DEBUG", "INFO", "WARNING", "ERROR") else "INFO"
+    return level if level in ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR") else "INFO"

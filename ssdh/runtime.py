@@ -19,7 +19,7 @@ class RuntimeParams(Params):
     workers: int | None = Field(ge=0, le=256)
     processes: int | None = Field(ge=1, le=4096)
     deterministic: bool
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+    log_level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"]
 
     @field_validator("device")
     @classmethod

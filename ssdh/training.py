@@ -87,7 +87,7 @@ def train(
             progress.losses.append(step(progress.iteration, inputs, targets, weights))
             optimizer.step()
             progress.iteration += 1
-            each_step.debug("iteration {}: loss {:.5f}", lambda: progress.iteration, progress.losses[-1].item)
+            each_step.trace("iteration {}: loss {:.5f}", lambda: progress.iteration, progress.losses[-1].item)
             bar.update()
             if progress.iteration % steps == 0:
                 progress.end_epoch(epoch + 1)

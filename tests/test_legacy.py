@@ -54,7 +54,7 @@ CASES = [
     (("-b", "--batch-size"), "32", "train.batch_size", 32),
     (("-a", "--arch"), "alexnet", "backbone.arch", "alexnet"),
     (("-k", "--topk"), "100", "datasets.cifar10.topk", 100),
-    (("-v", "--verbose"), None, "runtime.log_level", "DEBUG"),
+    (("-v", "--verbose"), None, "runtime.log_level", "TRACE"),
     (("-g", "--gpu"), "3", "runtime.device", "cuda:3"),
     (("-e", "--evaluate-interval"), "50", "train.eval_interval", 50),
     (("-s", "--snapshot-interval"), "80", "train.snapshot_interval", 80),

@@ -1,5 +1,6 @@
 """Training of the hash layer: equal to the plain loop, the same bits each time, resumed at any step, labels unused."""
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -399,3 +400,15 @@ def test_codes_are_the_signs_of_the_saved_model(workspace: Path) -> None:
     assert metadata["train"]["epochs"] == 3
     assert metadata["device"] == "cpu"
     assert isinstance(model.hash, nn.Linear)
+
+
+def test_every_batch_is_logged_where_it_is_asked_for(
+    data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ssdh.runs import configure_logging
+
+    params = train_params(tmp_path / "none", epochs=2)
+    for level, lines in (("TRACE", 10), ("DEBUG", 0)):  # 2 epochs of 5 batches
+        configure_logging(level)
+        fitted(data, params)
+        assert len(re.findall(r"TRACE +iteration \d+: loss \d+\.\d{5}\n", capsys.readouterr().err)) == lines

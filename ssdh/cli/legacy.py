@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         shown = "" if flag.default is None else f" (default: {flag.default})"
         parameter = flag.parameter.format(dataset="NAME")
         old.add_argument(*names, type=flag.kind, default=None, help=f"{flag.help}{shown}  → {parameter}")
-    old.add_argument("-v", "--verbose", action="store_true", help="log every batch  → runtime.log_level=DEBUG")
+    old.add_argument("-v", "--verbose", action="store_true", help="log every batch  → runtime.log_level=TRACE")
     old.add_argument("--train", action="store_true", help="train and measure")
     old.add_argument("--resume", action="store_true", help="go on from the last snapshot of the same job")
     old.add_argument("--evaluate", action="store_true", help="measure --checkpoint without training")
@@ -103,7 +103,7 @@ def settings(options: argparse.Namespace, params: dict[str, Any]) -> dict[str, o
     if options.root is not None:
         values[f"datasets.{dataset}.data.root"] = Path(options.root).expanduser().resolve().as_posix()
     values["runtime.device"] = "cpu" if options.gpu is None else f"cuda:{options.gpu}"
-    values["runtime.log_level"] = "DEBUG" if options.verbose else "INFO"
+    values["runtime.log_level"] = "TRACE" if options.verbose else "INFO"
     if options.resume and not options.train and options.checkpoint:
         values["train.init_file"] = _existing(options.checkpoint)
     return values
