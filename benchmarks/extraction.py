@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
 from ssdh.backbones import build_network
-from ssdh.devices import describe, make_deterministic, select_device
+from ssdh.devices import describe, use_device
 from ssdh.extraction import BLOCK, compute_rows, image_blocks
 from ssdh.files import write_array, write_csv
 from ssdh.images import Preprocessing, normalise, open_images, preprocess
@@ -94,8 +94,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     configure_logging("WARNING")
-    device = select_device(chosen.device)
-    make_deterministic(device, True)  # the default of `runtime.deterministic`
+    device = use_device(chosen.device, deterministic=True)  # the default of `runtime.deterministic`
     fast = device.type == "cuda"
     size, blocks = chosen.size or (224 if fast else 64), chosen.blocks or (400 if fast else 4)
     rows = [

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
 from ssdh.backbones import build_network, feature_size
-from ssdh.devices import describe, make_deterministic, select_device, threads
+from ssdh.devices import describe, make_deterministic, threads, use_device
 from ssdh.files import write_array, write_csv
 from ssdh.head import SMALL_STEP, FeatureSource, HeadStep
 from ssdh.images import Preprocessing, open_images
@@ -240,8 +240,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps measured at once; default 50 on a GPU, 3 on the CPU")
     chosen = parser.parse_args()
     configure_logging("WARNING")
-    device = select_device(chosen.device)
-    make_deterministic(device, True)  # the default of `runtime.deterministic`, for the loops beside ours too
+    device = use_device(
+        chosen.device, deterministic=True
+    )  # the default of `runtime.deterministic`, for the loops beside ours too
     fast = device.type == "cuda"
     size, steps = chosen.size or (224 if fast else 64), chosen.steps or (50 if fast else 3)
     results: dict[str, Any] = {"device": describe(device), "threads": torch.get_num_threads()}

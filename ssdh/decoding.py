@@ -5,9 +5,10 @@ laid over white. Colour profiles are ignored, as everywhere in the field. Import
 """
 
 import io
+import os
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ _TRANSPOSE = {
 }
 
 Pixels = NDArray[np.uint8]
+
+
+def image_files(root: Path) -> Iterator[str]:
+    """Paths with an image's extension below a folder, relative to it, with forward slashes; in no particular order.
+
+    Hidden files and folders are not looked at, nor are folders that are links.
+    """
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root)
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield (relative / name).as_posix()
 
 
 class BadImageError(DataError):

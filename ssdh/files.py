@@ -44,11 +44,16 @@ def check_writable(path: Path) -> None:
     if not path.name or path.is_dir():
         raise DataError(f"{path} could not be written: it is a folder, a file's name is wanted")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        try_folder(path.parent)
     except OSError as error:
         raise DataError(f"{path} could not be written: {error.strerror or error}") from None
+
+
+def try_folder(folder: Path) -> None:
+    """Make the folder where it is not there and write to it, leaving nothing; raises OSError where that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _remove_torn(path: Path) -> None:

@@ -1,10 +1,10 @@
 """`$SSDH_HOME`: where downloads, unfinished work and timings lie, shared by every workspace of a person."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from ssdh.errors import DataError
+from ssdh.files import try_folder
 
 
 def ssdh_home() -> Path:
@@ -19,9 +19,7 @@ def check_home() -> None:
     """Raise DataError where `$SSDH_HOME` cannot be made or written to."""
     home = ssdh_home()
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            pass
+        try_folder(home)
     except OSError as error:
         raise DataError(
             f"{home}, where downloads and unfinished work go, cannot be written to ({error.strerror}): set SSDH_HOME "

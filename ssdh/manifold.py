@@ -54,7 +54,8 @@ def diffusion_embedding(
             f"raise structure.neighbors (now {neighbors}) or structure.rank"
         )
     known = component_vectors(adjacency, piece_of) if pieces > 1 else None
-    values, vectors = top_eigenpairs(normalised_graph(adjacency), rank, seed, known)
+    with one_blas_thread():
+        values, vectors = top_eigenpairs(normalised_graph(adjacency), rank, seed, known)
     embedding = vectors * walk_weights(values, steps, decay)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
     return embedding.astype(np.float32)
@@ -125,8 +126,7 @@ def top_eigenpairs(
     """
     n = graph.shape[0]
     if n <= DENSE_UP_TO or rank >= n:
-        with one_blas_thread():
-            values, vectors = np.linalg.eigh(graph.toarray())
+        values, vectors = np.linalg.eigh(graph.toarray())
         values, vectors = values[-rank:], vectors[:, -rank:]
     else:
         values, vectors = _largest(graph, rank, seed, known)
@@ -144,16 +144,14 @@ def _largest(
 
     start = np.random.default_rng(seed).standard_normal(graph.shape[0])
     if known is None:
-        with one_blas_thread():
-            found: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
+        found: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
         return found
     rest = rank - known.shape[1]
     ones, first = np.ones(known.shape[1]), known.toarray()
     if not rest:
         return ones, first
     lowered = LinearOperator(graph.shape, matvec=lambda x: graph @ x - 3 * (known @ (known.T @ x)), dtype=np.float64)
-    with one_blas_thread():
-        values, vectors = eigsh(lowered, k=rest, which="LA", v0=start)
+    values, vectors = eigsh(lowered, k=rest, which="LA", v0=start)
     return np.concatenate([ones, values]), np.concatenate([first, vectors], axis=1)
 
 

@@ -14,9 +14,12 @@ from ssdh.runtime import num_cores
 T = TypeVar("T")
 U = TypeVar("U")
 
+BRING_BLAS = {"numpy", "scipy.linalg", "faiss", "torch"}  # packages with a BLAS of their own, once they are imported
+
 
 @functools.cache
-def _blas(scipy_too: bool) -> Any:
+def _blas(loaded: frozenset[str]) -> Any:
+    """The BLAS libraries of these packages, all that are loaded."""
     return ThreadpoolController().select(user_api="blas")  # looking for the libraries takes longer than a pass
 
 
@@ -26,8 +29,7 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     So no digit depends on the number of cores, and BLAS's own threads, which wait for more work by spinning, take no
     core from the threads of `on_cores`. It holds for the whole process: for one caller at a time.
     """
-    # scipy brings a BLAS of its own, which is there once its linear algebra is imported
-    limit: AbstractContextManager[Any] = _blas("scipy.linalg" in sys.modules).limit(limits=1)
+    limit: AbstractContextManager[Any] = _blas(frozenset(BRING_BLAS & sys.modules.keys())).limit(limits=1)
     return limit
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssdh.codes import pack, sign_codes
-from ssdh.decoding import EXTENSIONS, BadImageError, Pixels, decode_image
+from ssdh.decoding import EXTENSIONS, BadImageError, Pixels, decode_image, image_files
 from ssdh.devices import autocast
 from ssdh.errors import DataError
 from ssdh.images import normalise, preprocess
@@ -49,21 +49,13 @@ def find_photos(path: Path) -> list[Path]:
     As in ingestion, hidden files and folders below are not looked at.
     """
     if path.is_dir():
-        found = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in EXTENSIONS and file.is_file() and not _is_hidden(file.relative_to(path))
-        )
+        found = sorted(file for name in image_files(path) if (file := path / name).is_file())
         if not found:
             raise DataError(f"{path} holds no image file ({', '.join(sorted(EXTENSIONS)[:6])}, …)")
         return found
     if not path.exists():
         raise DataError(f"{path} does not exist: give a photo or a folder of photos")
     return [path]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def read_photos(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
+
 # A rank that dies ends the others at once (the launcher stops them); one that hangs does so after COLLECTIVE. Where
 # rank 0 alone has work, or waits for a lock, the others wait in a group of their own, with PATIENCE.
 COLLECTIVE = timedelta(minutes=30)
@@ -162,6 +163,9 @@ def shared_work(rank: Rank, make_key: Callable[[], str], outs: Sequence[Path]) -
         yield broadcast(None if finished else folder, rank)
         barrier(rank)
         mark_finished(key, outs)
+
+
+# --- a batch shared out over the ranks ------------------------------------------------------------------------------
 
 
 def share(size: int, rank: Rank) -> slice:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ssdh.errors import DataError
 from ssdh.files import atomic_path
+from ssdh.lock_file import hashes_by_path
 from ssdh.params import effective, lookup
 
 BASELINES = {"float": "float features", "lsh": "LSH", "pcah": "PCAH", "itq": "ITQ"}
@@ -85,16 +86,13 @@ def is_whole_run(
     values of `params`, and every file that stages read or wrote has one hash, that of `code` where it is one of these.
     """
     recorded = lock.get("stages", {})
-    hashes: dict[str, set[str]] = {}
     for stage, names in stages.items():
-        found = recorded.get(stage, {})
-        values = found.get("params", {}).get("params.yaml", {})
+        values = recorded.get(stage, {}).get("params", {}).get("params.yaml", {})
         for name in names:
             full = re.sub(r"\$\{([\w.]+)\}", lambda match: str(lookup(dict(params), match[1])), name)
             if full not in values or values[full] != lookup(dict(params), full):
                 return False
-        for file in (*found.get("deps", ()), *found.get("outs", ())):
-            hashes.setdefault(file["path"], set()).add(file.get("md5", ""))
+    hashes = hashes_by_path(recorded.get(stage, {}) for stage in stages)
     return (
         stages.keys() <= recorded.keys()
         and all(len(found) == 1 for found in hashes.values())

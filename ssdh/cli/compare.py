@@ -7,7 +7,6 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,8 @@ def pair(
 def read_experiment(name: str, column: str) -> tuple[dict[int, float], dict[str, Any]]:
     """{manifest row of a query: average precision} and the metrics ({} beside a lone CSV file) of an experiment."""
     try:
-        text, metrics = _files(name)
+        text, *beside = _files(name)
+        data, metrics = (json.loads(content or "{}") for content in beside)
     except ValueError as error:  # not UTF-8, or no JSON
         raise DataError(f"{name}: its tables cannot be read ({error}): run `dvc repro evaluate`") from None
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -98,31 +98,31 @@ def read_experiment(name: str, column: str) -> tuple[dict[int, float], dict[str,
     if not values:
         why = "its images have no labels" if not rows else f"column {column} is empty: every database image trained"
         raise DataError(f"{name}: {PER_QUERY} holds no average precision ({why})")
-    return values, metrics
+    return values, data | metrics
 
 
-def _files(name: str) -> tuple[str, dict[str, Any]]:
-    """The text of the per-query table, and the metrics with the data set's counts, from a path or from git."""
+def _files(name: str) -> tuple[str, str, str]:
+    """The texts of the per-query table, of the data set's counts and of the metrics, from a path or from git.
+
+    The last two are empty where there is no such file.
+    """
     path = Path("." if name == "workspace" else name)
     if path.is_file():
-        return path.read_text(encoding="utf-8"), {}
+        return path.read_text(encoding="utf-8"), "", ""
     if path.is_dir():
         for folder in (path / "metrics", path):
             if (folder / "per_query.csv").is_file():
-                beside = [folder / Path(file).name for file in (DATA, METRICS)]
-                known = [json.loads(file.read_text(encoding="utf-8")) for file in beside if file.is_file()]
-                return (folder / "per_query.csv").read_text(encoding="utf-8"), _merged(known)
+                return _text(folder / "per_query.csv"), _text(folder / "data.json"), _text(folder / "metrics.json")
         raise DataError(f"{name} holds no {PER_QUERY}: run `dvc repro evaluate` there")
     revision = _revision(name)
     text = git("show", f"{revision}:./{PER_QUERY}")
     if text is None:
         raise DataError(f"{name} ({revision[:7]}) holds no {PER_QUERY}: it was committed before `dvc repro evaluate`")
-    known = [json.loads(git("show", f"{revision}:./{file}") or "{}") for file in (DATA, METRICS)]
-    return text, _merged(known)
+    return text, git("show", f"{revision}:./{DATA}") or "", git("show", f"{revision}:./{METRICS}") or ""
 
 
-def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {name: value for part in parts for name, value in part.items()}
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _revision(name: str) -> str:

@@ -18,6 +18,7 @@ from ssdh.errors import DataError
 from ssdh.files import file_sha256, read_array
 from ssdh.gallery import Gallery
 from ssdh.images import ImageSource, eval_loader, normalise, open_images, read_manifest
+from ssdh.lock_file import hashes_by_path
 from ssdh.network import read_metadata
 from ssdh.params import read_params, section
 from ssdh.photos import PhotoEncoder
@@ -39,14 +40,11 @@ def check_one_run(last: str) -> None:
     So it is after an interruption or a run in part. Stages run by hand write no lock file: nothing is checked then.
     """
     recorded = _recorded()
-    for path, _ in _hashes(recorded, "prepare", "outs"):  # the images may be new where what is written after is gone
-        if not Path(path).exists():
-            raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
-    found: dict[str, set[str]] = {}
-    for stage in STAGES[: STAGES.index(last) + 1]:
-        for path, md5 in _hashes(recorded, stage, "deps") + _hashes(recorded, stage, "outs"):
-            found.setdefault(path, set()).add(md5)
-    if several := [path for path, hashes in found.items() if len(hashes) > 1]:
+    for out in recorded.get("prepare", {}).get("outs", ()):  # the images may be new where what is written after is gone
+        if Path(out["path"]) in PAIRED and not Path(out["path"]).exists():
+            raise DataError(f"{out['path']} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
+    found = hashes_by_path(recorded.get(stage, {}) for stage in STAGES[: STAGES.index(last) + 1])
+    if several := [path for path, hashes in found.items() if Path(path) in PAIRED and len(hashes) > 1]:
         raise DataError(
             f"the results here are of different runs ({LOCK}: {', '.join(several)}), after an interruption or a run in "
             "part: run `dvc repro`"
@@ -62,12 +60,6 @@ def _recorded() -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # such as the marks of a merge
         raise DataError(f"{LOCK} cannot be read: remove it and run `dvc repro`") from None
     return stages
-
-
-def _hashes(recorded: dict[str, Any], stage: str, kind: str) -> list[tuple[str, str]]:
-    """(path, MD5) of the paired files among a stage's `kind`, deps or outs."""
-    files = recorded.get(stage, {}).get(kind, ())
-    return [(file["path"], file.get("md5", "")) for file in files if Path(file["path"]) in PAIRED]
 
 
 def open_index(kind: Kind = "flat") -> Index:

@@ -1,8 +1,6 @@
 """Anyone's own photos: a tree of image files without labels, with class sub-folders, or with a `labels.csv`."""
 
 import csv
-import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from ssdh.datasets.base import Dataset, FileParams, Found, RawDataset, check_counts, one_hot, refuse_bad_files
 from ssdh.datasets.lists import clean_name, first_few
 from ssdh.datasets.splits import Protocol
-from ssdh.decoding import EXTENSIONS
+from ssdh.decoding import image_files
 from ssdh.errors import DataError
 
 LABEL_FILE = "labels.csv"
@@ -42,7 +40,7 @@ class Folder(Dataset[FolderParams]):
         root = Path(params.root).expanduser()
         if not root.is_dir():
             return Found(None, ("the folder itself",))
-        return Found(root, () if next(_images(root), None) else ("images",))
+        return Found(root, () if next(image_files(root), None) else ("images",))
 
     def ensure(self, params: FolderParams) -> None:
         """The root exists, holds an image, and has the labels asked for."""
@@ -50,7 +48,7 @@ class Folder(Dataset[FolderParams]):
         where = "(params.yaml: datasets.folder.data.root)"
         if not root.is_dir():
             raise DataError(f"{root} is not a folder: give the one that holds your photos {where}")
-        if next(_images(root), None) is None:
+        if next(image_files(root), None) is None:
             raise DataError(f"{root} holds no images: put photos there, or name another folder {where}")
         if params.labels == "csv" and not (root / LABEL_FILE).is_file():
             raise DataError(f"{root / LABEL_FILE} does not exist (params.yaml: datasets.folder.data.labels: csv)")
@@ -74,20 +72,10 @@ class Folder(Dataset[FolderParams]):
         )
 
 
-def _images(root: Path) -> Iterator[str]:
-    """Paths with an image's extension, relative to the root, with forward slashes; in no particular order."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(folder).relative_to(root)
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield (relative / name).as_posix()
-
-
 def _image_names(root: Path) -> list[str]:
     """The paths in order; raises DataError where a name is not text in UTF-8, which no table could hold."""
-    names = sorted(_images(root))
-    unnamed = [name for name in names if not name.isascii() and not _is_text(name)]
+    names = sorted(image_files(root))
+    unnamed = [name for name in names if not _is_text(name)]
     if unnamed:
         shown = first_few([name.encode(errors="backslashreplace").decode() for name in unnamed])
         raise DataError(
