@@ -15,14 +15,15 @@ from ssdh.devices import threads, to_device
 from ssdh.network import HashNet, centre, initial_hashnet, starts_afresh
 from ssdh.optimizers import FusedOptimizer, Optimizer
 from ssdh.pair_batches import PairBatches
+from ssdh.parallel import share_out
 from ssdh.ranks import Rank, all_gather_rows, all_reduce, share
 from ssdh.snapshots import Snapshots
 from ssdh.training import Progress, make_optimizer, train
 from ssdh.training_params import TrainParams
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
-LONG_SUM = 2**12  # terms from which BLAS may share out a sum over its threads
-SMALL_STEP = 2**27  # multiply-adds of a step below which more threads are not worth waiting for each other
+# What a core takes about half a millisecond for; longer products and look-ups are shared out in parts of this size.
+PART_PRODUCT, PART_VALUES = 2**24, 2**19  # multiply-adds, feature values copied
 
 
 class FeatureSource:
@@ -47,8 +48,15 @@ class FeatureSource:
         for start in range(0, len(own), together):
             sizes = [len(rows) for rows in own[start : start + together]]
             rows = index[int(ends[start]) :][: sum(sizes)]
-            torch.index_select(self.features, 0, rows, out=gathered[: len(rows)])
+            self._look_up(rows, gathered[: len(rows)])
             yield from torch.split(gathered[: len(rows)], sizes)
+
+    def _look_up(self, rows: Tensor, out: Tensor) -> None:
+        share_out(
+            lambda part: torch.index_select(self.features, 0, rows[part], out=out[part]),
+            len(rows),
+            _parts(out.numel(), PART_VALUES, out.device),
+        )
 
 
 class HeadStep:
@@ -64,25 +72,45 @@ class HeadStep:
     def __call__(self, iteration: int, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """features: this rank's centred rows; targets, weights: (B, B) of the global batch; returns the loss."""
         size, bits = len(targets), len(self.weight)
-        own = torch.addmm(self.bias, features, self.columns).tanh_()  # (b, K)
+        parts = _parts(features.numel() * bits, PART_PRODUCT, features.device)
+        own = self._codes(features, parts)  # (b, K)
         codes = all_gather_rows(own, size, self.rank)  # (B, K)
         errors = torch.addmm(targets, codes, codes.T, beta=-1, alpha=1 / bits)  # (B, B)
         weighted = weights * errors
-        loss = _sum_of_products(weighted, errors) / size**2
+        loss = torch.dot(weighted.ravel(), errors.ravel()) / size**2
         mine = weighted[share(size, self.rank)] if self.rank.count > 1 else weighted  # (b, B)
         slopes = torch.ops.aten.tanh_backward((mine @ codes).mul_(4 / (size**2 * bits)), own)  # (b, K)
-        of_weight, of_bias = self.gradients
-        torch.mm(slopes.T, features, out=of_weight)
-        torch.sum(slopes, 0, out=of_bias)
+        self._set_gradients(slopes, features, parts)
         all_reduce(self.gradients, self.rank)
         return loss
 
+    def _codes(self, features: Tensor, parts: int) -> Tensor:
+        if parts == 1:
+            return torch.addmm(self.bias, features, self.columns).tanh_()
+        codes = features.new_empty(len(features), len(self.weight))
 
-def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
-    """Σ a·b of two (B, B), the same bits with any number of threads: those of BLAS share out a long sum."""
-    if a.numel() < LONG_SUM:
-        return torch.dot(a.view(-1), b.view(-1))
-    return (a * b).sum(1).sum()  # a row is one thread's
+        def hash_part(rows: slice) -> None:
+            torch.addmm(self.bias, features[rows], self.columns, out=codes[rows]).tanh_()
+
+        share_out(hash_part, len(features), parts)
+        return codes
+
+    def _set_gradients(self, slopes: Tensor, features: Tensor, parts: int) -> None:
+        of_weight, of_bias = self.gradients
+        torch.sum(slopes, 0, out=of_bias)
+        if parts == 1:
+            torch.mm(slopes.T, features, out=of_weight)
+        else:
+            share_out(
+                lambda columns: torch.mm(slopes.T, features[:, columns], out=of_weight[:, columns]),
+                features.shape[1],
+                parts,
+            )
+
+
+def _parts(work: int, part: int, device: torch.device) -> int:
+    """Parts to share out: never by the number of cores, so that no digit depends on it."""
+    return max(1, work // part) if device.type == "cpu" else 1
 
 
 def train_head(
@@ -106,8 +134,7 @@ def train_head(
     source = FeatureSource(model.prepared(values), rank)
     step = HeadStep(model, rank)
     optimizer = _optimizer([step.weight, step.bias], params)
-    work = params.batch_size * features.shape[1] * bits // rank.count
-    with threads(1 if device.type == "cpu" and work < SMALL_STEP else None):
+    with threads(1 if device.type == "cpu" else None):  # those of `share_out` take their place
         progress = train(
             *(model, source, pairs, step, optimizer, params),
             seed=seed,

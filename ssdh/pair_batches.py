@@ -55,11 +55,10 @@ class PairBatches:
             start = end
 
     def _labels(self, batches: Sequence[NDArray[np.int64]]) -> Tensor:
+        together = np.stack(batches)  # (batches, B)
         if self.matrix is None:
-            return to_device(
-                torch.from_numpy(np.stack([self.labels.block(rows, rows) for rows in batches])), self.device
-            )
-        rows = to_device(torch.from_numpy(np.stack(batches)), self.device)  # (batches, B)
+            return to_device(torch.from_numpy(self.labels.blocks(together)), self.device)
+        rows = to_device(torch.from_numpy(together), self.device)
         return self.matrix[rows[:, :, None], rows[:, None, :]]
 
     def _affinities(self, rows: NDArray[np.int64]) -> Tensor:

@@ -18,6 +18,8 @@ from ssdh.normalisation import power_normalise
 from ssdh.structure import Structure, near_threshold, ternary
 from ssdh.unit_vectors import distances, exact_distances, shifted_unit_vectors
 
+ELEMENT_BYTES = 100  # of a row of the matrix that are copied in the time that one element anywhere takes
+
 
 class PairLabels:
     """Labels S and affinities of pairs of train images; row numbers count the train images, 0 to n − 1.
@@ -33,7 +35,7 @@ class PairLabels:
             )
         self.vectors = vectors
         self.structure = structure
-        self.matrix = matrix if matrix is not None and matrix.size else None
+        self.matrix = np.ascontiguousarray(matrix) if matrix is not None and matrix.size else None
         self._shifted: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def __len__(self) -> int:
@@ -52,6 +54,13 @@ class PairLabels:
         labels[rows, columns] = ternary(exact, similar, dissimilar)
         labels[np.asarray(i)[:, None] == np.asarray(j)] = 1
         return labels
+
+    def blocks(self, batches: NDArray[np.integer[Any]]) -> NDArray[np.int8]:
+        """Return S of the pairs within each of m batches of row numbers (m, B): (m, B, B) int8."""
+        size, n = batches.shape[1], len(self)
+        if self.matrix is not None and size * ELEMENT_BYTES < n:
+            return self.matrix.ravel().take((batches * n)[:, :, None] + batches[:, None])
+        return np.stack([self.block(rows, rows) for rows in batches])
 
     def affinities(self, i: NDArray[np.integer[Any]], j: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Return the cosine similarities 1 − d, (len(i), len(j)) float32: the targets of `train.target: soft`."""

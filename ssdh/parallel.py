@@ -1,15 +1,17 @@
 """Work shared out over the cores in threads, each with one BLAS thread."""
 
 import functools
+import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from ssdh.runtime import num_cores
+from ssdh.runtime import num_cores, rank_cores
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -61,6 +63,39 @@ def on_cores(work: Callable[[U, int], T], items: Sequence[U]) -> list[T]:
     if errors:
         raise errors[min(errors)]
     return results
+
+
+def share_out(work: Callable[[slice], Any], size: int, parts: int) -> None:
+    """`work(part)` of about equal parts that make up range(size), on this rank's cores; the caller's thread takes part.
+
+    For work of about a millisecond, again and again: the threads are there already and sleep meanwhile, so they take no
+    core from other processes, as BLAS's own do that wait by spinning. `parts` must not depend on the cores where digits
+    depend on the parts.
+    """
+    bounds = [size * number // parts for number in range(parts + 1)]
+    slices = iter([slice(*ends) for ends in itertools.pairwise(bounds)])
+
+    def run() -> None:
+        for part in slices:
+            work(part)
+
+    helpers = min(parts, rank_cores()) - 1
+    others = [_helpers().submit(run) for _ in range(helpers)]
+    try:
+        run()
+    finally:
+        wait(others)  # nobody writes into the caller's arrays afterwards
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(rank_cores(), "share_out")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child has none of these threads
 
 
 def _exhaust(numbers: Iterator[int]) -> None:

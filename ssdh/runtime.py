@@ -30,10 +30,15 @@ class RuntimeParams(Params):
 
     @property
     def num_workers(self) -> int:
-        """`workers`; null: one for each CPU core, shared out over the ranks of this machine; 0 works in the process."""
+        """`workers`; null: one for each CPU core of this rank; 0 works in the process."""
         if self.workers is not None:
             return self.workers
-        return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        return rank_cores()
+
+
+def rank_cores() -> int:
+    """CPU cores for this training process: those that there are, shared out over the ranks of this machine."""
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def num_cores() -> int:

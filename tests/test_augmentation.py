@@ -68,17 +68,22 @@ def test_workers_live_from_epoch_to_epoch(tmp_path: Path) -> None:
     source = open_images(write_file_set(tmp_path / "manifest", tmp_path, sorted(tmp_path.glob("*.png"))), tmp_path)
     augmentation = Augmentation(source, RAW, seed=0, workers=2)
     batches = [np.array([0, 5, 2]), np.array([1]), np.array([4, 3])]
+    before = _children()  # of tests that ran in this process
     alive = []
     for epoch, part in ((0, batches), (1, batches[1:]), (2, batches)):
         found = list(augmentation.batches(part, epoch))
-        alive.append({child.pid for child in psutil.Process().children()})
+        alive.append(_children() - before)
         expected = _batches(source, *(rows.tolist() for rows in part), epoch=epoch)
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
     assert len(alive[0]) == 2
     assert alive[0] == alive[1] == alive[2]
     del augmentation
     gc.collect()
-    assert not {child.pid for child in psutil.Process().children()} & alive[0]
+    assert not _children() & alive[0]
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
 
 
 def test_crops_lie_where_they_were_drawn(source: ImageSource) -> None:

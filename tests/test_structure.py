@@ -4,7 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from ssdh.distances import PairDistances
 from ssdh.errors import DataError, SSDHError
 from ssdh.normalisation import power_normalise
 from ssdh.pair_labels import PairLabels, Stored, open_pair_labels, read_structure, write_structure
-from ssdh.parallel import on_cores
 from ssdh.structure import Structure, distance_table, fit_pairs, fit_structure, pseudo_labels, ternary
 from ssdh.unit_vectors import TorchVectors, exact_distances, shifted_unit_vectors
 
@@ -108,24 +106,6 @@ def test_labels_after_a_fit_on_a_sample() -> None:
     features = clustered(1500)
     structure = fit_pairs(PairDistances(features).sample(10**5, 0), alpha=1.0, beta=1.0, bins=50)[0]
     np.testing.assert_array_equal(pseudo_labels(features, structure), brute_force(features, structure))
-
-
-def test_the_error_of_the_first_bad_row_is_raised_and_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssdh.parallel, "num_cores", lambda: 4)
-    done = []
-
-    def work(item: int, _: int) -> int:
-        if item in (20, 21, 40):
-            raise ValueError(str(item))
-        done.append(item)
-        time.sleep(0.0005)  # lets the thread with the error go on: else another may take thousands of items first
-        return item
-
-    for _ in range(20):
-        with pytest.raises(ValueError, match=r"^20$"):
-            on_cores(work, range(10_000))
-    assert len(done) < 20 * 100
-    assert on_cores(lambda item, _: item * 2, range(50)) == list(range(0, 100, 2))
 
 
 def test_the_last_bin_holds_the_largest_distance() -> None:
@@ -233,6 +213,11 @@ def test_labels_on_the_fly_equal_the_matrix(tmp_path: Path) -> None:
         i, j = rng.permutation(600)[:size], rng.permutation(600)[: size + 1]
         np.testing.assert_array_equal(flying.block(i, j), matrix[np.ix_(i, j)])
         np.testing.assert_array_equal(stored.block(i, j), matrix[np.ix_(i, j)])
+    for size in (3, 40):  # single elements, whole rows
+        batches = rng.permutation(600)[: 5 * size].reshape(5, size)
+        wanted = np.stack([matrix[np.ix_(numbers, numbers)] for numbers in batches])
+        np.testing.assert_array_equal(flying.blocks(batches), wanted)
+        np.testing.assert_array_equal(stored.blocks(batches), wanted)
     d = squareform(pdist(everything[rows].astype(np.float64), "cosine"))
     np.testing.assert_allclose(flying.affinities(i, j), 1 - d[np.ix_(i, j)], atol=1e-6)
 

@@ -126,12 +126,15 @@ def plain_loop(
         {"unknown_weight": 1.0},
         {"unknown_weight": 1.0, "target": "soft", "optimizer": "adam", "lr": 0.01},
         {"batch_size": 200},
+        {"shared_out": True},
     ],
-    ids=["centred", "published", "unknown", "soft-adam", "one-batch"],
+    ids=["centred", "published", "unknown", "soft-adam", "one-batch", "shared-out"],
 )
 def test_equal_to_the_plain_loop_step_by_step(
     data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
+    if more.pop("shared_out", False):
+        _share_out_everything(monkeypatch)
     params = train_params(tmp_path / "none", **more)
     seen: list[float] = []
     step = HeadStep.__call__
@@ -152,6 +155,22 @@ def test_equal_to_the_plain_loop_step_by_step(
     means = [np.mean(losses[start : start + steps]) for start in range(0, len(losses), steps)]
     assert [row[:2] for row in progress.epochs] == [(epoch + 1, (epoch + 1) * steps) for epoch in range(3)]
     np.testing.assert_allclose([row[2] for row in progress.epochs], means, rtol=1e-9)
+
+
+def _share_out_everything(monkeypatch: pytest.MonkeyPatch, cores: int = 3) -> None:
+    """Products and look-ups of the tiny features run in parts of about a row, on that many threads."""
+    monkeypatch.setattr("ssdh.head.PART_PRODUCT", D * K)
+    monkeypatch.setattr("ssdh.head.PART_VALUES", D)
+    monkeypatch.setattr("ssdh.parallel.rank_cores", lambda: cores)
+
+
+def test_bits_do_not_depend_on_the_number_of_cores(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cores in (1, 2, 3):
+        _share_out_everything(monkeypatch, cores)
+        model, progress = fitted(data, train_params(tmp_path / "none", batch_size=24))
+        found.append((model.hash.weight.detach().numpy().tobytes(), progress.epochs))
+    assert found[1] == found[2] == found[0]
 
 
 def test_every_epoch_is_a_permutation_of_its_own() -> None:
