@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loguru import logger
-
+from ssdh.downloads import RemoteFile, fetch
 from ssdh.errors import DataError, ParameterError
 from ssdh.files import is_placeholder
-from ssdh.home import offline, ssdh_home
+from ssdh.home import ssdh_home
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,28 +89,11 @@ def torchvision_file(arch: str, weights: str) -> Path:
     marker = kept / f"{arch}.{weights}"  # the file's name, so that a second check needs no torchvision
     if marker.is_file() and (path := kept / marker.read_text(encoding="utf-8").strip()).is_file():
         return path
-    enum = torchvision_enum(arch, weights)
-    url = str(enum.url)
-    path = kept / url.rsplit("/", 1)[1]
-    if not path.is_file():
-        _download(url, path)
+    url = str(torchvision_enum(arch, weights).url)
+    digest = re.search(r"-([0-9a-f]{8,})\.[^/]*$", url)  # torchvision's names end in the beginning of the SHA-256
+    path = fetch(RemoteFile(url, sha256=digest[1] if digest else ""), kept)
     marker.write_text(path.name + "\n", encoding="utf-8")
     return path
-
-
-def _download(url: str, path: Path) -> None:
-    import torch
-
-    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    way_out = f"download {url} to {path}" + (f" (its SHA-256 begins with {digest[1]})" if digest else "")
-    if offline():
-        raise DataError(f"the weights are not here and SSDH_OFFLINE is set: {way_out}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    logger.info("downloading {} to {}", url, path)
-    try:
-        torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"the weights could not be downloaded ({error}): try again, or {way_out}") from None
 
 
 def torchvision_enum(arch: str, weights: str) -> Any:

@@ -13,9 +13,9 @@ from loguru import logger
 from PIL import Image
 
 from ssdh.datasets import flickr25k, registry
-from ssdh.datasets.downloads import Archive
 from ssdh.datasets.lists import read_binary_rows, read_names
 from ssdh.datasets.preparation import prepare
+from ssdh.downloads import RemoteFile
 from ssdh.errors import DataError
 
 
@@ -172,7 +172,7 @@ def official(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name in ("IMAGES", "ANNOTATIONS"):
         real = getattr(flickr25k, name)
         digest = hashlib.md5((home / real.name).read_bytes()).hexdigest()
-        monkeypatch.setattr(flickr25k, name, Archive(real.url, digest))
+        monkeypatch.setattr(flickr25k, name, RemoteFile(real.url, digest))
     np.save(tmp_path / "targets.npy", targets)
     return home
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from ssdh.datasets import downloads
-from ssdh.datasets.downloads import Archive, fetch, obtain, unpack
+from ssdh import downloads
+from ssdh.downloads import RemoteFile, fetch, obtain, unpack
 from ssdh.errors import DataError
 from ssdh.home import offline
+from ssdh.weights import torchvision_file
 
 CONTENT = hashlib.sha256(b"seed").digest() * 40_000  # 1.25 MiB
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -89,62 +91,93 @@ def said() -> Iterator[list[str]]:
 
 
 def test_whole_download_is_verified_and_logged(server: Server, tmp_path: Path, said: list[str]) -> None:
-    path = fetch(Archive(server.url, MD5), tmp_path)
+    path = fetch(RemoteFile(server.url, MD5), tmp_path)
     assert path == tmp_path / "archive.bin"
     assert path.read_bytes() == CONTENT
     assert server.requests == [""]
     assert not (tmp_path / "archive.bin.part").exists()
     assert any("downloading archive.bin" in line for line in said)
-    fetch(Archive(server.url, MD5), tmp_path)
+    fetch(RemoteFile(server.url, MD5), tmp_path)
     assert server.requests == [""]  # nothing is fetched twice
 
 
 def test_resumes_where_an_earlier_process_was_killed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "archive.bin.part").write_bytes(CONTENT[:300_000])
-    assert fetch(Archive(server.url, MD5), tmp_path).read_bytes() == CONTENT
+    assert fetch(RemoteFile(server.url, MD5), tmp_path).read_bytes() == CONTENT
     assert server.requests == ["bytes=300000-"]
 
 
 def test_dropped_connections_are_continued(server: Server, tmp_path: Path) -> None:
     server.drop_after = [400_000, 400_000]
-    assert fetch(Archive(server.url, MD5), tmp_path).read_bytes() == CONTENT
+    assert fetch(RemoteFile(server.url, MD5), tmp_path).read_bytes() == CONTENT
     assert server.requests == ["", "bytes=400000-", "bytes=800000-"]
 
 
 def test_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
     server.ranges = False
     (tmp_path / "archive.bin.part").write_bytes(CONTENT[:300_000])
-    assert fetch(Archive(server.url, MD5), tmp_path).read_bytes() == CONTENT
+    assert fetch(RemoteFile(server.url, MD5), tmp_path).read_bytes() == CONTENT
 
 
 def test_whole_part_that_was_not_yet_renamed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "archive.bin.part").write_bytes(CONTENT)
-    assert fetch(Archive(server.url, MD5), tmp_path).read_bytes() == CONTENT
+    assert fetch(RemoteFile(server.url, MD5), tmp_path).read_bytes() == CONTENT
     assert server.requests == [f"bytes={len(CONTENT)}-"]  # answered 416
+
+
+@pytest.fixture
+def weights(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torchvision's weights of alexnet will lie, whose address is the server's."""
+    kept = tmp_path / "ssdh-home" / "weights"
+    monkeypatch.setenv("SSDH_HOME", str(kept.parent))
+    name = f"alexnet-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
+    enum = types.SimpleNamespace(url=server.url.replace("archive.bin", name))
+    monkeypatch.setattr("ssdh.weights.torchvision_enum", lambda arch, weights: enum)
+    return kept / name
+
+
+def test_weights_are_continued_and_fetched_once(server: Server, weights: Path) -> None:
+    server.drop_after = [400_000]
+    for _ in range(2):
+        assert torchvision_file("alexnet", "imagenet") == weights
+    assert weights.read_bytes() == CONTENT
+    assert server.requests == ["", "bytes=400000-"]
+
+
+def test_weights_with_another_checksum_are_not_kept(server: Server, weights: Path) -> None:
+    server.content = b"an error page"
+    with pytest.raises(
+        DataError, match=r"^\S+alexnet\S+ sent a file with the checksum .* by hand and put it at"
+    ) as error:
+        torchvision_file("alexnet", "imagenet")
+    assert "\n" not in str(error.value)
+    assert not list(weights.parent.glob("alexnet*"))
+    server.content = CONTENT
+    assert torchvision_file("alexnet", "imagenet") == weights
 
 
 def test_part_of_another_file_is_found_out(server: Server, tmp_path: Path) -> None:
     (tmp_path / "archive.bin.part").write_bytes(b"x" * 300_000)
-    assert fetch(Archive(server.url, MD5), tmp_path).read_bytes() == CONTENT
+    assert fetch(RemoteFile(server.url, MD5), tmp_path).read_bytes() == CONTENT
     assert server.requests == ["bytes=300000-", ""]
 
 
 def test_wrong_content_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.content = CONTENT + b"!"
     with pytest.raises(DataError, match=f"{hashlib.md5(server.content).hexdigest()}.*put it at .*{MD5}") as caught:
-        fetch(Archive(server.url, MD5), tmp_path)
+        fetch(RemoteFile(server.url, MD5), tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("archive*"))
 
 
 def test_server_errors_are_tried_again_and_missing_files_are_not(server: Server, tmp_path: Path) -> None:
     server.status = [503, 503]
-    assert fetch(Archive(server.url, MD5), tmp_path).read_bytes() == CONTENT
+    assert fetch(RemoteFile(server.url, MD5), tmp_path).read_bytes() == CONTENT
     assert len(server.requests) == 3
 
     server.status = [404]
     with pytest.raises(DataError, match="HTTP 404"):
-        fetch(Archive(server.url + ".gone", MD5), tmp_path)
+        fetch(RemoteFile(server.url + ".gone", MD5), tmp_path)
     assert len(server.requests) == 4
 
 
@@ -154,7 +187,7 @@ def test_host_that_is_down_gives_one_line_with_the_way_out(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    archive = Archive(f"http://127.0.0.1:{port}/cifar.tar.gz", MD5, size=1234)
+    archive = RemoteFile(f"http://127.0.0.1:{port}/cifar.tar.gz", MD5, size=1234)
     with pytest.raises(DataError) as caught:
         fetch(archive, tmp_path / "cache")
     line = str(caught.value)
@@ -184,10 +217,10 @@ def test_what_forbids_the_network(text: str, expected: bool, monkeypatch: pytest
 def test_offline_never_asks(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSDH_OFFLINE", "1")
     with pytest.raises(DataError, match=r"SSDH_OFFLINE=1 .*fetch http.* put it at .*md5"):
-        fetch(Archive(server.url, MD5), tmp_path)
+        fetch(RemoteFile(server.url, MD5), tmp_path)
     assert server.requests == []
     (tmp_path / "archive.bin").write_bytes(CONTENT)  # by hand, as the line says
-    assert fetch(Archive(server.url, MD5), tmp_path).read_bytes() == CONTENT
+    assert fetch(RemoteFile(server.url, MD5), tmp_path).read_bytes() == CONTENT
 
 
 def test_file_put_by_hand_is_verified_once_and_again_when_it_changes(
@@ -195,14 +228,14 @@ def test_file_put_by_hand_is_verified_once_and_again_when_it_changes(
 ) -> None:
     path = tmp_path / "archive.bin"
     path.write_bytes(CONTENT)
-    fetch(Archive(server.url, MD5), tmp_path)
+    fetch(RemoteFile(server.url, MD5), tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(downloads, "_md5", lambda _: pytest.fail("3 GB were hashed again"))
-        fetch(Archive(server.url, MD5), tmp_path)
+        patched.setattr(RemoteFile, "digest", lambda *_: pytest.fail("3 GB were hashed again"))
+        fetch(RemoteFile(server.url, MD5), tmp_path)
     path.write_bytes(CONTENT[:-1] + b"!")
     os.utime(path, ns=(1, 1))
     with pytest.raises(DataError, match="not the official file"):
-        fetch(Archive(server.url, MD5), tmp_path)
+        fetch(RemoteFile(server.url, MD5), tmp_path)
     assert path.exists()  # a person's file is not removed
     assert server.requests == []
 
@@ -216,13 +249,13 @@ def test_several_processes_fetch_and_unpack_once(server: Server, tmp_path: Path)
             archive.addfile(entry, io.BytesIO(os.urandom(entry.size)))
     server.content = data.getvalue()
     program = (
-        "import sys; from pathlib import Path; from ssdh.datasets.downloads import Archive, obtain\n"
+        "import sys; from pathlib import Path; from ssdh.downloads import RemoteFile, obtain\n"
         "home = Path(sys.argv[3])\n"
-        "target = obtain(Archive(sys.argv[1], sys.argv[2]), home, home / 'set', member='set')\n"
+        "target = obtain(RemoteFile(sys.argv[1], sys.argv[2]), home, home / 'set', member='set')\n"
         "assert len(list(target.iterdir())) == 20"
     )
     arguments = [server.url, hashlib.md5(server.content).hexdigest(), str(tmp_path / "cache")]
-    root = Path(downloads.__file__).parents[2]
+    root = Path(downloads.__file__).parents[1]
     running = [subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=root) for _ in range(4)]
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0, 0]
     assert server.requests == [""]
@@ -295,7 +328,7 @@ def test_broken_archive_leaves_nothing(tmp_path: Path) -> None:
 
 def test_obtain_takes_what_is_there_without_asking(server: Server, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    assert obtain(Archive(server.url, MD5), tmp_path, tmp_path / "set") == tmp_path / "set"
+    assert obtain(RemoteFile(server.url, MD5), tmp_path, tmp_path / "set") == tmp_path / "set"
     assert server.requests == []
 
 
@@ -306,6 +339,6 @@ def test_bar_on_a_terminal(server: Server, tmp_path: Path, monkeypatch: pytest.M
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    fetch(Archive(server.url, MD5), tmp_path)
+    fetch(RemoteFile(server.url, MD5), tmp_path)
     assert "archive.bin" in terminal.getvalue()
     assert "100%" in terminal.getvalue()

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, TrainCount, check_counts, one_hot
-from ssdh.datasets.downloads import Archive, obtain
 from ssdh.datasets.splits import Protocol
+from ssdh.downloads import RemoteFile, obtain
 from ssdh.errors import DataError
 
-ARCHIVE = Archive(
+ARCHIVE = RemoteFile(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170_498_071
 )
 FOLDER = "cifar-10-batches-py"

@@ -1,4 +1,4 @@
-"""Verified downloads into the shared cache: resumable, atomic, one at a time an archive, and safe unpacking.
+"""Verified downloads into the shared cache: resumable, atomic, one at a time a file, and safe unpacking.
 
 `SSDH_OFFLINE=1` never touches the network. Every failure is one line: what to fetch, where to put it, its checksum.
 """
@@ -33,12 +33,13 @@ LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Archive:
-    """A file to download: address, MD5 (32 hexadecimal digits) as its authors publish it, size in bytes."""
+class RemoteFile:
+    """A file to download: address, checksum as its authors publish it (an MD5, or how the SHA-256 begins), bytes."""
 
     url: str
-    md5: str
+    md5: str = ""
     size: int | None = None
+    sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -47,21 +48,33 @@ class Archive:
 
     def by_hand(self, folder: Path) -> str:
         """The way out where the network gives nothing: what to fetch, where to put it, the checksum."""
+        checksum = f"md5 {self.md5}" if self.md5 else f"sha256 {self.sha256}…"
         size = f", {self.size:,} bytes" if self.size else ""
-        return f"fetch {self.url} by hand and put it at {folder / self.name} (md5 {self.md5}{size})"
+        return f"fetch {self.url} by hand and put it at {folder / self.name} ({checksum}{size})"
+
+    def digest(self, path: Path) -> str:
+        """Checksum of a file on disk, of the kind that is known of this one."""
+        with path.open("rb") as file:
+            if self.md5:
+                return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def is_it(self, digest: str) -> bool:
+        """Whether a file with this `digest` is the one that its authors published."""
+        return digest.startswith(self.md5 or self.sha256)
 
 
-def fetch(archive: Archive, folder: Path) -> Path:
+def fetch(remote: RemoteFile, folder: Path) -> Path:
     """Return the verified file `folder/<name>`, downloading it first where it is not there.
 
     Processes that want the same file take turns under a file lock. A file put there by hand is verified once.
-    Raises DataError with the way out where it cannot be had or its MD5 is wrong.
+    Raises DataError with the way out where it cannot be had or its checksum is wrong.
     """
-    with _turn(folder, archive):
-        return _fetch(archive, folder)
+    with _turn(folder, remote):
+        return _fetch(remote, folder)
 
 
-def obtain(archive: Archive, folder: Path, target: Path, member: str | None = None) -> Path:
+def obtain(archive: RemoteFile, folder: Path, target: Path, member: str | None = None) -> Path:
     """Make sure that `target` (a folder) holds the unpacked archive, fetching it into `folder` first if needed.
 
     `member`: the archive's top folder that becomes `target`; None for the whole. `target` appears whole or not at all.
@@ -111,53 +124,53 @@ def _refuse_escapes(path: Path, names: list[str]) -> None:
 
 
 @contextmanager
-def _turn(folder: Path, archive: Archive) -> Iterator[None]:
+def _turn(folder: Path, remote: RemoteFile) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder} cannot be made ({error.strerror}): set SSDH_HOME to a folder to write in") from None
-    waiting = f"another process is fetching {archive.name}: waiting for it"
-    with file_lock(folder / f".{archive.name}.lock", waiting_for=waiting):
+    waiting = f"another process is fetching {remote.name}: waiting for it"
+    with file_lock(folder / f".{remote.name}.lock", waiting_for=waiting):
         yield
 
 
-def _fetch(archive: Archive, folder: Path) -> Path:
-    target, partial = folder / archive.name, folder / f"{archive.name}.part"
+def _fetch(remote: RemoteFile, folder: Path) -> Path:
+    target, partial = folder / remote.name, folder / f"{remote.name}.part"
     if target.exists():
-        if not _is_verified(archive, target):
-            found = _md5(target)
-            if found != archive.md5:
+        if not _is_verified(remote, target):
+            found = remote.digest(target)
+            if not remote.is_it(found):
                 raise DataError(
-                    f"{target} is not the official file (md5 {found}): remove it, or {archive.by_hand(folder)}"
+                    f"{target} is not the official file (checksum {found}): remove it, or {remote.by_hand(folder)}"
                 )
-            _mark_verified(archive, target)
+            _mark_verified(remote, target)
         return target
     if offline():
-        raise DataError(f"SSDH_OFFLINE=1 forbids the download of {archive.name}: {archive.by_hand(folder)}")
+        raise DataError(f"SSDH_OFFLINE=1 forbids the download of {remote.name}: {remote.by_hand(folder)}")
     # bytes of an earlier, different file are found out by the checksum: then once more from the start
     resumed = partial.exists()
     for _ in range(2):
-        _download(archive, partial, folder)
-        found = _md5(partial)
-        if found == archive.md5:
+        _download(remote, partial, folder)
+        found = remote.digest(partial)
+        if remote.is_it(found):
             partial.replace(target)
-            _mark_verified(archive, target)
+            _mark_verified(remote, target)
             return target
         partial.unlink()
         if not resumed:
             break
         resumed = False
-        logger.warning("{} has the wrong checksum after resuming: downloading it again", archive.name)
-    raise DataError(f"{archive.url} sent a file with md5 {found}: try again later, or {archive.by_hand(folder)}")
+        logger.warning("{} has the wrong checksum after resuming: downloading it again", remote.name)
+    raise DataError(f"{remote.url} sent a file with the checksum {found}: try again later, or {remote.by_hand(folder)}")
 
 
-def _download(archive: Archive, partial: Path, folder: Path) -> None:
+def _download(remote: RemoteFile, partial: Path, folder: Path) -> None:
     """Append to `partial` until the whole file is there, resuming after dropped connections."""
     failures = 0
     while True:
         have = partial.stat().st_size if partial.exists() else 0
         try:
-            _transfer(archive, partial, have)
+            _transfer(remote, partial, have)
         except urllib.error.HTTPError as error:
             if error.code == 416 and have:  # nothing beyond what we have: the checksum decides
                 return
@@ -171,21 +184,21 @@ def _download(archive: Archive, partial: Path, folder: Path) -> None:
         gained = (partial.stat().st_size if partial.exists() else 0) > have
         failures = 1 if gained else failures + 1
         if not (temporary or gained) or failures >= ATTEMPTS:
-            raise DataError(f"{archive.name} could not be downloaded ({reason}): {archive.by_hand(folder)}") from None
-        logger.warning("{}: {}; trying again", archive.name, reason)
+            raise DataError(f"{remote.name} could not be downloaded ({reason}): {remote.by_hand(folder)}") from None
+        logger.warning("{}: {}; trying again", remote.name, reason)
         time.sleep(min(2.0 ** (failures - 1), 10.0))
 
 
-def _transfer(archive: Archive, partial: Path, have: int) -> None:
+def _transfer(remote: RemoteFile, partial: Path, have: int) -> None:
     """One request: from byte `have` on where the server can (206), else from the start (200)."""
     headers = {"User-Agent": "ssdh"} | ({"Range": f"bytes={have}-"} if have else {})
-    request = urllib.request.Request(archive.url, headers=headers)
+    request = urllib.request.Request(remote.url, headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
         resuming = response.status == 206
         length = response.headers.get("Content-Length")
         start = have if resuming else 0
-        total = start + int(length) if length else archive.size
-        with partial.open("ab" if resuming else "wb") as file, _progress(archive.name, start, total) as advance:
+        total = start + int(length) if length else remote.size
+        with partial.open("ab" if resuming else "wb") as file, _progress(remote.name, start, total) as advance:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 advance(len(chunk))
@@ -230,28 +243,23 @@ def _progress(name: str, start: int, total: int | None) -> Iterator[_Advance]:
             advance.bar.close()
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def _marker(target: Path) -> Path:
     return target.with_name(f".{target.name}.verified")
 
 
-def _stamp(archive: Archive, target: Path) -> dict[str, str | int]:
+def _stamp(remote: RemoteFile, target: Path) -> dict[str, str | int]:
     stat = target.stat()
-    return {"md5": archive.md5, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"checksum": remote.md5 or remote.sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def _is_verified(archive: Archive, target: Path) -> bool:
+def _is_verified(remote: RemoteFile, target: Path) -> bool:
     """Whether this very file (size, time of change) was verified before: 3 GB are not hashed at every start."""
     try:
         marked: object = json.loads(_marker(target).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return marked == _stamp(archive, target)
+    return marked == _stamp(remote, target)
 
 
-def _mark_verified(archive: Archive, target: Path) -> None:
-    _marker(target).write_text(json.dumps(_stamp(archive, target)), encoding="utf-8")
+def _mark_verified(remote: RemoteFile, target: Path) -> None:
+    _marker(target).write_text(json.dumps(_stamp(remote, target)), encoding="utf-8")
