@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
 from ssdh.backbones import build_network
-from ssdh.devices import describe, use_device
+from ssdh.devices import device_name, use_device
 from ssdh.extraction import BLOCK, compute_rows, image_blocks
 from ssdh.files import write_array, write_csv
 from ssdh.images import Preprocessing, normalise, open_images, preprocess
@@ -101,9 +101,9 @@ def main() -> None:
         measure(chosen.arch, size, blocks, device, precision, chosen.workers, chosen.repeats)
         for precision in ("fp32", "bf16")
     ]
-    print(f"{describe(device)}, {torch.get_num_threads()} threads, {chosen.workers} workers")
+    print(f"{device_name(device)}, {torch.get_num_threads()} threads, {chosen.workers} workers")
     print(table(rows))
-    print(write_results("extraction", {"device": describe(device), "workers": chosen.workers, "rows": rows}))
+    print(write_results("extraction", {"device": device_name(device), "workers": chosen.workers, "rows": rows}))
 
 
 if __name__ == "__main__":

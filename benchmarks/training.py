@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
 from ssdh.backbones import build_network, feature_size
-from ssdh.devices import describe, make_deterministic, threads, use_device
+from ssdh.devices import device_name, make_deterministic, threads, use_device
 from ssdh.files import write_array, write_csv
 from ssdh.head import FeatureSource, HeadStep
 from ssdh.images import Preprocessing, open_images
@@ -245,16 +245,16 @@ def main() -> None:
     )  # the default of `runtime.deterministic`, for the loops beside ours too
     fast = device.type == "cuda"
     size, steps = chosen.size or (224 if fast else 64), chosen.steps or (50 if fast else 3)
-    results: dict[str, Any] = {"device": describe(device), "threads": torch.get_num_threads()}
+    results: dict[str, Any] = {"device": device_name(device), "threads": torch.get_num_threads()}
     started = time.perf_counter()
     if chosen.only != "network":
         results["head"] = head(device, 4 * chosen.repeats)
-        print(f"hash layer on cached features, {IMAGES} images, {BITS} bits, {describe(device)}: steps a second")
+        print(f"hash layer on cached features, {IMAGES} images, {BITS} bits, {device_name(device)}: steps a second")
         print(table(results["head"]), flush=True)
     if chosen.only != "head":
         shape = (chosen.arch, size, chosen.batch, device)
         results["network"] = [network(*shape, precision, steps, chosen.repeats) for precision in ("fp32", "bf16")]
-        print(f"\nwhole network, a step against the bare one, {describe(device)}")
+        print(f"\nwhole network, a step against the bare one, {device_name(device)}")
         print(table(results["network"]), flush=True)
         if fast:
             results["determinism"] = determinism(*shape, steps, chosen.repeats)

@@ -58,7 +58,7 @@ def select_device(name: str) -> "torch.device":
     return torch.device(kind)
 
 
-def describe(device: "torch.device") -> str:
+def device_name(device: "torch.device") -> str:
     """The device in words, for logs and a model's metadata: `cpu` or the card's name."""
     import torch
 
@@ -127,7 +127,7 @@ def autocast(device: "torch.device", precision: str) -> AbstractContextManager[A
         return nullcontext()
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_SINCE:
         raise ParameterError(
-            f"precision is bf16, but {describe(device)} does not compute in bfloat16: set it to fp32 "
+            f"precision is bf16, but {device_name(device)} does not compute in bfloat16: set it to fp32 "
             "(params.yaml: backbone.precision, train.precision)"
         )
     return torch.autocast(device.type, torch.bfloat16)
@@ -140,7 +140,7 @@ def device_key(device: "torch.device", deterministic: bool) -> dict[str, Any]:
     """
     import torch
 
-    key = {"torch": torch.__version__, "device": describe(device)}
+    key = {"torch": torch.__version__, "device": device_name(device)}
     return key | {"deterministic": deterministic} if device.type == "cuda" else key
 
 

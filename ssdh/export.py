@@ -84,14 +84,14 @@ def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, 
         "bits": encoder.bits,
         "images": len(index),
         "index": index.kind,
-        "preprocessing": describe(encoder.preprocessing),
+        "preprocessing": about_preprocessing(encoder.preprocessing),
         "sha256": {path.name: file_sha256(path) for path in files},
     }
     finish(folder, about, earlier)
     return [*files, folder / ABOUT]
 
 
-def describe(preprocessing: Preprocessing) -> dict[str, Any]:
+def about_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
     """The preprocessing as JSON values, with each step in words."""
     return asdict(preprocessing) | {
         "channels": "RGB",
@@ -124,7 +124,7 @@ def write_onnx(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> list[P
             verbose=False,
         )
     assert program is not None
-    about = {"bits": encoder.bits, "preprocessing": describe(encoder.preprocessing)} | {
+    about = {"bits": encoder.bits, "preprocessing": about_preprocessing(encoder.preprocessing)} | {
         key: metadata[key] for key in ("arch", "layer", "weights") if key in metadata
     }
     for key, value in about.items():

@@ -10,7 +10,7 @@ from ssdh.backbones import BackboneParams, ensure_weights
 from ssdh.datasets import registry
 from ssdh.devices import select_device
 from ssdh.errors import DataError, SSDHError
-from ssdh.forecast import describe, forward_seconds, num_images
+from ssdh.forecast import forward_seconds, in_words, num_images
 from ssdh.home import ssdh_home
 from ssdh.image_params import ImageParams
 from ssdh.params import lookup, section
@@ -79,4 +79,4 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
     if seconds <= max_hours * 3600:
         return ""
     hours = math.ceil(seconds / 3600)
-    return f"no GPU: extraction would take {describe(seconds)} on this CPU (--max-hours {hours} runs it)"
+    return f"no GPU: extraction would take {in_words(seconds)} on this CPU (--max-hours {hours} runs it)"

@@ -22,7 +22,7 @@ from ssdh.snapshots import Snapshots
 from ssdh.trained import Blocks, check_same_backbone, feature_blocks, outputs_of
 from ssdh.training import Progress
 from ssdh.training_params import TrainParams
-from ssdh.validation import code_statistics, draw_validation, validation_map, warn_of_collapse
+from ssdh.validation import collapse_statistics, draw_validation, validation_map, warn_of_collapse
 
 BlocksOf = Callable[[HashNet], Blocks]
 
@@ -79,7 +79,7 @@ def fit(
             model, progress, blocks_of = _fit_head(inputs, pairs, params, bits, seed, place)
     if not place.rank.first:
         return model, progress, {}
-    statistics = code_statistics(outputs_of(blocks_of(model))(inputs.split.train))
+    statistics = collapse_statistics(outputs_of(blocks_of(model))(inputs.split.train))
     warn_of_collapse(statistics, len(inputs.split.train), bits, _way_out_of_collapse(params))
     return model, progress, statistics
 

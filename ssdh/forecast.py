@@ -44,10 +44,10 @@ def num_images(params: dict[str, Any]) -> int | None:
         return None
 
 
-def describe(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     """A duration as a person says it.
 
-    >>> describe(40), describe(600), describe(30_000), describe(400_000)
+    >>> in_words(40), in_words(600), in_words(30_000), in_words(400_000)
     ('less than a minute', 'about 10 minutes', 'about 8 hours', 'about 5 days')
     """
     if seconds < 60:

@@ -107,7 +107,7 @@ def _digest(value: object) -> str:
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
-def describe(cell: Cell, params: Mapping[str, Any], code: str, layer: str, settings: str) -> Row:
+def blank_row(cell: Cell, params: Mapping[str, Any], code: str, layer: str, settings: str) -> Row:
     """The row of a cell before its numbers: identity, and what each number will have been measured on."""
     block, backbone = lookup(dict(params), f"datasets.{cell.dataset}"), params["backbone"]
     return {

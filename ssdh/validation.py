@@ -45,7 +45,7 @@ def validation_map(
     )
 
 
-def code_statistics(outputs: NDArray[Any]) -> dict[str, int]:
+def collapse_statistics(outputs: NDArray[Any]) -> dict[str, int]:
     """Bits that are the same in every code, and different codes, of outputs (n, K)."""
     codes = sign_codes(outputs)
     return {

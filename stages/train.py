@@ -7,7 +7,7 @@ from loguru import logger
 from ssdh.backbones import BackboneParams
 from ssdh.datasets.roots import raw_folder
 from ssdh.datasets.splits import read_split
-from ssdh.devices import describe, device_key, use_device
+from ssdh.devices import device_key, device_name, use_device
 from ssdh.files import read_array, write_csv
 from ssdh.fitting import Inputs, Place, fit
 from ssdh.images import ImageParams, open_images
@@ -45,7 +45,7 @@ def main() -> None:
     logger.info("train: bits {}, seed {}, {}", bits, seed, chosen.model_dump())
     device = use_device(runtime.device, deterministic=runtime.deterministic)
     settings = {"bits": bits, "seed": seed, "train": chosen.model_dump(), "precision": chosen.precision}
-    settings |= describe_backbone(backbone, images) | {"device": describe(device)}
+    settings |= describe_backbone(backbone, images) | {"device": device_name(device)}
 
     def key() -> str:
         if chosen.finetune:

@@ -114,7 +114,7 @@ def in_validation() -> None:
 
 
 def after_training() -> None:
-    fitting.code_statistics = lambda *_: die()
+    fitting.collapse_statistics = lambda *_: die()
 
 
 def between_outs() -> None:

@@ -23,7 +23,7 @@ from ssdh.__main__ import main
 from ssdh.codes import unpack
 from ssdh.decoding import decode_image
 from ssdh.errors import SSDHError
-from ssdh.export import check_onnx, describe, export
+from ssdh.export import about_preprocessing, check_onnx, export
 from ssdh.files import file_sha256
 from ssdh.images import Preprocessing
 from ssdh.network import load_hashnet
@@ -209,7 +209,7 @@ def test_the_documented_way_reads_odd_files_as_ingestion_does(
 
 
 def test_the_metadata_has_every_step_in_words() -> None:
-    how = describe(Preprocessing(resize=40, size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+    how = about_preprocessing(Preprocessing(resize=40, size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
     told = " ".join(how["steps"])
     for word in ("JPEG", "EXIF", "16-bit", "white", "short side to 40 px", "bicubic", "crop of 32x32", "/ std"):
         assert word in told

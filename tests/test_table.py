@@ -19,8 +19,8 @@ from ssdh.files import write_csv
 from ssdh.params import read_params
 from ssdh.table import (
     HEADER,
+    blank_row,
     code_of,
-    describe,
     grid,
     is_whole_run,
     key_of,
@@ -43,7 +43,7 @@ def params(project: Path) -> dict[str, Any]:
 def row(params: dict[str, Any], bits: int, seed: int, value: float | None = None, **more: Any) -> dict[str, Any]:
     """A row of the table as `python -m ssdh table` makes it, with an mAP or without."""
     (cell,) = grid(params, ["digits"], ["published"], [bits], [seed])
-    blank = describe(cell, params, CODE, "fc7", "")
+    blank = blank_row(cell, params, CODE, "fc7", "")
     if value is None:
         return {**blank, **more}
     metrics = {"dataset": "digits", "bits": bits, "map": value, "map_stable": value - 0.01}

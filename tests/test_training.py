@@ -21,7 +21,7 @@ from ssdh.snapshots import Snapshots
 from ssdh.structure import Structure, fit_structure, pseudo_labels
 from ssdh.training import epoch_batches
 from ssdh.training_params import TrainParams
-from ssdh.validation import code_statistics, draw_validation, warn_of_collapse
+from ssdh.validation import collapse_statistics, draw_validation, warn_of_collapse
 from tests.tiny import OUTS, results, run_stage, tiny_params, write_params, write_tiny
 
 N, D, K = 53, 6, 8
@@ -345,15 +345,15 @@ def test_collapse_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
 
     configure_logging()
     outputs = np.random.default_rng(0).normal(size=(1000, 16))
-    assert not warn_of_collapse(code_statistics(outputs), 1000, 16, "lower train.lr")
+    assert not warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
     assert capsys.readouterr().err == ""
     outputs[:, 3] = 0.5
-    assert code_statistics(outputs)["constant_bits"] == 1
-    assert warn_of_collapse(code_statistics(outputs), 1000, 16, "lower train.lr")
+    assert collapse_statistics(outputs)["constant_bits"] == 1
+    assert warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
     assert "COLLAPSED CODES: 1 of 16 bits are the same for every train image" in capsys.readouterr().err
     few = np.where(np.arange(1000)[:, None] % 5 == np.arange(16) % 5, 1.0, -1.0)
-    assert code_statistics(few) == {"constant_bits": 0, "unique_codes": 5}
-    assert warn_of_collapse(code_statistics(few), 1000, 16, "lower train.lr")
+    assert collapse_statistics(few) == {"constant_bits": 0, "unique_codes": 5}
+    assert warn_of_collapse(collapse_statistics(few), 1000, 16, "lower train.lr")
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------

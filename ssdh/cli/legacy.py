@@ -182,7 +182,7 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
 def _cpu_warning(params: dict[str, Any]) -> str:
     """How long the job may take on this CPU, measured by one forward pass, and the two ways out."""
     from ssdh.backbones import BackboneParams
-    from ssdh.forecast import BACKWARD, describe, forward_seconds, num_images
+    from ssdh.forecast import BACKWARD, forward_seconds, in_words, num_images
     from ssdh.params import section
 
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
@@ -194,7 +194,7 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     if total is None:
         return f"On the CPU ({what}) the time is not known, as the number of images is not; --gpu 0 uses a card."
     extraction = total * each
-    head = f"{describe(extraction)} to extract the features of all images"
+    head = f"{in_words(extraction)} to extract the features of all images"
     if not lookup(params, "train.finetune"):
         return f"On the CPU ({what}) this may take {head}; --gpu 0 uses a card."
     data = lookup(params, f"datasets.{name}.data")
@@ -202,7 +202,7 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     passes = lookup(params, "train.epochs") * (data["num_train"] or min(5000, total - num_query))
     whole = passes * each * BACKWARD + 2 * extraction
     return (
-        f"On the CPU ({what}) this may take {describe(whole)}: {passes:,} images forward and backward. "
+        f"On the CPU ({what}) this may take {in_words(whole)}: {passes:,} images forward and backward. "
         f"--gpu 0 uses a card; --head-only needs {head}, then minutes at most."
     )
 

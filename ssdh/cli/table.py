@@ -24,8 +24,8 @@ from ssdh.table import (
     HEADER,
     Cell,
     Row,
+    blank_row,
     code_of,
-    describe,
     grid,
     is_whole_run,
     key_of,
@@ -284,7 +284,7 @@ def _blank(cell: Cell, params: dict[str, Any], code: str, settings: str) -> Row:
         layer = resolve_layer(backbone, weights)
     except SSDHError:
         layer = backbone.layer
-    return describe(cell, params, code, layer, settings)
+    return blank_row(cell, params, code, layer, settings)
 
 
 def _summary(cells: Sequence[Cell], rows: dict[str, Row], todo: Sequence[Cell], reasons: dict[str, str]) -> None:
