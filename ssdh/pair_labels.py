@@ -18,7 +18,7 @@ from ssdh.normalisation import power_normalise
 from ssdh.structure import Structure, near_threshold, ternary
 from ssdh.unit_vectors import distances, exact_distances, shifted_unit_vectors
 
-ELEMENT_BYTES = 100  # of a row of the matrix that are copied in the time that one element anywhere takes
+ELEMENT_BYTES = 100  # bytes of a row of the matrix that are copied in the time of looking up one element at random
 
 
 class PairLabels:
@@ -57,9 +57,10 @@ class PairLabels:
 
     def blocks(self, batches: NDArray[np.integer[Any]]) -> NDArray[np.int8]:
         """Return S of the pairs within each of m batches of row numbers (m, B): (m, B, B) int8."""
-        size, n = batches.shape[1], len(self)
-        if self.matrix is not None and size * ELEMENT_BYTES < n:
-            return self.matrix.ravel().take((batches * n)[:, :, None] + batches[:, None])
+        n = len(self)
+        if self.matrix is not None and batches.shape[1] * ELEMENT_BYTES < n:
+            rows = batches.astype(np.int64)
+            return self.matrix.ravel().take(rows[:, :, None] * n + rows[:, None])
         return np.stack([self.block(rows, rows) for rows in batches])
 
     def affinities(self, i: NDArray[np.integer[Any]], j: NDArray[np.integer[Any]]) -> NDArray[np.float32]:

@@ -1,11 +1,11 @@
-"""Work shared out over the cores in threads, each with one BLAS thread."""
+"""Work shared out over the cores in threads; BLAS, which they call, keeps to one thread each."""
 
 import functools
 import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -68,36 +68,43 @@ def on_cores(work: Callable[[U, int], T], items: Sequence[U]) -> list[T]:
 def share_out(work: Callable[[slice], Any], size: int, parts: int) -> None:
     """`work(part)` of about equal parts that make up range(size), on this rank's cores; the caller's thread takes part.
 
-    For work of about a millisecond, again and again: the threads are there already and sleep meanwhile, so they take no
-    core from other processes, as BLAS's own do that wait by spinning. `parts` must not depend on the cores where digits
-    depend on the parts.
+    For work of milliseconds, again and again: the threads are there already and sleep meanwhile, so they take no core
+    from other processes, as BLAS's own do that wait by spinning. BLAS and PyTorch must be set to one thread before the
+    first call. `parts` must not depend on the cores where digits depend on the parts. After an error no further part is
+    taken, and one that was raised is raised here when nothing of `work` runs any more.
     """
     bounds = [size * number // parts for number in range(parts + 1)]
     slices = iter([slice(*ends) for ends in itertools.pairwise(bounds)])
 
     def run() -> None:
-        for part in slices:
-            work(part)
+        try:
+            for part in slices:
+                work(part)
+        except BaseException:
+            _exhaust(slices)
+            raise
 
-    helpers = min(parts, rank_cores()) - 1
-    others = [_helpers().submit(run) for _ in range(helpers)]
+    helpers: list[Future[None]] = []
     try:
+        for _ in range(min(parts, rank_cores()) - 1):
+            helpers.append(_pool().submit(run))
         run()
     finally:
-        wait(others)  # nobody writes into the caller's arrays afterwards
-    for other in others:
-        other.result()
+        started = [helper for helper in helpers if not helper.cancel()]  # for the others nothing is left to do
+        wait(started)
+    for helper in started:
+        helper.result()
 
 
 @functools.cache
-def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(rank_cores(), "share_out")
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, rank_cores() - 1), "share_out")  # the caller works on the last core
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_helpers.cache_clear)  # a child has none of these threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of these threads
 
 
-def _exhaust(numbers: Iterator[int]) -> None:
-    for _ in numbers:
+def _exhaust(items: Iterator[Any]) -> None:
+    for _ in items:
         pass

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssdh import training
+from ssdh import parallel, training
 from ssdh.errors import DataError, SSDHError
 from ssdh.head import HeadStep, train_head
 from ssdh.loss import ssdh_loss
@@ -133,9 +134,9 @@ def plain_loop(
 def test_equal_to_the_plain_loop_step_by_step(
     data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
-    if more.pop("shared_out", False):
+    if "shared_out" in more:
         _share_out_everything(monkeypatch)
-    params = train_params(tmp_path / "none", **more)
+    params = train_params(tmp_path / "none", **{name: value for name, value in more.items() if name != "shared_out"})
     seen: list[float] = []
     step = HeadStep.__call__
 
@@ -161,15 +162,32 @@ def _share_out_everything(monkeypatch: pytest.MonkeyPatch, cores: int = 3) -> No
     """Products and look-ups of the tiny features run in parts of about a row, on that many threads."""
     monkeypatch.setattr("ssdh.head.PART_PRODUCT", D * K)
     monkeypatch.setattr("ssdh.head.PART_VALUES", D)
-    monkeypatch.setattr("ssdh.parallel.rank_cores", lambda: cores)
+    for module in ("runtime", "parallel"):
+        monkeypatch.setattr(f"ssdh.{module}.num_cores", lambda: cores)
 
 
-def test_bits_do_not_depend_on_the_number_of_cores(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+def test_parts_and_bits_do_not_depend_on_the_number_of_cores(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So tiny products round alike however they are cut, so the cuts themselves are looked at too."""
+    found, cuts = [], []
+    share_out = parallel.share_out
+
+    def noted(work: Callable[[slice], Any], size: int, parts: int) -> None:
+        def part_of(part: slice) -> None:
+            assert torch.get_num_threads() == 1
+            cuts[-1].append((size, parts, part.start, part.stop))
+            work(part)
+
+        share_out(part_of, size, parts)
+
+    monkeypatch.setattr("ssdh.head.share_out", noted)
     for cores in (1, 2, 3):
         _share_out_everything(monkeypatch, cores)
+        cuts.append([])
         model, progress = fitted(data, train_params(tmp_path / "none", batch_size=24))
-        found.append((model.hash.weight.detach().numpy().tobytes(), progress.epochs))
+        found.append((model.hash.weight.detach().numpy().tobytes(), progress.epochs, sorted(cuts[-1])))
+    assert max(parts for _, parts, *_ in cuts[0]) > 3
     assert found[1] == found[2] == found[0]
 
 
