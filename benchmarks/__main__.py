@@ -4,7 +4,7 @@
     python -m benchmarks --only structure,pipeline --features FILE.npz
 
 Each benchmark is a program of its own (`python -m benchmarks.NAME --help`) and writes its figures with machine,
-versions and date to `benchmarks/results/NAME.json`; the table goes to `summary.json` there. FILE.npz holds `features`
+versions and date to `benchmarks/results/NAME.json`; the table of all that lie there goes to `summary.json`. FILE.npz holds `features`
 (N, D) and `labels` (N,); without it features are made. Nothing else should run on the machine.
 """
 
@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import RESULTS, table, write_results
+from benchmarks.common import COMMITTED, RESULTS, table, write_results
 from benchmarks.headlines import HEADLINES, Row
 from benchmarks.structure import features as made_features
 
 QUICK = {
     "structure": ["--images", "1500", "--repeats", "1", "--growth", "1500,3000"],
+    "sampling": ["--images", "2000", "--subsets", "1", "--seeds", "1"],
     "retrieval": ["--small", "--repeats", "1"],
     "training": ["--only", "head", "--repeats", "1"],
     "extraction": ["--arch", "resnet18", "--blocks", "1", "--repeats", "1"],
@@ -36,6 +37,7 @@ QUICK = {
     "scaling": ["--largest", "10000", "--only", "evaluation,training"],
     "decoding": ["--images", "100", "--repeats", "1"],
 }
+WITH_FEATURES = {"sampling", "retrieval", "pipeline", "large"}
 
 
 def make_features(path: Path, count: int) -> None:
@@ -49,17 +51,17 @@ def make_features(path: Path, count: int) -> None:
 def arguments(name: str, features: Path, photos: Path | None, quick: bool) -> list[str]:
     """The command line of one benchmark."""
     given = list(QUICK[name]) if quick else []
-    if name in ("retrieval", "pipeline", "large"):
+    if name in WITH_FEATURES:
         given += ["--features", str(features)]
-    if name == "scaling" and not quick:
+    if name == "scaling" and RESULTS == COMMITTED and not quick:
         given += ["--plots", "docs/images"]
     if name == "decoding":
         given.insert(0, str(photos))
     return given
 
 
-def measure(name: str, given: list[str], results: Path) -> list[Row]:
-    """Run one benchmark as a program and read its headlines; none where it fails."""
+def measure(name: str, given: list[str], results: Path) -> bool:
+    """Run one benchmark as a program; whether it wrote its results."""
     print(f"\n=== python -m benchmarks.{name} {' '.join(given)}", flush=True)
     started = time.time()
     environment = os.environ | {"SSDH_BENCH_RESULTS": str(results)}
@@ -67,8 +69,18 @@ def measure(name: str, given: list[str], results: Path) -> list[Row]:
     path = results / f"{name}.json"
     if done.returncode or not path.is_file() or path.stat().st_mtime < started:
         print(f"{name} failed with exit code {done.returncode}", file=sys.stderr)
-        return []
-    return list(HEADLINES[name](json.loads(path.read_text(encoding="utf-8"))["results"]))
+        return False
+    return True
+
+
+def headlines(results: Path) -> list[Row]:
+    """The figures of all benchmarks whose results lie in the folder, each with its date."""
+    rows = []
+    for name, read in HEADLINES.items():
+        if (path := results / f"{name}.json").is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            rows += [line | {"date": found["machine"]["date"][:10]} for line in read(found["results"])]
+    return rows
 
 
 def main() -> int:
@@ -87,18 +99,19 @@ def main() -> int:
     if "decoding" in names and not chosen.photos:
         parser.error("decoding needs --photos")
     results = RESULTS / "quick" if chosen.quick else RESULTS
-    rows, failed = [], []
+    failed = []
     with tempfile.TemporaryDirectory() as folder:
         features = chosen.features or Path(folder) / "features.npz"
-        if not chosen.features and {"retrieval", "pipeline", "large"} & set(names):
+        if not chosen.features and WITH_FEATURES & set(names):
             make_features(features, 10_000 if chosen.quick else 60_000)
         for name in names:
-            found = measure(name, arguments(name, features, chosen.photos, chosen.quick), results)
-            rows += found
-            failed += [] if found else [name]
+            if not measure(name, arguments(name, features, chosen.photos, chosen.quick), results):
+                failed.append(name)
+    rows = headlines(results)
+    if chosen.quick:
+        rows = [line | {"wanted": ""} for line in rows]  # the marks are set for full sizes
     print(f"\n{table(rows)}\n")
-    note = {"features": chosen.features.name if chosen.features else "made", "failed": failed}
-    print(write_results("summary", note | {"rows": rows}, results / "summary.json"))
+    print(write_results("summary", {"failed": failed, "rows": rows}, results / "summary.json"))
     return 1 if failed else 0
 
 

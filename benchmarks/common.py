@@ -19,7 +19,8 @@ from typing import Any
 
 from ssdh.runtime import num_cores
 
-RESULTS = Path(os.environ.get("SSDH_BENCH_RESULTS") or Path(__file__).resolve().parent / "results")
+COMMITTED = Path(__file__).resolve().parent / "results"
+RESULTS = Path(os.environ.get("SSDH_BENCH_RESULTS") or COMMITTED)
 PACKAGES = ("numpy", "scipy", "torch", "faiss-cpu", "scikit-learn")
 
 

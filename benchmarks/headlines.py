@@ -29,6 +29,16 @@ def structure(results: Any) -> Iterable[Row]:
         yield row(what, _s(found["seconds"]), memory, None, limit)
 
 
+def sampling(results: Any) -> Iterable[Row]:
+    """Thresholds of sampled pairs beside those of all pairs."""
+    for found in results:
+        what = f"thresholds of {found['pairs']:.0e} pairs of {found['images']} images ({found['distances']})"
+        worst = max(found["similar, largest"], found["dissimilar, largest"])
+        held = f"{100 * found['both ≤ 0.002']:.0f} % of {found['fits']} fits ≤ 0.002"
+        wanted = "≤ 0.002" if found["pairs"] == 10**7 and found["distances"] == "features" else ""
+        yield row(what, f"off by at most {worst:.4f}", held, None, wanted)
+
+
 def retrieval(results: Any) -> Iterable[Row]:
     """The evaluator beside its peers."""
     sizes, peers = results["sizes"], {found["candidate"]: found for found in results["peers"]}
@@ -41,6 +51,13 @@ def retrieval(results: Any) -> Iterable[Row]:
         ratio = 1 / found["times ssdh"] if inverse else found["times ssdh"]
         wanted = "≤ 0.4" if inverse else "≥ 12" if "usual" in name else ""
         yield row(f"evaluation, {size}, beside {name}", _s(own["seconds"]), _s(found["seconds"]), ratio, wanted)
+    for found in results["ties"]:
+        peers = {
+            name: found[name] for name in found if name.startswith(("stable", "argsort", "torch")) and "±" not in name
+        }
+        furthest = max(peers, key=lambda name: abs(peers[name] - found["expected"]))
+        what = f"mAP at {found['bits']} bits, ties in expectation beside the furthest of the peers ({furthest})"
+        yield row(what, f"{found['expected']:.4f}", f"{peers[furthest]:.4f}", None)
     worst = max(value for found in results["labels"] for name, value in found.items() if "times" in name)
     yield row("evaluation, 80 and 81 labels beside 10, worst of all lengths", None, None, worst, "≤ 2")
     for found in results["stream"]:
@@ -139,6 +156,7 @@ def scaling(results: Any) -> Iterable[Row]:
 
 HEADLINES: dict[str, Callable[[Any], Iterable[Row]]] = {
     "structure": structure,
+    "sampling": sampling,
     "retrieval": retrieval,
     "training": training,
     "extraction": extraction,

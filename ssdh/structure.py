@@ -219,18 +219,25 @@ def _histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.i
 
 
 def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDArray[np.float64]) -> int:
-    """The first bin with the highest count; bins so close that float32 could swap them are counted exactly."""
-    highest = int(histogram.max())
+    """The first bin with the highest count; bins so close that float32 could swap them are counted exactly.
+
+    A sample's counts are noisy where the distribution is flat: there a bin counts with its neighbours, together about a
+    hundredth of the bins.
+    """
+    reach = 0 if pairs.complete else len(histogram) // 200
+    window = np.ones(2 * reach + 1, np.int64)
+    counts = np.convolve(histogram, window, "same")
+    highest = int(counts.max())
     error = pairs.error * float(edges[-1])
-    doubtful = math.ceil(4 * error / float(edges[1] - edges[0]) * highest)
-    candidates = np.flatnonzero(histogram >= highest - doubtful)
+    doubtful = math.ceil(4 * error / float(edges[1] - edges[0]) * int(histogram.max()))
+    candidates = np.flatnonzero(counts >= highest - doubtful)
     if len(candidates) == 1 or doubtful >= highest:
-        return int(histogram.argmax())
-    first, last = candidates[0], candidates[-1]
-    around = edges[first : last + 2].copy()
-    if last == len(histogram) - 1:
+        return int(counts.argmax())
+    first, end = max(0, candidates[0] - reach), min(len(histogram), candidates[-1] + reach + 1)
+    around = edges[first : end + 1].copy()
+    if end == len(histogram):
         around[-1] = np.inf  # the histogram's last bin is closed
-    counts = _count_between(pairs, around, error, lowest=float(edges[0]))
+    counts = np.convolve(_count_between(pairs, around, error, lowest=float(edges[0])), window, "same")
     return int(candidates[counts[candidates - first].argmax()])
 
 
