@@ -4,8 +4,8 @@
     python -m benchmarks --only structure,pipeline --features FILE.npz
 
 Each benchmark is a program of its own (`python -m benchmarks.NAME --help`) and writes its figures with machine,
-versions and date to `benchmarks/results/NAME.json`; the table of all that lie there goes to `summary.json`. FILE.npz holds `features`
-(N, D) and `labels` (N,); without it features are made. Nothing else should run on the machine.
+versions and date to `benchmarks/results/NAME.json`; the table of all that lie there goes to `summary.json`. FILE.npz
+holds `features` (N, D) and `labels` (N,); without it features are made. Nothing else should run on the machine.
 """
 
 import argparse

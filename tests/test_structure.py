@@ -379,9 +379,10 @@ def test_sampled_pairs_are_distinct_balanced_and_seeded() -> None:
         pseudo_labels(sample, again)
 
 
-def test_ten_million_real_pairs_give_both_thresholds_to_two_thousandths(shared: Path) -> None:
+@pytest.mark.parametrize("offset", [0, 1])  # 1: the fullest single bin of a sample gives 0.0026
+def test_ten_million_real_pairs_give_both_thresholds_to_two_thousandths(shared: Path, offset: int) -> None:
     with np.load(shared / "cifar10-vgg16-pool5-128px.npz") as data:
-        features = data["features"][::6].astype(np.float32)  # (10,000, 512): 5e7 pairs
+        features = data["features"][offset::6].astype(np.float32)  # (10,000, 512): 5e7 pairs
     pairs = PairDistances(features)
     whole = fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)[0]
     for seed in range(3):
