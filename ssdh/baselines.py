@@ -23,6 +23,7 @@ from ssdh import ranking
 from ssdh.datasets.splits import Split
 from ssdh.evaluation import Table, count_split, label_metrics, precision_recall_rows, precision_rows
 from ssdh.float_search import cosine_blocks, ranked_counts
+from ssdh.parallel import one_blas_thread
 from ssdh.retrieval import EvaluateParams
 
 CURVES = ("method", "curve", "n", "recall", "precision")
@@ -109,15 +110,17 @@ def fit(method: str, train: NDArray[np.float32], bits: int, seed: int) -> Hash |
         rotation.init((seed + 1) & FAISS_SEEDS)
         weights = faiss.vector_to_array(rotation.A).reshape(bits, dim)
     elif method == "pcah":
-        weights = principal_components(centred, bits)
+        with one_blas_thread():
+            weights = principal_components(centred, bits)
     else:
         norms = np.linalg.norm(centred, axis=1, keepdims=True)
         centred /= np.where(norms > 0, norms, 1)
-        components = principal_components(centred, bits)
-        itq = faiss.ITQMatrix(bits)
-        itq.seed = seed & FAISS_SEEDS
-        itq.train(centred @ components.T)
-        weights = faiss.vector_to_array(itq.A).reshape(bits, bits) @ components
+        with one_blas_thread():
+            components = principal_components(centred, bits)
+            itq = faiss.ITQMatrix(bits)
+            itq.seed = seed & FAISS_SEEDS
+            itq.train(centred @ components.T)
+            weights = faiss.vector_to_array(itq.A).reshape(bits, bits) @ components
     return Hash(weights, -(weights @ mean))
 
 
