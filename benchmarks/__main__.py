@@ -67,10 +67,10 @@ def measure(name: str, given: list[str], results: Path) -> bool:
     environment = os.environ | {"SSDH_BENCH_RESULTS": str(results)}
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *given], env=environment, check=False)
     path = results / f"{name}.json"
-    if done.returncode or not path.is_file() or path.stat().st_mtime < started:
+    written = not done.returncode and path.is_file() and path.stat().st_mtime >= started
+    if not written:
         print(f"{name} failed with exit code {done.returncode}", file=sys.stderr)
-        return False
-    return True
+    return written
 
 
 def headlines(results: Path) -> list[Row]:

@@ -105,23 +105,22 @@ def fit(method: str, train: NDArray[np.float32], bits: int, seed: int) -> Hash |
         return None
     mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     centred = train - mean
-    if method == "lsh":
-        rotation = faiss.RandomRotationMatrix(dim, bits)
-        rotation.init((seed + 1) & FAISS_SEEDS)
-        weights = faiss.vector_to_array(rotation.A).reshape(bits, dim)
-    elif method == "pcah":
-        with one_blas_thread():
+    with one_blas_thread():
+        if method == "lsh":
+            rotation = faiss.RandomRotationMatrix(dim, bits)
+            rotation.init((seed + 1) & FAISS_SEEDS)
+            weights = faiss.vector_to_array(rotation.A).reshape(bits, dim)
+        elif method == "pcah":
             weights = principal_components(centred, bits)
-    else:
-        norms = np.linalg.norm(centred, axis=1, keepdims=True)
-        centred /= np.where(norms > 0, norms, 1)
-        with one_blas_thread():
+        else:
+            norms = np.linalg.norm(centred, axis=1, keepdims=True)
+            centred /= np.where(norms > 0, norms, 1)
             components = principal_components(centred, bits)
             itq = faiss.ITQMatrix(bits)
             itq.seed = seed & FAISS_SEEDS
             itq.train(centred @ components.T)
             weights = faiss.vector_to_array(itq.A).reshape(bits, bits) @ components
-    return Hash(weights, -(weights @ mean))
+        return Hash(weights, -(weights @ mean))
 
 
 def principal_components(centred: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ EXACT = 256  # pairs that a core decides in float64 at a time
 TILE = 256  # vectors a side of a sampled block of pairs
 
 T = TypeVar("T")
+Pairs = tuple[Indices, Indices]  # vector numbers (i, j)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Block:
             buffer = self._buffers[np.dtype(dtype)] = np.empty(size, dtype)
         return buffer[: self.values.size]
 
-    def pairs(self, positions: Indices) -> tuple[Indices, Indices]:
+    def pairs(self, positions: Indices) -> Pairs:
         """Return the vector numbers (i, j) of the distances at `positions` of `values`."""
         if self.columns is None:
             upper_i, upper_j = upper_triangle(len(self.rows))
@@ -156,6 +157,11 @@ class PairDistances:
             return exact_distances(self.features, i[start : start + EXACT], j[start : start + EXACT])
 
         return np.concatenate(on_cores(part, range(0, max(len(i), 1), EXACT)))
+
+    def exact_of(self, found: Sequence[Pairs]) -> Float64:
+        """Return the distances in float64 of the pairs that were found in the blocks, one after the other."""
+        i, j = (np.concatenate(numbers) for numbers in zip(*found, strict=True))
+        return self.exact(i, j)
 
     def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
         """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with later ranges."""

@@ -5,7 +5,6 @@ Nothing here reads a label of an image. Run it alone: `python -m stages.structur
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -13,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ssdh.distances import Block, PairDistances, upper_triangle
+from ssdh.distance_histogram import MANY, distance_range, fullest_bin, histogram
+from ssdh.distances import Block, PairDistances, Pairs, upper_triangle
 from ssdh.errors import DataError
 from ssdh.params import Params
 from ssdh.unit_vectors import exact_distances
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
-MANY = 10_000  # pairs of one block near a threshold: they are decided there and forgotten
 
 Labels = NDArray[np.int8]
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # vector numbers (i, j)
 
 
 class StructureParams(Params):
@@ -102,15 +100,15 @@ def fit_pairs(
 
     Raises DataError where all distances are equal.
     """
-    low, high = _range(pairs)
+    low, high = distance_range(pairs)
     if high - low <= max(1e-12, 2 * pairs.error * high):
         raise DataError(
             f"all {pairs.num_pairs} distances between train features are {low:.3g}: "
             "there is no structure to find; look at the images, the backbone's weights and backbone.layer"
         )
     edges = np.linspace(low, high, bins + 1)
-    histogram = _histogram(pairs, edges)
-    fullest = _fullest_bin(pairs, histogram, edges)
+    counts = histogram(pairs, edges)
+    fullest = fullest_bin(pairs, counts, edges)
     mode = float(edges[fullest] + edges[fullest + 1]) / 2
     sigma_left, sigma_right = _half_gaussians(pairs, mode)
     similar, dissimilar = mode - alpha * sigma_left, mode + beta * sigma_right
@@ -127,7 +125,7 @@ def fit_pairs(
     )
     if pairs.complete:
         object.__setattr__(structure, "_fitted", decided)
-    return structure, histogram, edges
+    return structure, counts, edges
 
 
 def pseudo_labels(
@@ -182,98 +180,6 @@ def pseudo_labels(
     return out
 
 
-def _range(pairs: PairDistances) -> tuple[float, float]:
-    """The smallest and largest distance; the extremes of each block are computed again in float64."""
-
-    def extremes(block: Block) -> Pairs:
-        values = block.values
-        return block.pairs(np.array([values.argmin(), values.argmax()] if values.size else [], np.int64))
-
-    exact = _exact(pairs, pairs.each(extremes))
-    return float(exact.min()), float(exact.max())
-
-
-def _exact(pairs: PairDistances, found: Sequence[Pairs]) -> NDArray[np.float64]:
-    """The distances in float64 of the pairs (i, j) found in the blocks, one after the other."""
-    i, j = (np.concatenate(numbers) for numbers in zip(*found, strict=True))
-    return pairs.exact(i, j)
-
-
-def _histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Counts of the distances in the equal bins between `edges`, (bins,) int64; the last bin is closed."""
-    bins = len(edges) - 1
-    low, scale = np.float32(edges[0]), np.float32(bins / (edges[-1] - edges[0]))
-
-    def count(block: Block) -> NDArray[np.int64]:
-        position = np.subtract(block.values, low, out=block.buffer(np.float32))
-        position *= scale
-        np.clip(position, 0, bins, out=position)
-        number = block.buffer(np.intp)
-        np.copyto(number, position, casting="unsafe")
-        return np.bincount(number, minlength=bins + 1)
-
-    counts = np.sum(pairs.each(count), axis=0)
-    counts[bins - 1] += counts[bins]
-    found: NDArray[np.int64] = counts[:bins]
-    return found
-
-
-def _fullest_bin(pairs: PairDistances, histogram: NDArray[np.int64], edges: NDArray[np.float64]) -> int:
-    """The first bin with the highest count; bins so close that float32 could swap them are counted exactly.
-
-    A sample's counts are noisy where the distribution is flat: there a bin counts with its neighbours, together about a
-    hundredth of the bins.
-    """
-    reach = 0 if pairs.complete else len(histogram) // 200
-    window = np.ones(2 * reach + 1, np.int64)
-    counts = np.convolve(histogram, window, "same")
-    highest = int(counts.max())
-    error = pairs.error * float(edges[-1])
-    doubtful = math.ceil(4 * error / float(edges[1] - edges[0]) * int(histogram.max()))
-    candidates = np.flatnonzero(counts >= highest - doubtful)
-    if len(candidates) == 1 or doubtful >= highest:
-        return int(counts.argmax())
-    first, end = max(0, candidates[0] - reach), min(len(histogram), candidates[-1] + reach + 1)
-    around = edges[first : end + 1].copy()
-    if end == len(histogram):
-        around[-1] = np.inf  # the histogram's last bin is closed
-    counts = np.convolve(_count_between(pairs, around, error, lowest=float(edges[0])), window, "same")
-    return int(candidates[counts[candidates - first].argmax()])
-
-
-def _count_between(
-    pairs: PairDistances, edges: NDArray[np.float64], margin: float, *, lowest: float
-) -> NDArray[np.int64]:
-    """The numbers of pairs with edges[k] ≤ d < edges[k + 1]; those within `margin` of an edge are decided in float64.
-
-    edges: of two or more equal bins; the last may be infinity. No distance counts as less than `lowest`: of equal
-    vectors' distances, rounding decides which is the smallest.
-    """
-    bins, width = len(edges) - 1, float(edges[1] - edges[0])
-    low, high = np.float32(edges[0] - margin), np.float32(edges[-1] + margin)
-
-    def decided(exact: NDArray[np.float64]) -> NDArray[np.int64]:
-        number = np.searchsorted(edges, np.maximum(exact, lowest), side="right")
-        counted: NDArray[np.int64] = np.bincount(number, minlength=bins + 2)[1:-1]
-        return counted
-
-    def count(block: Block) -> tuple[NDArray[np.int64], Pairs]:
-        positions = np.flatnonzero((block.values >= low) & (block.values <= high))
-        number = block.values[positions].astype(np.float64)
-        number -= edges[0]
-        number /= width
-        near = np.abs(number - np.rint(number)) <= 2 * margin / width  # low and high are rounded
-        counts = np.bincount(number[~near].astype(np.intp), minlength=bins)
-        found = block.pairs(positions[near])
-        if len(found[0]) > MANY:
-            return counts + decided(exact_distances(pairs.features, *found)), block.pairs(positions[:0])
-        return counts, found
-
-    counts, near = zip(*pairs.each(count), strict=True)
-    total: NDArray[np.int64] = np.sum(counts, axis=0) + decided(_exact(pairs, near))
-    return total
-
-
 def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:
     """σ of the two half Gaussians that meet at `mode`; 0 for a side that holds no pair."""
 
@@ -311,7 +217,7 @@ def _decide(pairs: PairDistances, similar: float, dissimilar: float) -> _Decided
         return *counts, positions if few else None, block.pairs(positions if few else positions[:0])
 
     num_similar, num_dissimilar, positions, near = zip(*pairs.each(look), strict=True)
-    sure = ternary(_exact(pairs, near), similar, dissimilar)
+    sure = ternary(pairs.exact_of(near), similar, dissimilar)
     ends = np.cumsum([0 if part is None else len(part) for part in positions])
     parts = zip(positions, np.split(sure, ends[:-1]), strict=True)
     return _Decided(

@@ -90,8 +90,8 @@ def torchvision_file(arch: str, weights: str) -> Path:
     if marker.is_file() and (path := kept / marker.read_text(encoding="utf-8").strip()).is_file():
         return path
     url = str(torchvision_enum(arch, weights).url)
-    digest = re.search(r"-([0-9a-f]{8,})\.[^/]*$", url)  # torchvision's names end in the beginning of the SHA-256
-    path = fetch(RemoteFile(url, sha256=digest[1] if digest else ""), kept)
+    digest = Path(url).stem.rsplit("-", 1)[1]  # all of torchvision's names end in the beginning of their SHA-256
+    path = fetch(RemoteFile(url, sha256=digest), kept)
     marker.write_text(path.name + "\n", encoding="utf-8")
     return path
 

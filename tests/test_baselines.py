@@ -1,5 +1,7 @@
 """Float search, LSH, PCAH and ITQ: against scikit-learn, against their definitions, and against measured values."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,16 +145,17 @@ def test_principal_components_are_those_of_the_covariance(
     assert np.abs(np.einsum("ij,ij->i", found, expected[:6])) == pytest.approx(np.ones(6), abs=1e-3)
 
 
-@pytest.mark.parametrize("method", ["pcah", "itq"])
+@pytest.mark.parametrize("method", ["lsh", "pcah", "itq"])
 def test_directions_are_computed_on_one_thread(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On two, ITQ's 128 bits of 1000 × 4096 features came out otherwise than on one."""
+    """On two, ITQ's 128 bits of 1000 × 4096 features came out otherwise than on one, and LSH's directions."""
     threads: list[int] = []
 
-    def noted(*arguments: Any) -> Any:
+    def noted(wrapped: Callable[..., Any], *arguments: Any) -> Any:
         threads.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
-        return principal_components(*arguments)
+        return wrapped(*arguments)
 
-    monkeypatch.setattr("ssdh.baselines.principal_components", noted)
+    for wrapped in (principal_components, Hash):
+        monkeypatch.setattr(f"ssdh.baselines.{wrapped.__name__}", functools.partial(noted, wrapped))
     assert fit(method, np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32), 8, 0)
     assert set(threads) == {1}
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import halfnorm
 
+import ssdh.distance_histogram
 import ssdh.parallel
 import ssdh.structure
 from ssdh.distances import PairDistances
@@ -56,8 +57,10 @@ def reference_mode(distances: NDArray[np.float64], bins: int) -> float:
 def test_almost_equally_full_bins_are_told_apart(bins: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many narrow bins hold nearly the same number of pairs; float32 distances alone would often pick another one."""
     counted = []
-    count_between = ssdh.structure._count_between
-    monkeypatch.setattr(ssdh.structure, "_count_between", lambda *a, **k: counted.append(a) or count_between(*a, **k))
+    count_between = ssdh.distance_histogram._count_between
+    monkeypatch.setattr(
+        ssdh.distance_histogram, "_count_between", lambda *a, **k: counted.append(a) or count_between(*a, **k)
+    )
     for seed in range(20):
         features = clustered(200, 16, mean=1.0, seed=seed)
         structure = fit_structure(features, alpha=2.0, beta=2.0, bins=bins)
@@ -81,7 +84,8 @@ def test_many_equal_vectors(seed: int) -> None:
 def test_pairs_near_a_threshold_may_be_most_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """All distances within 1e-5 of each other: each block decides its pairs itself and remembers none."""
     features = (clustered(600, mean=0.0) * 0.002 + 1).astype(np.float32)
-    monkeypatch.setattr(ssdh.structure, "MANY", 100)
+    for module in (ssdh.structure, ssdh.distance_histogram):
+        monkeypatch.setattr(module, "MANY", 100)
     structure = fit_structure(features, alpha=0.5, beta=0.5, bins=20)
     assert structure.threshold_dissimilar < 2e-5
     fitted = structure._fitted
