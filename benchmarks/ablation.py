@@ -4,8 +4,9 @@
 
 A variant is a recipe of `params.yaml` with some values replaced. Results go to `benchmarks/results/ablation.json` run
 by run (variant, bits, seed): what is there is not measured again, so it can be stopped and go on; `--plot OUT.svg`
-draws it. For each run the mAP, `ssdh.selection`'s recall of manifold neighbours on 5000 images that did not train, and
-the mAP of 1000 of these as validation queries: settings may be chosen by either, and the test queries choose nothing.
+draws it. For each run the mAP, `ssdh.evaluation.manifold_recall`'s recall of manifold neighbours on 5000 images that
+did not train, and the mAP of 1000 of these as validation queries: settings may be chosen by either, and the test
+queries choose nothing.
 """
 
 import argparse
@@ -23,13 +24,13 @@ from scipy.stats import spearmanr
 
 from benchmarks.common import RESULTS, write_results
 from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
-from ssdh.datasets.splits import Split
-from ssdh.manifold import diffusion_embedding
-from ssdh.normalisation import power_normalise
-from ssdh.params import read_params, section
-from ssdh.selection import DECAY, GRAPH_NEIGHBORS, POWER, RANK, STEPS, neighbor_share
-from ssdh.structure import StructureParams
-from ssdh.training_params import TrainParams
+from ssdh.core.params import read_params, section
+from ssdh.core.split import Split
+from ssdh.evaluation.manifold_recall import DECAY, GRAPH_NEIGHBORS, POWER, RANK, STEPS, neighbor_share
+from ssdh.structure.manifold import diffusion_embedding
+from ssdh.structure.params import StructureParams
+from ssdh.structure.vectors import power_normalise
+from ssdh.training.params import TrainParams
 
 ADAM = {"epochs": 50, "optimizer": "adam", "weight_decay": 0.0, "batch_size": 256}
 HELD_OUT, VALIDATION, SHARE = 5000, 1000, 0.02

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ssdh.runtime import num_cores
+from ssdh.core.runtime import num_cores
 
 COMMITTED = Path(__file__).resolve().parent / "results"
 RESULTS = Path(os.environ.get("SSDH_BENCH_RESULTS") or COMMITTED)

@@ -20,7 +20,9 @@ import torch
 from PIL import Image
 
 from benchmarks.common import best_seconds, table, write_results
-from ssdh.images import FileImages, Preprocessing, eval_loader
+from ssdh.features.images import FileImages
+from ssdh.features.loader import eval_loader
+from ssdh.features.params import Preprocessing
 
 BATCH = 64
 

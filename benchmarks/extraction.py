@@ -15,14 +15,16 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
-from ssdh.backbones import build_network
-from ssdh.devices import device_name, use_device
-from ssdh.extraction import BLOCK, compute_rows, image_blocks
-from ssdh.files import write_array, write_csv
-from ssdh.images import Preprocessing, normalise, open_images, preprocess
-from ssdh.ranks import Rank
-from ssdh.runs import configure_logging
-from ssdh.runtime import num_cores
+from ssdh.core.device import device_name, use_device
+from ssdh.core.distributed import Rank
+from ssdh.core.files import write_array, write_csv
+from ssdh.core.runtime import num_cores
+from ssdh.core.stage import configure_logging
+from ssdh.features.backbone import build_network
+from ssdh.features.extract import BLOCK, compute_rows, image_blocks
+from ssdh.features.images import open_images
+from ssdh.features.loader import normalise, preprocess
+from ssdh.features.params import Preprocessing
 
 
 def measure(

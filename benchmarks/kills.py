@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from benchmarks.common import table, write_results
-from tests.clone import Clone, make_clone
+from tests.helpers.clone import Clone, make_clone
 
 PROJECT = Path(__file__).resolve().parents[1]
 MODES = ("dvc and stage", "dvc alone", "stage alone")

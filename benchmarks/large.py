@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from benchmarks.common import write_results
 from benchmarks.quality import load
-from ssdh.distances import PairDistances
-from ssdh.head import train_head
-from ssdh.manifold import embed
-from ssdh.normalisation import power_normalise
-from ssdh.pair_batches import PairBatches
-from ssdh.pair_labels import PairLabels
-from ssdh.params import read_params, section
-from ssdh.structure import StructureParams, fit_pairs
-from ssdh.training_params import TrainParams
+from ssdh.core.params import read_params, section
+from ssdh.structure.distances import PairDistances
+from ssdh.structure.fit import embed, fit_pairs
+from ssdh.structure.params import StructureParams
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.vectors import power_normalise
+from ssdh.training.head import train_head
+from ssdh.training.loss import PairBatches
+from ssdh.training.params import TrainParams
 
 
 def enough(features: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -23,23 +23,22 @@ from benchmarks.common import table, write_results
 from benchmarks.quality import draw, load, recipe_pairs
 from benchmarks.retrieval import usual_loop
 from benchmarks.structure import usual as usual_structure
-from ssdh.codes import pack, sign_codes
-from ssdh.datasets.splits import Split
-from ssdh.devices import threads
-from ssdh.evaluation import evaluate
-from ssdh.head import train_head
-from ssdh.loss import ssdh_loss
-from ssdh.network import seeded_hashnet
-from ssdh.pair_batches import PairBatches
-from ssdh.pair_labels import PairLabels
-from ssdh.pair_precision import pair_precision
-from ssdh.params import read_params, section
-from ssdh.retrieval import EvaluateParams
-from ssdh.runs import configure_logging
-from ssdh.selection import manifold_recall
-from ssdh.structure import StructureParams
-from ssdh.trained import feature_blocks, packed
-from ssdh.training_params import TrainParams
+from ssdh.core.device import threads
+from ssdh.core.params import read_params, section
+from ssdh.core.split import Split
+from ssdh.core.stage import configure_logging
+from ssdh.evaluation.manifold_recall import manifold_recall
+from ssdh.evaluation.metrics import evaluate
+from ssdh.evaluation.pair_precision import pair_precision
+from ssdh.evaluation.params import EvaluateParams
+from ssdh.hashing.codes import pack, sign_codes
+from ssdh.hashing.encoder import feature_blocks, packed
+from ssdh.hashing.network import seeded_hashnet
+from ssdh.structure.params import StructureParams
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.head import train_head
+from ssdh.training.loss import PairBatches, ssdh_loss
+from ssdh.training.params import TrainParams
 
 SEED, TOPK = 0, 5000
 STEPS = ("structure", "train", "encode", "evaluate")

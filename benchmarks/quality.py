@@ -5,8 +5,8 @@
 
 FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot. A seed draws the split (queries as even
 over the classes as in the protocols, where there is one class an image), the initial weights and the batches. Recipes
-are those of `params.yaml`, `default` the one it names; baselines are `ssdh.baselines`. mAP is tie-aware, deviations are
-over seeds. JSON: rows {"method", "bits", "map_mean", "map_std", "seconds"}.
+are those of `params.yaml`, `default` the one it names; baselines are `ssdh.evaluation.baselines`. mAP is tie-aware,
+deviations are over seeds. JSON: rows {"method", "bits", "map_mean", "map_std", "seconds"}.
 """
 
 import argparse
@@ -25,17 +25,20 @@ import torch
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.baselines import fit, float_average_precisions
-from ssdh.codes import pack, sign_codes
-from ssdh.datasets.splits import Protocol, Split, draw_split
-from ssdh.fitted_structure import fit_recipe
-from ssdh.head import train_head
-from ssdh.pair_batches import PairBatches
-from ssdh.pair_labels import PairLabels
-from ssdh.params import read_params, section
-from ssdh.retrieval import average_precisions
-from ssdh.structure import StructureParams, pseudo_labels
-from ssdh.training_params import TrainParams
+from ssdh.core.params import read_params, section
+from ssdh.core.split import Split
+from ssdh.datasets.base import Protocol
+from ssdh.datasets.prepare import draw_split
+from ssdh.evaluation.baselines import fit, float_average_precisions
+from ssdh.hashing.codes import pack, sign_codes
+from ssdh.hashing.retrieval import average_precisions
+from ssdh.structure.fit import fit_recipe
+from ssdh.structure.params import StructureParams
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.thresholds import pseudo_labels
+from ssdh.training.head import train_head
+from ssdh.training.loss import PairBatches
+from ssdh.training.params import TrainParams
 
 PROJECT = Path(__file__).resolve().parents[1]
 BASELINES = ("lsh", "pcah", "itq")

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import best_seconds, peak_mib, table, write_results
-from ssdh.codes import pack, unpack
-from ssdh.retrieval import average_precisions, count_distances
+from ssdh.hashing.codes import pack, unpack
+from ssdh.hashing.retrieval import average_precisions, count_distances
 
 Codes = dict[str, Any]
 TOPK = 5000

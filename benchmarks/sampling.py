@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import table, write_results
-from ssdh.distances import PairDistances
-from ssdh.manifold import embed
-from ssdh.normalisation import power_normalise
-from ssdh.params import read_params, section
-from ssdh.structure import StructureParams, fit_pairs
+from ssdh.core.params import read_params, section
+from ssdh.structure.distances import PairDistances
+from ssdh.structure.fit import embed, fit_pairs
+from ssdh.structure.params import StructureParams
+from ssdh.structure.vectors import power_normalise
 
 SPACES = {"feature": "features", "manifold": "manifold"}  # `structure.space`, as the table calls it
 

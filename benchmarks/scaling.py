@@ -26,21 +26,23 @@ from benchmarks.retrieval import clustered, ours
 from benchmarks.search import codes
 from benchmarks.structure import features as made_features
 from benchmarks.training import train_params
-from ssdh.backbones import build_network
-from ssdh.devices import threads
-from ssdh.distances import KEEP_BYTES, PairDistances
-from ssdh.extraction import compute_rows, image_blocks
-from ssdh.files import write_array, write_csv
-from ssdh.head import FeatureSource, HeadStep
-from ssdh.images import Preprocessing, open_images
-from ssdh.network import seeded_hashnet
-from ssdh.optimizers import FusedOptimizer
-from ssdh.pair_batches import PairBatches
-from ssdh.pair_labels import PairLabels
-from ssdh.ranks import Rank
-from ssdh.runs import configure_logging
-from ssdh.search import Index, Kind
-from ssdh.structure import Structure, fit_pairs, pseudo_labels
+from ssdh.core.device import threads
+from ssdh.core.distributed import Rank
+from ssdh.core.files import write_array, write_csv
+from ssdh.core.stage import configure_logging
+from ssdh.features.backbone import build_network
+from ssdh.features.extract import compute_rows, image_blocks
+from ssdh.features.images import open_images
+from ssdh.features.params import Preprocessing
+from ssdh.hashing.network import seeded_hashnet
+from ssdh.search.index import Index, Kind
+from ssdh.structure.distances import KEEP_BYTES, PairDistances
+from ssdh.structure.fit import fit_pairs
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.thresholds import Structure, pseudo_labels
+from ssdh.training.head import FeatureSource, HeadStep
+from ssdh.training.loss import PairBatches
+from ssdh.training.optimizer import FusedOptimizer
 
 Points = list[dict[str, Any]]
 BITS, QUERIES, TOP = 64, 500, 20

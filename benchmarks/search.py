@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import peak_mib, table, write_results
-from ssdh.codes import width
-from ssdh.search import Index, Kind, recall
+from ssdh.hashing.codes import width
+from ssdh.search.index import Index, Kind, recall
 
 CENTRES, FLIPS = 10_000, 0.1
 TOP = 20

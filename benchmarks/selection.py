@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from benchmarks.common import RESULTS, table, write_results
 from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
-from ssdh.datasets.splits import Split
-from ssdh.params import read_params, section
-from ssdh.structure import StructureParams
-from ssdh.training_params import TrainParams
+from ssdh.core.params import read_params, section
+from ssdh.core.split import Split
+from ssdh.structure.params import StructureParams
+from ssdh.training.params import TrainParams
 
 VALIDATION, TOPK = 1000, 5000
 SPACE: dict[str, tuple[int, ...] | tuple[float, ...]] = {

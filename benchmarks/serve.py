@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import resident_mib, table, write_results
-from ssdh.codes import pack
+from ssdh.hashing.codes import pack
 
 BITS, SIDE = 64, 64
 
@@ -66,10 +66,10 @@ def serve_generated(count: int, folder: Path, sender: Any) -> None:
     """In a process of its own: open a gallery of `count` images, tell the address and memory, serve."""
     import uvicorn
 
-    from ssdh.gallery import Gallery
-    from ssdh.images import open_images
-    from ssdh.search import Index
-    from ssdh.web.app import create_app
+    from ssdh.features.images import open_images
+    from ssdh.search.gallery import Gallery
+    from ssdh.search.index import Index
+    from ssdh.search.web.app import create_app
 
     codes = np.random.default_rng(1).integers(0, 256, (count, BITS // 8), dtype=np.uint8)
     index = Index(codes, bits=BITS, names=[f"{row:07d}" for row in range(count)])

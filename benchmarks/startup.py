@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import best_seconds, table, write_results
-from tests.clone import Clone, make_clone
+from tests.helpers.clone import Clone, make_clone
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -21,7 +21,8 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import norm
 
 from benchmarks.common import best_seconds, peak_mib, write_results
-from ssdh.structure import fit_structure, pseudo_labels
+from ssdh.structure.fit import fit_structure
+from ssdh.structure.thresholds import pseudo_labels
 
 BINS = 500
 DEVICE = os.environ.get("SSDH_BENCH_DEVICE", "cpu")  # of the matrix products; child processes inherit it

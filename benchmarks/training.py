@@ -1,6 +1,6 @@
 """Training beside the usual way: `python -m benchmarks.training [--device auto] [--only head|network]`.
 
-Hash layer: steps a second of `ssdh.training.train` against a DataLoader loop over the same features (autograd,
+Hash layer: steps a second of `ssdh.training.loop.train` against a DataLoader loop over the same features (autograd,
 torch.optim, the loss read each step), with equal losses step by step. Whole network: a training step, with
 augmentation, labels and bookkeeping, against the bare forward + backward + step on a batch that lies on the device,
 both with `runtime.deterministic`, the default; what that costs on a CUDA device is a table of its own.
@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.common import best_seconds, table, write_results
-from ssdh.backbones import build_network, feature_size
-from ssdh.devices import device_name, make_deterministic, threads, use_device
-from ssdh.files import write_array, write_csv
-from ssdh.head import FeatureSource, HeadStep
-from ssdh.images import Preprocessing, open_images
-from ssdh.loss import ssdh_loss
-from ssdh.network import HashNet, seeded_hashnet
-from ssdh.optimizers import FusedOptimizer
-from ssdh.pair_batches import PairBatches
-from ssdh.pair_labels import PairLabels
-from ssdh.runs import configure_logging
-from ssdh.snapshots import Snapshots
-from ssdh.structure import Structure
-from ssdh.training import epoch_batches, make_optimizer, train
-from ssdh.training_params import TrainParams
-from ssdh.whole_network import AugmentedImages, NetworkStep, exact_pooling
+from ssdh.core.device import device_name, make_deterministic, threads, use_device
+from ssdh.core.files import write_array, write_csv
+from ssdh.core.stage import configure_logging
+from ssdh.features.backbone import build_network, feature_size
+from ssdh.features.images import open_images
+from ssdh.features.params import Preprocessing
+from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.thresholds import Structure
+from ssdh.training.checkpoint import Snapshots
+from ssdh.training.finetune import AugmentedImages, NetworkStep, exact_pooling
+from ssdh.training.head import FeatureSource, HeadStep
+from ssdh.training.loop import epoch_batches, train
+from ssdh.training.loss import PairBatches, ssdh_loss
+from ssdh.training.optimizer import FusedOptimizer, make_optimizer
+from ssdh.training.params import TrainParams
 
 IMAGES, BITS, SEED = 5000, 32, 0
 NOTHING = Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0)  # the matrix is given: no label is computed

@@ -6,8 +6,8 @@ import os
 import sys
 
 from ssdh.cli import COMMANDS, load
-from ssdh.errors import SSDHError
-from ssdh.runs import configure_logging
+from ssdh.core.errors import SSDHError
+from ssdh.core.stage import configure_logging
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports it and dvc does
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ssdh.baselines import CURVES, evaluate_baselines
-from ssdh.datasets.splits import read_split
-from ssdh.files import read_array, write_csv, write_json
-from ssdh.params import Bits, Seed, TopK, lookup, read_params, section
-from ssdh.retrieval import EvaluateParams
-from ssdh.runs import stage
+from ssdh.core.files import read_array, write_csv, write_json
+from ssdh.core.params import Bits, Seed, TopK, lookup, read_params, section
+from ssdh.core.split import read_split
+from ssdh.core.stage import stage
+from ssdh.evaluation.baselines import CURVES, evaluate_baselines
+from ssdh.evaluation.params import EvaluateParams
 
 
 @stage("baselines")

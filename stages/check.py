@@ -6,10 +6,10 @@ DVC removes a stage's outs before its command runs; this stage runs before any o
 
 from pathlib import Path
 
-from ssdh.files import atomic_path
-from ssdh.params import read_params
-from ssdh.preflight import check
-from ssdh.runs import stage
+from ssdh.check import check
+from ssdh.core.files import atomic_path
+from ssdh.core.params import read_params
+from ssdh.core.stage import stage
 
 OUT = Path("data/checked.txt")
 

@@ -4,18 +4,18 @@ from pathlib import Path
 
 from loguru import logger
 
-from ssdh.datasets.roots import raw_folder
-from ssdh.devices import device_key, use_device
-from ssdh.extraction import compute_rows, image_blocks
-from ssdh.files import read_array
-from ssdh.images import open_images
-from ssdh.network import load_hashnet, read_metadata
-from ssdh.params import lookup, read_params, section
-from ssdh.ranks import process_group, relaunch, shared_work
-from ssdh.runs import stage
-from ssdh.runtime import RuntimeParams
-from ssdh.trained import feature_blocks, model_preprocessing, packed
-from ssdh.work import fingerprint
+from ssdh.core.cache_dir import raw_folder
+from ssdh.core.device import device_key, use_device
+from ssdh.core.distributed import process_group, relaunch, shared_work
+from ssdh.core.files import read_array
+from ssdh.core.params import lookup, read_params, section
+from ssdh.core.resume import fingerprint
+from ssdh.core.runtime import RuntimeParams
+from ssdh.core.stage import stage
+from ssdh.features.extract import compute_rows, image_blocks
+from ssdh.features.images import open_images
+from ssdh.hashing.encoder import feature_blocks, packed
+from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_metadata
 
 MODEL, FEATURES, IMAGES = Path("models/hashnet.safetensors"), Path("features/features.npy"), Path("data/images")
 CODES = Path("models/codes.npy")

@@ -1,16 +1,16 @@
-"""Measure the codes: `python -m stages.evaluate`, mAP and curves where there are labels (see `ssdh.evaluation`)."""
+"""Measure the codes: `python -m stages.evaluate`, mAP and curves where there are labels."""
 
 from pathlib import Path
 
-from ssdh.datasets.splits import read_split
-from ssdh.evaluation import PER_QUERY, PR_CURVE, PRECISION_AT_N, evaluate
-from ssdh.files import read_array, write_csv, write_json
-from ssdh.pair_labels import open_pair_labels
-from ssdh.pair_precision import pair_precision
-from ssdh.params import Bits, TopK, read_params, section
-from ssdh.retrieval import EvaluateParams
-from ssdh.runs import stage
-from ssdh.selection import manifold_recall
+from ssdh.core.files import read_array, write_csv, write_json
+from ssdh.core.params import Bits, TopK, read_params, section
+from ssdh.core.split import read_split
+from ssdh.core.stage import stage
+from ssdh.evaluation.manifold_recall import manifold_recall
+from ssdh.evaluation.metrics import PER_QUERY, PR_CURVE, PRECISION_AT_N, evaluate
+from ssdh.evaluation.pair_precision import pair_precision
+from ssdh.evaluation.params import EvaluateParams
+from ssdh.structure.pseudo_labels import open_pair_labels
 
 METRICS = Path("metrics")
 

@@ -4,16 +4,17 @@ from pathlib import Path
 
 from loguru import logger
 
-from ssdh.backbones import BackboneParams, load_backbone
-from ssdh.datasets.roots import raw_folder
-from ssdh.devices import device_key, use_device
-from ssdh.extraction import compute_rows, image_blocks
-from ssdh.images import ImageParams, open_images
-from ssdh.params import lookup, read_params, section
-from ssdh.ranks import process_group, relaunch, shared_work
-from ssdh.runs import stage
-from ssdh.runtime import RuntimeParams
-from ssdh.work import fingerprint
+from ssdh.core.cache_dir import raw_folder
+from ssdh.core.device import device_key, use_device
+from ssdh.core.distributed import process_group, relaunch, shared_work
+from ssdh.core.params import lookup, read_params, section
+from ssdh.core.resume import fingerprint
+from ssdh.core.runtime import RuntimeParams
+from ssdh.core.stage import stage
+from ssdh.features.backbone import load_backbone
+from ssdh.features.extract import compute_rows, image_blocks
+from ssdh.features.images import open_images
+from ssdh.features.params import BackboneParams, ImageParams
 
 IMAGES, FEATURES = Path("data/images"), Path("features/features.npy")
 

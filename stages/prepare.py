@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
+from ssdh.core.files import write_array, write_json
+from ssdh.core.params import Seed, read_params, section
+from ssdh.core.runtime import RuntimeParams
+from ssdh.core.stage import stage
 from ssdh.datasets import registry
 from ssdh.datasets.base import DataParams
-from ssdh.datasets.preparation import counts, prepare, write_images, write_roles
-from ssdh.files import write_array, write_json
-from ssdh.params import Seed, read_params, section
-from ssdh.runs import stage
-from ssdh.runtime import RuntimeParams
+from ssdh.datasets.prepare import counts, prepare, write_images, write_roles
 
 IMAGES, LABELS, SPLIT = Path("data/images"), Path("data/labels.npy"), Path("data/split")
 METRICS = Path("metrics/data.json")

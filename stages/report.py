@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from ssdh.files import atomic_path
-from ssdh.home import ssdh_home
-from ssdh.params import read_params
+from ssdh.core.cache_dir import ssdh_home
+from ssdh.core.files import atomic_path
+from ssdh.core.params import read_params
+from ssdh.core.stage import stage
 from ssdh.report.collect import collect
 from ssdh.report.page import render
-from ssdh.runs import stage
 
 OUT = Path("metrics/report.html")
 

@@ -7,14 +7,15 @@ import numpy as np
 from loguru import logger
 from numpy.lib.format import open_memmap
 
-from ssdh.datasets.splits import read_split
-from ssdh.files import atomic_path, read_array, write_array, write_csv, write_json
-from ssdh.fitted_structure import fit_recipe
-from ssdh.pair_labels import Stored, write_structure
-from ssdh.params import Seed, read_params, section
-from ssdh.runs import stage
-from ssdh.runtime import RuntimeParams
-from ssdh.structure import StructureParams, distance_table, pseudo_labels
+from ssdh.core.files import atomic_path, read_array, write_array, write_csv, write_json
+from ssdh.core.params import Seed, read_params, section
+from ssdh.core.runtime import RuntimeParams
+from ssdh.core.split import read_split
+from ssdh.core.stage import stage
+from ssdh.structure.fit import distance_table, fit_recipe
+from ssdh.structure.params import StructureParams
+from ssdh.structure.pseudo_labels import Stored, write_structure
+from ssdh.structure.thresholds import pseudo_labels
 
 FEATURES, SPLIT = Path("features/features.npy"), Path("data/split")
 LABELS, STRUCTURE = Path("features/pseudo_labels.npy"), Path("features/structure.npz")

@@ -4,23 +4,22 @@ from pathlib import Path
 
 from loguru import logger
 
-from ssdh.backbones import BackboneParams
-from ssdh.datasets.roots import raw_folder
-from ssdh.datasets.splits import read_split
-from ssdh.devices import device_key, device_name, use_device
-from ssdh.files import read_array, write_csv
-from ssdh.fitting import Inputs, Place, fit
-from ssdh.images import ImageParams, open_images
-from ssdh.network import save_hashnet
-from ssdh.pair_labels import open_pair_labels
-from ssdh.params import Bits, Seed, lookup, read_params, section
-from ssdh.ranks import process_group, relaunch, shared_work
-from ssdh.runs import stage
-from ssdh.runtime import RuntimeParams
-from ssdh.snapshots import Snapshots
-from ssdh.trained import describe_backbone
-from ssdh.training_params import TrainParams
-from ssdh.work import fingerprint
+from ssdh.core.cache_dir import raw_folder
+from ssdh.core.device import device_key, device_name, use_device
+from ssdh.core.distributed import process_group, relaunch, shared_work
+from ssdh.core.files import read_array, write_csv
+from ssdh.core.params import Bits, Seed, lookup, read_params, section
+from ssdh.core.resume import fingerprint
+from ssdh.core.runtime import RuntimeParams
+from ssdh.core.split import read_split
+from ssdh.core.stage import stage
+from ssdh.features.images import open_images
+from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.hashing.model_file import describe_backbone, save_hashnet
+from ssdh.structure.pseudo_labels import open_pair_labels
+from ssdh.training.checkpoint import Snapshots
+from ssdh.training.fit import Inputs, Place, fit
+from ssdh.training.params import TrainParams
 
 FEATURES, PSEUDO = Path("features/features.npy"), Path("features/pseudo_labels.npy")
 STRUCTURE, IMAGES = Path("features/structure.npz"), Path("data/images")
@@ -49,7 +48,7 @@ def main() -> None:
 
     def key() -> str:
         if chosen.finetune:
-            import ssdh.whole_network  # noqa: F401 (its code is part of the fingerprint)
+            import ssdh.training.finetune  # noqa: F401 (its code is part of the fingerprint)
         files = map(Path, (chosen.init_file, backbone.weights_file))
         return fingerprint([*INPUTS, *files], settings | {"stage": "train"} | device_key(device, runtime.deterministic))
 

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:
-    """Add `--index`; the kinds are those of `ssdh.search.KINDS`, which imports faiss."""
+    """Add `--index`; the kinds are those of `ssdh.search.index.KINDS`, which imports faiss."""
     parser.add_argument(
         "--index",
         choices=("flat", "hnsw", "hash"),

@@ -11,12 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ssdh.errors import DataError, ParameterError
-from ssdh.experiments import git
-from ssdh.statistics import paired_bootstrap, verdict
+from ssdh.core.errors import DataError, ParameterError
+from ssdh.experiments.bootstrap import paired_bootstrap, verdict
+from ssdh.experiments.dvc import git
 
 PER_QUERY, METRICS, DATA = "metrics/per_query.csv", "metrics/metrics.json", "metrics/data.json"
+
+
 SAME = ("dataset", "topk")  # what must agree for two average precisions to mean the same
+
+
 HELD_OUT = ("train", "database")  # and on the database without train images, whose size these give
 
 

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ssdh.core.errors import SSDHError
+from ssdh.core.params import lookup, read_params, validate
 from ssdh.datasets import registry
 from ssdh.datasets.base import DataParams
-from ssdh.errors import SSDHError
-from ssdh.params import lookup, read_params, validate
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

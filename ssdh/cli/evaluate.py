@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssdh.errors import DataError
+from ssdh.core.errors import DataError
 
 OWN = Path("models/hashnet.safetensors")
 
@@ -25,7 +25,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Print the metrics, one a line; raises DataError where --model does not exist or --json cannot be written."""
-    from ssdh.files import check_writable, write_json
+    from ssdh.core.files import check_writable, write_json
 
     if options.model != OWN and not options.model.exists():
         raise DataError(f"{options.model} does not exist: --model wants a .safetensors of this pipeline, such as {OWN}")
@@ -56,21 +56,20 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     """
     import numpy as np
 
-    from ssdh.backbones import BackboneParams
-    from ssdh.cli.finished import check_one_run, dataset_of
-    from ssdh.codes import pack, sign_codes
-    from ssdh.datasets.splits import read_split
-    from ssdh.devices import use_device
-    from ssdh.evaluation import evaluate
-    from ssdh.files import read_array
-    from ssdh.images import ImageParams
-    from ssdh.network import load_hashnet, read_metadata
-    from ssdh.params import TopK, read_params, section
-    from ssdh.retrieval import EvaluateParams
-    from ssdh.runtime import RuntimeParams
-    from ssdh.selection import manifold_recall
-    from ssdh.trained import describe_backbone, feature_blocks, outputs_of
-    from ssdh.weights import read_weights
+    from ssdh.core.device import use_device
+    from ssdh.core.files import read_array
+    from ssdh.core.params import TopK, read_params, section
+    from ssdh.core.runtime import RuntimeParams
+    from ssdh.core.split import read_split
+    from ssdh.evaluation.manifold_recall import manifold_recall
+    from ssdh.evaluation.metrics import evaluate
+    from ssdh.evaluation.params import EvaluateParams
+    from ssdh.features.params import BackboneParams, ImageParams
+    from ssdh.features.weights import read_weights
+    from ssdh.hashing.codes import pack, sign_codes
+    from ssdh.hashing.encoder import feature_blocks, outputs_of
+    from ssdh.hashing.model_file import describe_backbone, load_hashnet, read_metadata
+    from ssdh.search.finished_run import check_one_run, dataset_of
 
     check_one_run("train" if path == OWN else "extract")
     params = read_params()
@@ -108,12 +107,12 @@ def _blocks_of_images(
     path: Path, weights_file: Path | None, params: dict[str, Any], dataset: str, runtime: Any, device: Any
 ) -> Any:
     """The model's outputs of image rows."""
+    from ssdh.core.params import section
     from ssdh.datasets import registry
-    from ssdh.extraction import image_blocks
-    from ssdh.images import open_images
-    from ssdh.network import read_metadata
-    from ssdh.params import section
-    from ssdh.trained import image_precision, load_encoder
+    from ssdh.features.extract import image_blocks
+    from ssdh.features.images import open_images
+    from ssdh.hashing.encoder import load_encoder
+    from ssdh.hashing.model_file import image_precision, read_metadata
 
     precision = image_precision(read_metadata(path))
     encoder = load_encoder(path, weights_file)

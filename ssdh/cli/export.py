@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ssdh.cli.arguments import add_index
-from ssdh.export_folder import open_folder
+from ssdh.search.export_folder import open_folder
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,8 +21,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Write the files and list them with their sizes; a folder that cannot take them is refused first."""
     open_folder(options.folder)
-    from ssdh.cli.finished import MODEL, open_index, sample_images
-    from ssdh.export import export
+    from ssdh.search.export import export
+    from ssdh.search.finished_run import MODEL, open_index, sample_images
 
     index = open_index(options.index)
     images = None if options.no_onnx else sample_images(8)

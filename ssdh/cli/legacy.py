@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssdh.children import run_child
-from ssdh.errors import DataError, ParameterError, SSDHError
-from ssdh.experiments import environment, set_options, shell_line, with_values
-from ssdh.params import lookup, read_params
-from ssdh.preflight import check_parameters
-from ssdh.runtime import num_cores
+from ssdh.check import check_parameters
+from ssdh.core.errors import DataError, ParameterError, SSDHError
+from ssdh.core.params import lookup, read_params
+from ssdh.core.runtime import num_cores
+from ssdh.experiments.dvc import environment, run_child, set_options, shell_line, with_values
 
 OLD_NAMES = {"nus-wide-tc-10": "nus_wide_10", "nus-wide-tc-21": "nus_wide_21"}
+
+
 OLD_SETS = ("cifar10", "flickr25k", *OLD_NAMES.values())  # the others have a protocol of their own
 
 
@@ -51,6 +52,8 @@ FLAGS = (
     Flag("", "--alpha", float, 2.0, "structure.alpha", "similar below mode − α·σ"),
     Flag("", "--beta", float, 2.0, "structure.beta", "dissimilar above mode + β·σ"),
 )
+
+
 OF_THE_SET = ("num_query", "num_train", "topk")
 
 
@@ -162,7 +165,7 @@ def _existing(path: str) -> str:
 
 def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
     """Make the split and the frozen features, on which nothing of the model depends; then measure it, no training."""
-    from ssdh.network import read_metadata
+    from ssdh.hashing.model_file import read_metadata
 
     if not options.checkpoint:
         raise ParameterError("--evaluate needs --checkpoint FILE (a model file such as models/hashnet.safetensors)")
@@ -181,9 +184,9 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
 
 def _cpu_warning(params: dict[str, Any]) -> str:
     """How long the job may take on this CPU, measured by one forward pass, and the two ways out."""
-    from ssdh.backbones import BackboneParams
-    from ssdh.forecast import BACKWARD, forward_seconds, in_words, num_images
-    from ssdh.params import section
+    from ssdh.core.params import section
+    from ssdh.experiments.feasibility import BACKWARD, forward_seconds, in_words, num_images
+    from ssdh.features.params import BackboneParams
 
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     name = lookup(params, "dataset")
@@ -209,7 +212,7 @@ def _cpu_warning(params: dict[str, Any]) -> str:
 
 def _result() -> str:
     """The mAP as the last line, as the earlier program ended."""
-    from ssdh.summary import read_metrics
+    from ssdh.experiments.summary import read_metrics
 
     found = read_metrics(Path("metrics"))["metrics"]
     if "map" not in found:

@@ -5,11 +5,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ssdh.children import run_child
-from ssdh.experiments import environment
-from ssdh.home import ssdh_home
-from ssdh.params import lookup, read_params
-from ssdh.summary import read_metrics, stage_seconds, summary_table
+from ssdh.core.cache_dir import ssdh_home
+from ssdh.core.params import lookup, read_params
+from ssdh.experiments.dvc import environment, run_child
+from ssdh.experiments.summary import read_metrics, stage_seconds, summary_table
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

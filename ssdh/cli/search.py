@@ -9,7 +9,7 @@ from typing import Any
 from loguru import logger
 
 from ssdh.cli.arguments import add_index, positive, whole
-from ssdh.errors import DataError
+from ssdh.core.errors import DataError
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,8 +25,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Encode the photos, search, print; returns 0, or raises DataError where no photo could be read."""
-    from ssdh.cli.finished import open_encoder, open_index
-    from ssdh.photos import find_photos, read_photos
+    from ssdh.search.finished_run import open_encoder, open_index
+    from ssdh.search.photos import find_photos, read_photos
 
     paths = find_photos(options.photo)
     index, encoder = open_index(options.index), open_encoder()

@@ -8,7 +8,7 @@ import socket
 from loguru import logger
 
 from ssdh.cli.arguments import add_index, whole
-from ssdh.errors import SSDHError
+from ssdh.core.errors import SSDHError
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,10 +34,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from ssdh.web.app import create_app
+        from ssdh.search.web.app import create_app
     except ImportError as error:
         raise SSDHError(f"{error.name} is not installed: pip install -e '.[web]'") from None
-    from ssdh.cli.finished import open_gallery
+    from ssdh.search.finished_run import open_gallery
 
     listening = _listen(options.host, options.port)  # before the network is loaded: a port in use is told at once
     with listening:

@@ -11,10 +11,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from ssdh.errors import ParameterError
-from ssdh.experiments import dvc, shell_line
+from ssdh.core.errors import ParameterError
+from ssdh.experiments.dvc import dvc, shell_line
 
 IF_VARIED = ("itq.map", "params.yaml:dataset", "seed", "recipe")
+
+
 BLOCKS = ("datasets", "backbone", "structure", "train", "evaluate")
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from ssdh.cli.arguments import hours, positive, positives, wholes, words
-from ssdh.errors import ParameterError, SSDHError
-from ssdh.experiments import dvc, git, parse_settings, set_options, with_values
-from ssdh.files import is_placeholder, write_csv
-from ssdh.params import lookup, parse_value, read_params, section
-from ssdh.table import (
+from ssdh.core.errors import ParameterError, SSDHError
+from ssdh.core.files import is_placeholder, write_csv
+from ssdh.core.params import lookup, parse_value, read_params, section
+from ssdh.experiments.dvc import dvc, git, parse_settings, set_options, with_values
+from ssdh.experiments.results_table import (
     HEADER,
     Cell,
     Row,
@@ -37,8 +37,14 @@ from ssdh.table import (
 )
 
 SKIPPED_STAGES = ("check", "report")  # they change no number
+
+
 MODEL = "models/hashnet.safetensors"
+
+
 COMMITS = 20  # experiments of that many last commits are looked through
+
+
 INTERRUPTED = (
     "interrupted: queued experiments go on in the background (`dvc queue stop --kill` ends them); the next run of this "
     "command waits for them"
@@ -268,7 +274,7 @@ def sweeps(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _why_not(name: str, cells: Sequence[Cell], params: dict[str, Any], options: argparse.Namespace) -> str:
-    from ssdh.feasibility import why_not
+    from ssdh.experiments.feasibility import why_not
 
     first = next(cell for cell in cells if cell.dataset == name)
     chosen = with_values(params, {"dataset": name, "recipe": first.recipe, "bits": first.bits, "seed": first.seed})
@@ -276,7 +282,8 @@ def _why_not(name: str, cells: Sequence[Cell], params: dict[str, Any], options: 
 
 
 def _blank(cell: Cell, params: dict[str, Any], code: str, settings: str) -> Row:
-    from ssdh.backbones import BackboneParams, resolve_layer
+    from ssdh.features.backbone import resolve_layer
+    from ssdh.features.params import BackboneParams
 
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     weights = lookup(params, f"datasets.{cell.dataset}.images.weights")
@@ -297,6 +304,6 @@ def _summary(cells: Sequence[Cell], rows: dict[str, Row], todo: Sequence[Cell], 
 
 
 def published() -> list[dict[str, str]]:
-    """The rows of ssdh/published.csv."""
-    text = importlib.resources.files("ssdh").joinpath("published.csv").read_text(encoding="utf-8")
+    """The rows of ssdh/report/published.csv."""
+    text = importlib.resources.files("ssdh.report").joinpath("published.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

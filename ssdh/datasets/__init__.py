@@ -1,1 +1,1 @@
-"""Data sets: one module each, the registry, splits and verified downloads. Nothing else knows a data set by name."""
+"""Data sets: one module each, the registry, verification. Nothing else knows a data set by name."""

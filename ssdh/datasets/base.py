@@ -10,14 +10,35 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ssdh.datasets.roots import raw_folder
-from ssdh.datasets.splits import Protocol
-from ssdh.datasets.verification import inspect_files, refuse_bad
-from ssdh.errors import ParameterError
-from ssdh.params import Params
+from ssdh.core.cache_dir import raw_folder
+from ssdh.core.errors import ParameterError
+from ssdh.core.params import Params
+from ssdh.core.split import Rows
+from ssdh.datasets.verify import inspect_files, refuse_bad
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a data set is split.
+
+    num_query: None takes all of `query_pool` if there is one, else a tenth, at most 1000. num_train: None takes 5000,
+    or all of a smaller database. stratified: as many queries of each class (as even as the number allows); for sets
+    with one label an image. query_pool, database_pool: rows from which queries and database come (None: all rows).
+    """
+
+    num_query: int | None
+    num_train: int | None
+    stratified: bool = False
+    query_pool: Rows | None = None
+    database_pool: Rows | None = None
+
 
 FEWEST_TRAIN = 3  # images: two have one distance, which has no distribution
+
+
 Count = Annotated[int, Field(strict=True, ge=1)]
+
+
 TrainCount = Annotated[int, Field(strict=True, ge=FEWEST_TRAIN)]
 
 

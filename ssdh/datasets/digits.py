@@ -7,10 +7,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, DataParams, Dataset, Found, RawDataset, TrainCount, check_counts, one_hot
-from ssdh.datasets.splits import Protocol
+from ssdh.datasets.base import (
+    Count,
+    DataParams,
+    Dataset,
+    Found,
+    Protocol,
+    RawDataset,
+    TrainCount,
+    check_counts,
+    one_hot,
+)
 
 NUM_IMAGES = 1797
+
+
 CLASS_SIZES = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 

@@ -8,11 +8,10 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Dataset, FileParams, Found, RawDataset, check_counts, one_hot, refuse_bad_files
-from ssdh.datasets.lists import clean_name, first_few
-from ssdh.datasets.splits import Protocol
-from ssdh.decoding import image_files
-from ssdh.errors import DataError
+from ssdh.core.errors import DataError
+from ssdh.datasets.base import Dataset, FileParams, Found, Protocol, RawDataset, check_counts, one_hot, refuse_bad_files
+from ssdh.datasets.text_lists import clean_name, first_few
+from ssdh.features.decode import image_files
 
 LABEL_FILE = "labels.csv"
 

@@ -14,14 +14,30 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.datasets.base import Count, Dataset, FileParams, Found, RawDataset, TrainCount, check_counts, refuse_bad_files
-from ssdh.datasets.lists import first_few, locate, read_binary_rows, read_names
-from ssdh.datasets.splits import Protocol, Rows
-from ssdh.errors import DataError
+from ssdh.core.errors import DataError
+from ssdh.core.split import Rows
+from ssdh.datasets.base import (
+    Count,
+    Dataset,
+    FileParams,
+    Found,
+    Protocol,
+    RawDataset,
+    TrainCount,
+    check_counts,
+    refuse_bad_files,
+)
+from ssdh.datasets.text_lists import first_few, locate, read_binary_rows, read_names
 
 CONCEPTS, IMAGE_LIST, LABEL_FOLDER = "Concepts81.txt", "ImageList/Imagelist.txt", "Groundtruth/AllLabels"
+
+
 IMAGE_FOLDERS = ("", "images", "Flickr")
+
+
 PUBLISHED = {10: 186_577, 21: 195_834}  # images with at least one of the k concepts, on the official labels
+
+
 QUERIES_21 = 2100  # of the published lists; as many are drawn where there is only the ground truth
 
 

@@ -1,5 +1,6 @@
 """Every data set by its name in `params.yaml`."""
 
+from ssdh.core.errors import ParameterError
 from ssdh.datasets.base import AnyDataset
 from ssdh.datasets.cifar10 import Cifar10
 from ssdh.datasets.digits import Digits
@@ -7,7 +8,6 @@ from ssdh.datasets.fashion_mnist import FashionMnist
 from ssdh.datasets.flickr25k import Flickr25k
 from ssdh.datasets.folder import Folder
 from ssdh.datasets.nus_wide import NusWide
-from ssdh.errors import ParameterError
 
 DATASETS: dict[str, AnyDataset] = {
     dataset.name: dataset

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.codes import check_packed
-from ssdh.datasets.roots import raw_folder
-from ssdh.datasets.splits import Split, read_split
-from ssdh.errors import DataError
-from ssdh.files import read_array
-from ssdh.params import effective, lookup
+from ssdh.core.cache_dir import raw_folder
+from ssdh.core.errors import DataError
+from ssdh.core.files import read_array
+from ssdh.core.params import effective, lookup
+from ssdh.core.split import Split, read_split
+from ssdh.hashing.codes import check_packed
 from ssdh.report.contents import Report
 from ssdh.report.gallery import TYPICAL, WORST, Pictures, show, worst_and_typical
 from ssdh.report.inputs import numbers, published_rows, read_results, stage_records
@@ -50,7 +50,7 @@ def collect(project: Path, params: dict[str, Any], *, timings: Path) -> Report:
     )
     return Report(
         results=results,
-        published=published_rows(project / "ssdh/published.csv", results),
+        published=published_rows(project / "ssdh/report/published.csv", results),
         stages=stage_records(project / "dvc.lock", timings, project),
         parameters=parameters(params),
         weights=str(lookup(params, f"datasets.{name}.images")["weights"]),

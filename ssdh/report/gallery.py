@@ -10,17 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssdh.codes import hamming
-from ssdh.decoding import BadImageError, decode_image
-from ssdh.errors import DataError
-from ssdh.files import read_array
+from ssdh.core.errors import DataError
+from ssdh.core.files import read_array
+from ssdh.features.decode import BadImageError, decode_image
+from ssdh.hashing.codes import hamming
 from ssdh.report.inputs import read_table
 
 Rows = NDArray[np.int64]
 
+
 SIDE = 96  # pixels of a thumbnail's longer side, twice what is shown, for sharp screens
+
+
 TINY = 40  # images up to this size are shown as they are, each pixel a square
+
+
 NEAREST, WORST, TYPICAL = 10, 5, 5
+
+
 MOST_CLASSES = 3  # class names under an image
 
 

@@ -14,11 +14,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from ssdh.errors import DataError
-from ssdh.timings import read_timings
+from ssdh.core.errors import DataError
+from ssdh.core.records import read_timings
 
 Table = dict[str, list[str]]
+
+
 Floats = NDArray[np.float64]
+
 
 # After a stage DVC may write its outs once more, as links or copies of those in its cache: start-up and a slow disk.
 RELINK_SECONDS, RELINK_BYTES_PER_SECOND = 5, 50e6

@@ -16,6 +16,8 @@ from ssdh.report.markup import facts, number, section, text
 from ssdh.report.sections import METHODS
 
 STYLE = Path(__file__).with_name("style.css")
+
+
 CODES = "models/codes.npy"
 
 
@@ -204,7 +206,7 @@ def _picture(uri: str, alt: str) -> str:
 def _footer() -> str:
     return (
         "<p>Made by <code>dvc repro report</code> from <code>metrics/</code>, <code>models/codes.npy</code>, "
-        "<code>data/</code>, <code>dvc.lock</code> and, for published values, <code>ssdh/published.csv</code>. "
+        "<code>data/</code>, <code>dvc.lock</code> and, for published values, <code>ssdh/report/published.csv</code>. "
         "Method: Yang, Deng, Liu, Liu, Tao, <cite>Semantic Structure-based Unsupervised Deep Hashing</cite>, "
         "IJCAI 2018. Ties: McSherry and Najork, ECIR 2008.</p>"
     )

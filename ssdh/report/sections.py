@@ -13,12 +13,16 @@ from ssdh.report.inputs import Table, numbers, select
 from ssdh.report.markup import bar, facts, figure, number, percent, section, table, text
 
 METHODS = {"float": "Float", "itq": "ITQ", "pcah": "PCAH", "lsh": "LSH"}
+
+
 ABOUT_METHODS = {
     "float": "cosine of the features, no codes",
     "itq": "rotated principal components",
     "pcah": "signs of the principal components",
     "lsh": "signs of random projections",
 }
+
+
 MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
     "map_stable": "mAP, ties in the database’s order",
     "map_without_train": "mAP, database without train images",
@@ -28,7 +32,11 @@ MEASURES = {  # metrics with a number in their name, or in their keys, have it i
     "manifold_recall": "neighbours on the manifold found (needs no labels)",
     "queries_without_relevant": "queries without a relevant image",
 }
+
+
 MANY_CLASSES = 24  # more stand in two columns where there is room
+
+
 AS_BAR = '<span class="sr">as a bar</span>'
 
 

@@ -1,0 +1,130 @@
+"""Files that are written whole or not at all, and read with one line for what is wrong with them."""
+
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+from filelock import FileLock, Timeout
+from loguru import logger
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it is flushed to disk and renamed, on failure removed.
+
+    So `path` is either the whole new file or what stood there before. The temporary name keeps the suffix. Raises
+    DataError where the system refuses, for a full disk or an impossible folder say.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_torn(path)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # nothing was written in a folder that cannot be
+            temporary.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Find out before a long computation whether `path` can be written; raises DataError where it cannot."""
+    if not path.name or path.is_dir():
+        raise DataError(f"{path} could not be written: it is a folder, a file's name is wanted")
+    try:
+        try_folder(path.parent)
+    except OSError as error:
+        raise DataError(f"{path} could not be written: {error.strerror or error}") from None
+
+
+def try_folder(folder: Path) -> None:
+    """Make the folder where it is not there and write to it, leaving nothing; raises OSError where that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _remove_torn(path: Path) -> None:
+    """Remove what writers of `path` that were killed left beside it."""
+    for left in path.parent.glob(f".{path.stem}.*.tmp{path.suffix}"):
+        writer = left.name.removeprefix(f".{path.stem}.").split(".")[0]
+        if writer.isdecimal() and not psutil.pid_exists(int(writer)):
+            left.unlink(missing_ok=True)
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write `array` as `.npy`, atomically."""
+    with atomic_path(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` as indented JSON with a final newline, atomically; NaN is refused: leave a missing metric out."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> None:
+    """Write rows as CSV with a header line, atomically; floats keep every digit."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
+    """Open a `.npy` as a read-only memory map (outs may be links into DVC's cache); "c" is private copy-on-write.
+
+    Raises DataError where it does not exist, is empty or is cut short.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
+    except (ValueError, OSError, EOFError):
+        try:  # an array of size 0 cannot be mapped
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise DataError(f"{path} is not a whole .npy file ({error}): remove it and run `dvc repro`") from None
+    return array
+
+
+def is_placeholder(path: Path) -> bool:
+    """Whether a file stands for "no weights": no byte at all, or the committed safetensors that holds no tensor."""
+    return path.is_file() and path.stat().st_size <= 16  # the format's length field and an empty header
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
+    """Hold an exclusive file lock, which dies with the process; logs `waiting_for` once where it must wait."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info(waiting_for)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

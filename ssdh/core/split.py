@@ -1,0 +1,61 @@
+"""Who is a query, who trains, who is searched: seeded, disjoint, shuffled once, and kept in `data/split/`."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+from ssdh.core.files import read_array, write_array, write_csv
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Roles of manifest rows, three int64 arrays.
+
+    query: in seeded order, disjoint from `database`. database: the seeded order in which it is searched, so that no
+    class order leaks into ties; holds the training images. train: its training rows, in the database's order.
+    """
+
+    query: Rows
+    train: Rows
+    database: Rows
+
+
+def write_split(folder: Path, split: Split, num_rows: int, skipped: list[tuple[str, str]] | None = None) -> None:
+    """Write `roles.csv`, `order.npy` and `skipped.csv` (path, reason) into `folder`.
+
+    `roles.csv` (row, role) lists the queries first, in their seeded order, then the other rows ascending; roles are
+    query, train, database and unused.
+    """
+    role = np.full(num_rows, "unused", dtype="<U8")
+    role[split.database] = "database"
+    role[split.train] = "train"
+    role[split.query] = "query"
+    others = np.flatnonzero(role != "query")
+    write_csv(folder / "roles.csv", ("row", "role"), [(int(row), role[row]) for row in (*split.query, *others)])
+    write_array(folder / "order.npy", split.database)
+    write_csv(folder / "skipped.csv", ("path", "reason"), skipped or [])
+
+
+def read_split(folder: Path) -> Split:
+    """Read what `write_split` wrote; raises DataError where it is missing or its files do not belong together."""
+    path = folder / "roles.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            pairs: list[Any] = list(csv.reader(file))[1:]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: run `dvc repro`") from None
+    database = np.asarray(read_array(folder / "order.npy"), dtype=np.int64)
+    rows = {role: [int(row) for row, found in pairs if found == role] for role in ("query", "train", "database")}
+    is_train = np.zeros(len(pairs), dtype=bool)
+    is_train[rows["train"]] = True
+    if sorted(database.tolist()) != sorted(rows["train"] + rows["database"]):
+        raise DataError(f"{path} and order.npy beside it are of different runs: run `dvc repro --force prepare`")
+    query = np.asarray(rows["query"], dtype=np.int64)
+    return Split(query=query, train=database[is_train[database]], database=database)

@@ -1,0 +1,1 @@
+"""What the codes are worth: metrics, and baselines on the same features."""

@@ -1,0 +1,87 @@
+"""Exact search by cosine similarity of float features: what codes are compared with. Numpy only.
+
+Similarities stream through in blocks of queries; the features (a memory map, say) are read in file order and never
+copied whole.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+
+Float32 = NDArray[np.float32]
+
+
+BLOCK_BYTES = 128_000_000  # of a block of similarities
+
+
+CHUNK_BYTES = 64_000_000  # of features read at once
+
+
+def cosine_blocks(
+    features: NDArray[Any], query: Rows, database: Rows, centre: NDArray[np.floating[Any]] | None = None
+) -> Iterator[tuple[slice, Float32]]:
+    """Yield (queries, similarities): a slice of `query`'s positions and cos(f_q, f_x), float32 (b, len(database)).
+
+    features: (N, D) of all images; query (q,), database (n,): row numbers; centre: (D,) subtracted from every feature
+    first. A row of zeros has similarity 0 with everything. The yielded array is the caller's to change.
+    """
+    num_rows, dim = features.shape
+    step = max(1, BLOCK_BYTES // (4 * num_rows))
+    chunk = max(1, CHUNK_BYTES // (4 * dim))
+    for start in range(0, len(query), step):
+        block = slice(start, min(start + step, len(query)))
+        vectors = _unit(features[query[block]], centre)
+        found = np.empty((len(vectors), num_rows), np.float32)
+        for first in range(0, num_rows, chunk):
+            rows = slice(first, first + chunk)
+            np.matmul(vectors, _unit(features[rows], centre).T, out=found[:, rows])
+        yield block, found[:, database]
+
+
+def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int) -> Rows:
+    """The `k` database positions most similar to each query, nearest first, equal ones in the database's order.
+
+    Returns int64 (q, k). Raises ValueError where k is not between 1 and len(database).
+    """
+    n = len(database)
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be between 1 and the {n} database items, got {k}")
+    result = np.empty((len(query), k), np.int64)
+    for block, similarities in cosine_blocks(features, query, database):
+        for row, found in zip(result[block], similarities, strict=True):
+            near = np.flatnonzero(found >= np.partition(found, n - k)[n - k])  # far faster than argpartition
+            row[:] = near[np.argsort(-found[near], kind="stable")[:k]]
+    return result
+
+
+def ranked_counts(
+    similarity: NDArray[np.floating[Any]], relevant: NDArray[np.bool_], kept: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Items and relevant ones at each of the highest similarities, descending; for `ssdh.hashing.ranking`.
+
+    similarity, relevant: (n,) of one query; whole tie groups are returned until `kept` items are covered. Two (1, G).
+
+    >>> ranked_counts(np.array([0.1, 0.9, 0.5, 0.5]), np.array([True, True, False, True]), 2)
+    (array([[1, 2]]), array([[1, 1]]))
+    """
+    n = len(similarity)
+    near = np.flatnonzero(similarity >= np.partition(similarity, n - kept)[n - kept]) if kept < n else np.arange(n)
+    _, group = np.unique(-similarity[near], return_inverse=True)
+    total = np.bincount(group)
+    hits = np.bincount(group[relevant[near]], minlength=len(total))
+    return total[None], hits[None]
+
+
+def _unit(features: NDArray[Any], centre: NDArray[np.floating[Any]] | None) -> Float32:
+    """Rows as float32 unit vectors, centred first where `centre` is given."""
+    vectors = np.array(features, np.float32)
+    if centre is not None:
+        vectors -= centre.astype(np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    vectors /= np.where(norms > 0, norms, 1)[:, None]
+    return vectors

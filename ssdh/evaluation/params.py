@@ -1,0 +1,20 @@
+"""The parameters of the evaluation."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ssdh.core.params import Params
+
+
+class EvaluateParams(Params):
+    """What is reported beside the mAP; cut-offs above the size of the database are left out.
+
+    precision_at: N of precision@N. radius: of precision within a Hamming radius. curve_points: of the precision@N
+    curve. neighbors: k of the recall of the k nearest images by float features; an empty list skips it.
+    """
+
+    precision_at: list[Annotated[int, Field(ge=1)]]
+    radius: int = Field(ge=0, le=4096)
+    curve_points: int = Field(default=50, ge=2, le=10_000)
+    neighbors: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[10, 100])

@@ -1,0 +1,1 @@
+"""From image files to feature vectors: decoding, preprocessing, the frozen backbone."""

@@ -1,0 +1,159 @@
+"""Weight files: read without running code, downloaded with their checksum, and the normalisation they go with."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ssdh.core.cache_dir import ssdh_home
+from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.files import is_placeholder
+from ssdh.features.download import RemoteFile, fetch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+Triple = tuple[float, float, float]
+
+
+OPTION = "backbone.weights_file"
+
+
+def read_weights(name: str, option: str = OPTION) -> "dict[str, Tensor]":
+    """Read a state dict from `.safetensors` or `.pth`/`.pt` (tensors, no pickled code); DataError if it is none.
+
+    option: what errors call the file by: the parameter or the command line's option that named it.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(name)
+    _check_file(path, option)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{option} {path} is not a whole state dict: {_first_line(error)}") from None
+    except Exception as error:
+        reason = type(error).__name__
+        raise DataError(f"{option} {path} holds more than tensors ({reason}): save a state dict") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(f"{option} {path} is not a state dict: save model.state_dict()")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _check_file(path: Path, option: str = OPTION) -> None:
+    hint = "name a .safetensors or .pth file" + (f" (params.yaml: {OPTION})" if option == OPTION else "")
+    if not path.is_file():
+        raise DataError(f"{option} {path} does not exist: {hint}")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise ParameterError(f"{option} {path} has the unknown suffix {path.suffix!r}: {hint}")
+    if is_placeholder(path):
+        wanted = "images.weights is 'file', but " if option == OPTION else ""
+        raise ParameterError(f"{wanted}{option} {path} is the empty placeholder: {hint}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def only_convolutions(state: "dict[str, Tensor]") -> bool:
+    """Whether a state dict of VGG or AlexNet lacks the classifier."""
+    return all(key.startswith("features.") for key in state)
+
+
+def torchvision_weights(arch: str, weights: str) -> "dict[str, Tensor]":
+    """Torchvision's state dict, from `$SSDH_HOME/weights` or its hash-checked download.
+
+    Raises DataError where the file is broken or cannot be had.
+    """
+    import torch
+
+    path = torchvision_file(arch, weights)
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        raise DataError(f"{path} is not a whole weight file: remove it and run again to download it anew") from None
+    if arch.startswith("densenet"):  # saved when torchvision's modules had dots in their names
+        state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): v for key, v in state.items()}
+    return state
+
+
+def torchvision_file(arch: str, weights: str) -> Path:
+    """The downloaded file of torchvision's weights; fetches it when it is not there, unless SSDH_OFFLINE is set."""
+    kept = ssdh_home() / "weights"
+    marker = kept / f"{arch}.{weights}"  # the file's name, so that a second check needs no torchvision
+    if marker.is_file() and (path := kept / marker.read_text(encoding="utf-8").strip()).is_file():
+        return path
+    url = str(torchvision_enum(arch, weights).url)
+    digest = Path(url).stem.rsplit("-", 1)[1]  # all of torchvision's names end in the beginning of their SHA-256
+    path = fetch(RemoteFile(url, sha256=digest), kept)
+    marker.write_text(path.name + "\n", encoding="utf-8")
+    return path
+
+
+def torchvision_enum(arch: str, weights: str) -> Any:
+    """The entry of torchvision's list: its default, or VGG16's convolutions alone."""
+    import torchvision
+
+    enum = torchvision.models.get_model_weights(arch)
+    return enum.IMAGENET1K_FEATURES if weights == "features" else enum.DEFAULT
+
+
+def normalisation(arch: str, weights: str, weights_file: str) -> tuple[Triple, Triple]:
+    """Mean and std that belong to the weights: of the file's metadata, else torchvision's for them, else ImageNet's.
+
+    Raises DataError where the file is missing or cut short.
+    """
+    if weights == "file" and (found := _file_normalisation(Path(weights_file))):
+        return found
+    if weights in ("features", "imagenet"):
+        transforms = torchvision_enum(arch, weights).transforms()
+        return triple(transforms.mean), triple(transforms.std)
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _file_normalisation(path: Path) -> tuple[Triple, Triple] | None:
+    """Mean and std of a safetensors file's metadata: keys `mean` and `std`, or `preprocessing: … mean a b c, std d`."""
+    _check_file(path)
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{OPTION} {path} is not a whole state dict: {_first_line(error)}") from None
+    text = metadata.get("preprocessing", "") + "".join(f" {key} {metadata.get(key, '')}," for key in ("mean", "std"))
+    numbers = r"\W*((?:\d+(?:\.\d+)?(?:/\d+)?[\s,]*)+)"
+    found = [re.search(key + numbers, text) for key in ("mean", "std")]
+    if not found[0] or not found[1]:
+        return None
+    mean, std = ([_fraction(part) for part in re.split(r"[\s,]+", match[1].strip(" ,"))] for match in found if match)
+    return triple(mean), triple(std)
+
+
+def _fraction(text: str) -> float:
+    over, _, under = text.partition("/")
+    return float(over) / float(under or 1)
+
+
+def triple(values: Sequence[float]) -> Triple:
+    """Three channel values; one value stands for all three. Raises DataError for any other number of values."""
+    found = [float(value) for value in values]
+    if len(found) == 1:
+        found *= 3
+    if len(found) != 3:
+        raise DataError(f"normalisation must have 1 or 3 values, got {found}: set images.mean and images.std")
+    return found[0], found[1], found[2]

@@ -1,0 +1,1 @@
+"""The hash network, its codes, and retrieval by Hamming distance."""

@@ -1,0 +1,94 @@
+"""A trained network at work: its outputs for features or images."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssdh.core.errors import DataError
+from ssdh.features.backbone import Backbone, load_backbone
+from ssdh.features.extract import BLOCK, run_network
+from ssdh.features.images import Rows
+from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
+from ssdh.hashing.codes import pack, sign_codes
+from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_metadata
+from ssdh.hashing.network import HashNet
+
+Floats = NDArray[np.float32]
+
+
+Blocks = Callable[[Rows], Iterator[Floats]]  # what `compute_rows` asks for
+
+
+def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device) -> Blocks:
+    """What `compute_rows` asks for: outputs (≤ BLOCK, K) of blocks of rows of `features` (N, D)."""
+
+    def blocks_of(rows: Rows) -> Iterator[Floats]:
+        starts = range(0, len(rows), BLOCK)
+        batches = (torch.from_numpy(np.array(features[rows[start : start + BLOCK]])) for start in starts)
+        return run_network(model, batches, device)
+
+    return blocks_of
+
+
+def packed(blocks_of: Blocks) -> Callable[[Rows], Iterator[NDArray[np.uint8]]]:
+    """The same blocks as packed codes (≤ BLOCK, ⌈K/8⌉)."""
+    return lambda rows: (pack(sign_codes(outputs)) for outputs in blocks_of(rows))
+
+
+def outputs_of(blocks_of: Blocks) -> Callable[[Rows], Floats]:
+    """The same blocks as one array (n, K)."""
+    return lambda rows: np.concatenate(list(blocks_of(rows)))
+
+
+class Encoder(nn.Module):
+    """A network from preprocessed images (n, 3, size, size) to relaxed codes (n, K), with its preprocessing."""
+
+    def __init__(self, model: HashNet, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocessing = preprocessing
+
+    @property
+    def bits(self) -> int:
+        """K, the length of a code."""
+        return self.model.bits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (n, 3, size, size), normalised; returns (n, K) in (−1, 1)."""
+        outputs: Tensor = self.model(images)
+        return outputs
+
+
+def load_encoder(path: Path, weights_file: Path | None = None) -> Encoder:
+    """Read a trained network as one from images to codes, in evaluation mode.
+
+    Where only the hash layer was trained, the frozen network is built again from the file's metadata; its weights come
+    from where they came from in training, or from `weights_file`. Raises DataError where something is missing.
+    """
+    metadata = read_metadata(path)
+    model = load_hashnet(path)
+    if model.backbone is None:
+        model.backbone = _frozen(path, metadata, weights_file).module
+    return Encoder(model, model_preprocessing(metadata)).eval()
+
+
+def _frozen(path: Path, metadata: dict[str, Any], weights_file: Path | None) -> Backbone:
+    try:
+        backbone = BackboneParams(
+            arch=metadata["arch"],
+            layer=metadata["layer"],
+            precision=metadata["backbone_precision"],
+            weights_file=str(weights_file or metadata["weights_file"]),
+        )
+        images = ImageParams(
+            **{name: metadata[name] for name in ("size", "resize", "mean", "std")},
+            weights="file" if weights_file else metadata["weights"],
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} does not say which frozen network it belongs to ({error}): train it anew") from None
+    return load_backbone(backbone, images)

@@ -1,0 +1,188 @@
+"""The file of a trained hash network: weights, and metadata by which its backbone is built again."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ssdh.core.errors import DataError
+from ssdh.core.files import atomic_path, is_placeholder
+from ssdh.features.backbone import (
+    build_network,
+    resolve_layer,
+    resolve_preprocessing,
+    transforms_input,
+    without_storage,
+)
+from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
+from ssdh.hashing.network import HashNet, seeded_hashnet
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
+    """Write the weights as `.safetensors` with metadata (values as JSON text), atomically, the same bytes each time.
+
+    Raises DataError where the file cannot be written.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if model.power:
+        metadata = metadata | {"power": model.power}
+    text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # safetensors leaves files that only their owner may read
+        try:
+            save_file(state, temporary, text)
+        except SafetensorError as error:
+            raise DataError(f"{path} could not be written: {error}") from None
+        temporary.chmod(mode)
+        _sort_header(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the header's JSON in place: safetensors writes metadata in random order, and outs must be bit-identical."""
+    with path.open("rb+") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.dumps(json.loads(file.read(length)), separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+        encoded = header.encode()
+        if len(encoded) > length:
+            raise DataError(f"{path}: the header of {length} bytes grew to {len(encoded)}")
+        file.seek(8)
+        file.write(encoded.ljust(length))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a model file, values parsed from JSON where they are; DataError where it is not a model."""
+    try:
+        with safe_open(path, "pt") as file:
+            text: dict[str, str] = file.metadata() or {}
+            names = set(file.keys())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is not a whole model file ({error}): train it anew") from None
+    if not {"hash.weight", "hash.bias", "center"} <= names:
+        raise DataError(f"{path} is not a hash network: it has no hash.weight, hash.bias and center")
+    return {name: _parsed(value) for name, value in text.items()} | {
+        "has_backbone": any("backbone." in n for n in names)
+    }
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def load_hashnet(path: Path) -> HashNet:
+    """Read a trained network in evaluation mode.
+
+    It takes features (n, D), and preprocessed images too where the whole network was trained. Raises DataError where
+    the file is missing, broken or not a hash network.
+    """
+    metadata = read_metadata(path)
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    bits, dim = state["hash.weight"].shape
+    backbone = None
+    if metadata["has_backbone"]:
+        arch, layer, size = str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"])
+        transform_input = transforms_input(arch, str(metadata.get("weights")))
+        backbone = without_storage(lambda: build_network(arch, layer, size, transform_input=transform_input))
+    with torch.device("meta"):
+        model = HashNet(dim, bits, backbone, float(metadata.get("power", 0.0)))
+    state.setdefault("scale", torch.ones(()))
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise DataError(f"{path} does not fit its own metadata: {str(error).splitlines()[-1].strip()}") from None
+    return model.eval()
+
+
+def starts_afresh(init_file: str) -> bool:
+    """Whether `train.init_file` is the placeholder: training starts from fresh weights, not from a given model."""
+    return is_placeholder(Path(init_file))
+
+
+def initial_hashnet(
+    dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None, power: float = 0.0
+) -> HashNet:
+    """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (placeholder: none).
+
+    Raises DataError where a model from a file does not fit the features, the code length, `power` or the backbone.
+    """
+    if starts_afresh(init_file):
+        return seeded_hashnet(dim, bits, seed, backbone, power)
+    path = Path(init_file)
+    given = load_hashnet(path)
+    if given.hash.weight.shape != (bits, dim):
+        raise DataError(
+            f"train.init_file {path} has {given.bits} bits on features of {given.hash.in_features} values, wanted "
+            f"are {bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
+        )
+    if given.power != power:
+        raise DataError(
+            f"train.init_file {path} was trained with train.power {given.power:g}, wanted is {power:g}: set "
+            f"train.power to {given.power:g} (params.yaml: train.init_file)"
+        )
+    if given.backbone is not None and backbone is None:
+        raise DataError(f"train.init_file {path} holds a whole network: set train.finetune to true to train it on")
+    if given.backbone is None:
+        given.backbone = backbone
+    return given.requires_grad_(True)
+
+
+# --- the file of a trained network ----------------------------------------------------------------------------------
+
+
+def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str, Any]:
+    """The metadata by which the frozen network of a model is built again."""
+    preprocessing = resolve_preprocessing(backbone, images)
+    return {
+        "arch": backbone.arch,
+        "layer": resolve_layer(backbone, images.weights),
+        "weights": images.weights,
+        "weights_file": backbone.weights_file,
+        "backbone_precision": backbone.precision,
+        "size": preprocessing.size,
+        "resize": preprocessing.resize,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
+
+
+def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParams) -> None:
+    """Raise DataError where the model at `path` (`train.init_file`) belongs to another frozen network than the given.
+
+    Of a whole network the preprocessing must be the same too. What the file does not say is not compared.
+    """
+    metadata = read_metadata(path)
+    wanted = describe_backbone(backbone, images)
+    places = {"arch": "backbone.arch", "layer": "backbone.layer", "weights": "datasets.<dataset>.images.weights"}
+    if metadata["has_backbone"]:
+        places |= {name: f"datasets.<dataset>.images.{name}" for name in ("size", "mean", "std")}
+    for name, place in places.items():
+        if name in metadata and metadata[name] != wanted[name]:
+            raise DataError(
+                f"train.init_file {path} was trained with {name} {metadata[name]}, wanted is {wanted[name]}: set "
+                f"{place} to the file's (params.yaml: train.init_file)"
+            )
+
+
+def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:
+    """What the images of a model must go through, from its metadata."""
+    mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in (metadata["mean"], metadata["std"]))
+    return Preprocessing(resize=int(metadata["resize"]), size=int(metadata["size"]), mean=mean, std=std)
+
+
+def image_precision(metadata: dict[str, Any]) -> str:
+    """The precision, fp32 or bf16, in which a model encodes images: its own, or that of its frozen network."""
+    found: str = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
+    return found

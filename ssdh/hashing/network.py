@@ -1,0 +1,94 @@
+"""The hash network z = tanh(W·(φ − c)·s + b), on features φ or with the backbone that computes them, and its file."""
+
+import torch
+from torch import Tensor, nn
+
+from ssdh.core.errors import DataError
+
+CHUNK = 2**25  # values that are centred at once: in double precision 256 MiB
+
+
+TINY = 1e-12  # below any feature that means something; keeps gradients of powers and norms finite
+
+
+class HashNet(nn.Module):
+    """Relaxed codes of features or images.
+
+    dim: D of the features; bits: K; backbone: the network from preprocessed images (n, 3, size, size) to features
+    (n, D), or None. `power` p > 0: features become sign(φ)·|φ|^p at unit length. `center` (D,) is subtracted from them:
+    their train mean, or zeros; `scale` () multiplies what is left.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, bits: int, backbone: nn.Module | None = None, power: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.power = power
+        self.register_buffer("center", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.hash = nn.Linear(dim, bits)
+
+    @property
+    def bits(self) -> int:
+        """K, the length of a code."""
+        return self.hash.out_features
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs: features (n, D), or images (n, 3, size, size) if there is a backbone; returns (n, K) in (−1, 1)."""
+        features = self.features(inputs)
+        with torch.autocast(inputs.device.type, enabled=False):
+            return torch.tanh(self.hash(self.prepared(features.to(self.hash.weight.dtype))))
+
+    def prepared(self, features: Tensor) -> Tensor:
+        """What the hash layer takes: features (n, D), normalised if `power` asks for it, centred and scaled."""
+        return (self.normalised(features) - self.center) * self.scale
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """sign(φ)·|φ|^power at unit length, (n, D); the features themselves for power 0."""
+        if self.power == 0:
+            return features
+        powered = features if self.power == 1 else features.sign() * features.abs().clamp_min(TINY) ** self.power
+        unit: Tensor = powered / torch.linalg.vector_norm(powered, dim=1, keepdim=True).clamp_min(TINY)
+        return unit
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Features (n, D) of images (n, 3, H, W); features pass through.
+
+        Raises DataError for images where the model is the hash layer alone.
+        """
+        if inputs.ndim == 2:
+            return inputs
+        if self.backbone is None:
+            raise DataError(
+                "this model holds the hash layer alone and takes features (n, D): load_encoder takes images"
+            )
+        features: Tensor = self.backbone(inputs)
+        return features
+
+
+def seeded_hashnet(dim: int, bits: int, seed: int, backbone: nn.Module | None = None, power: float = 0.0) -> HashNet:
+    """A network whose hash layer has PyTorch's usual initial weights, drawn from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return HashNet(dim, bits, backbone, power)
+
+
+@torch.no_grad()
+def centre(model: HashNet, features: Tensor) -> None:
+    """Subtract the mean of the train features (n, D) and start every hyperplane through it.
+
+    Normalised features (`model.power`) are also scaled to a mean square of 1 a dimension, so that one learning rate
+    suits any backbone. A model that has a centre keeps its own. Sums are taken in double precision on the CPU (MPS
+    has none), a part of the rows at a time.
+    """
+    if model.center.any():
+        return
+    parts = torch.split(features, max(1, CHUNK // features.shape[1]))
+    sums = torch.stack([model.normalised(part).cpu().double().sum(0) for part in parts])  # (parts, D)
+    model.center.copy_(sums.sum(0) / len(features))
+    model.hash.bias.zero_()
+    if model.power:
+        squares = [(model.normalised(part) - model.center).cpu().double().square().sum() for part in parts]
+        model.scale.copy_((torch.stack(squares).sum() / features.numel()).clamp_min(TINY).rsqrt())

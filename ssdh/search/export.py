@@ -1,0 +1,176 @@
+"""A finished run as files that other software reads: codes, names, index, and the network as safetensors and ONNX.
+
+    python -m ssdh export FOLDER
+
+`model.onnx` is one network from image to code: input `images`, float32 (n, 3, size, size), any n; outputs `outputs`,
+float32 (n, K) in (−1, 1), and `codes`, uint8 (n, ⌈K/8⌉), packed as in `codes.npy`. What must happen to a picture before
+is in its metadata (`preprocessing`, as JSON).
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssdh.core.errors import DataError, SSDHError
+from ssdh.core.files import atomic_path, file_sha256
+from ssdh.features.params import Preprocessing
+from ssdh.hashing.codes import width
+from ssdh.hashing.encoder import Encoder, load_encoder
+from ssdh.hashing.model_file import read_metadata, save_hashnet
+from ssdh.search.export_folder import ABOUT, FILES, announce, finish, open_folder
+from ssdh.search.index import Index
+
+ONE_FILE_BYTES = 2_000_000_000  # protobuf holds no more: above it, weights lie beside the graph
+
+
+TOLERANCE = 1e-4  # between the network's outputs here and in onnxruntime
+
+
+INSTALL = "pip install -e '.[onnx]', or leave the file out with --no-onnx"
+
+
+class ImageToCode(nn.Module):
+    """What ONNX runs: images to relaxed codes and, by their sign, packed codes."""
+
+    weights: Tensor
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bytes = width(encoder.bits)
+        self.padding = 8 * self.bytes - encoder.bits
+        self.register_buffer("weights", 2.0 ** torch.arange(7, -1, -1), persistent=False)  # the first bit is highest
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images: (n, 3, size, size), normalised; returns float32 (n, K) and uint8 (n, ⌈K/8⌉)."""
+        outputs = self.encoder(images)
+        ones = nn.functional.pad((outputs >= 0).float(), (0, self.padding))  # (n, 8·⌈K/8⌉)
+        packed = (ones.reshape(-1, self.bytes, 8) * self.weights).sum(2)
+        return outputs, packed.to(torch.uint8)
+
+
+def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, *, onnx: bool = True) -> list[Path]:
+    """Write everything into `folder` (made if need be) and return the files; files of an earlier export go.
+
+    images: a few preprocessed ones (n, 3, size, size), on which ONNX is checked; without them, noise. Raises SSDHError
+    where a package is missing or the exported network disagrees with the original, DataError where `folder` holds
+    something else than an export.
+    """
+    earlier = open_folder(folder)
+    encoder = load_encoder(model_path)
+    if encoder.bits != index.bits:
+        raise DataError(f"{model_path} has {encoder.bits} bits, the codes have {index.bits}: run `dvc repro`")
+    if onnx:
+        _need_onnx()
+    announce(folder, earlier.union(FILES))
+    index.save(folder)
+    names = ("codes.npy", "index.faiss", "index.json", *(() if index.names is None else ("names.csv",)))
+    files = [folder / name for name in names]
+    metadata = {key: value for key, value in read_metadata(model_path).items() if key != "has_backbone"}
+    # written whole, backbone included, so that it needs nothing else
+    save_hashnet(folder / "model.safetensors", encoder.model, metadata)
+    shutil.copymode(folder / "codes.npy", folder / "model.safetensors")  # safetensors writes for the owner alone
+    files.append(folder / "model.safetensors")
+    if onnx:
+        files += write_onnx(folder / "model.onnx", encoder, metadata)
+        size = encoder.preprocessing.size
+        check_onnx(folder / "model.onnx", encoder, torch.randn(2, 3, size, size) if images is None else images)
+    about = {
+        "bits": encoder.bits,
+        "images": len(index),
+        "index": index.kind,
+        "preprocessing": about_preprocessing(encoder.preprocessing),
+        "sha256": {path.name: file_sha256(path) for path in files},
+    }
+    finish(folder, about, earlier)
+    return [*files, folder / ABOUT]
+
+
+def about_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
+    """The preprocessing as JSON values, with each step in words."""
+    return asdict(preprocessing) | {
+        "channels": "RGB",
+        "layout": "NCHW",
+        "steps": [
+            f"a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where no side falls below {preprocessing.resize} px",
+            "turned upright by its EXIF orientation",
+            "16-bit grey x 255 / 65535; grey of floats x 255 where none is above 1; rounded and clipped to 8 bits",
+            "transparent parts over white; then RGB, without regard to colour profiles",
+            f"short side to {preprocessing.resize} px (the long one rounds down), bicubic, antialiased, in 8 bits",
+            f"centre crop of {preprocessing.size}x{preprocessing.size} px, offsets rounded half to even",
+            "(x / 255 - mean) / std, by channel",
+        ],
+    }
+
+
+def write_onnx(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> list[Path]:
+    """Write the network from image to code; returns the files: one, or two where the weights exceed 2 GB."""
+    network = ImageToCode(encoder.cpu()).eval()
+    size = encoder.preprocessing.size
+    external = sum(value.nbytes for value in network.state_dict().values()) > ONE_FILE_BYTES
+    with torch.inference_mode():
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, size, size),),
+            input_names=["images"],
+            output_names=["outputs", "codes"],
+            dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    about = {"bits": encoder.bits, "preprocessing": about_preprocessing(encoder.preprocessing)} | {
+        key: metadata[key] for key in ("arch", "layer", "weights") if key in metadata
+    }
+    for key, value in about.items():
+        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    program.model.doc_string = "Images (n, 3, size, size), preprocessed as the metadata says, to binary codes."
+    if external:
+        program.save(str(path), external_data=True)
+        return [path, path.with_name(path.name + ".data")]
+    with atomic_path(path) as temporary:
+        program.save(str(temporary), external_data=False)
+    return [path]
+
+
+def check_onnx(path: Path, encoder: Encoder, images: Tensor) -> float:
+    """The largest difference between outputs in onnxruntime and here, for several n; SSDHError above 1e-4."""
+    largest = 0.0
+    for batch in (images, images[:1]):
+        with torch.inference_mode():
+            expected = encoder(batch).numpy()
+        outputs, codes = run_onnx(path, batch.numpy())
+        largest = max(largest, float(np.abs(outputs - expected).max()))
+        if not np.array_equal(codes, np.packbits(outputs >= 0, axis=1)):
+            raise SSDHError(f"{path}: its codes are not the signs of its outputs: use another version of onnxruntime")
+    if largest > TOLERANCE:
+        raise SSDHError(f"{path}: outputs differ by {largest:.2g} from the network's, more than {TOLERANCE}")
+    logger.info("{}: outputs as here to {:.1e}", path.name, largest)
+    return largest
+
+
+def run_onnx(path: Path, images: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
+    """Outputs (n, K) and codes (n, ⌈K/8⌉) that onnxruntime computes on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found: Sequence[NDArray[Any]] = session.run(None, {"images": images})
+    return found
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SSDHError(f"{error.name} is not installed: {INSTALL}") from None

@@ -1,0 +1,145 @@
+"""The finished run in this folder, as `search`, `export` and `serve` open it: no subcommand itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from loguru import logger
+from torch import Tensor
+
+from ssdh.core.device import select_device
+from ssdh.core.errors import DataError
+from ssdh.core.files import file_sha256, read_array
+from ssdh.core.params import read_params, section
+from ssdh.core.records import hashes_by_path
+from ssdh.core.runtime import RuntimeParams
+from ssdh.datasets import registry
+from ssdh.datasets.base import DataParams
+from ssdh.features.images import ImageSource, open_images, read_manifest
+from ssdh.features.loader import eval_loader, normalise
+from ssdh.hashing.codes import width
+from ssdh.hashing.encoder import load_encoder
+from ssdh.hashing.model_file import image_precision, model_preprocessing, read_metadata
+from ssdh.search.gallery import Gallery
+from ssdh.search.index import Index, Kind
+from ssdh.search.photos import PhotoEncoder
+
+MODEL, CODES = Path("models/hashnet.safetensors"), Path("models/codes.npy")
+
+
+SMOKE_RUN = "A smoke run: the backbone’s weights are random, so its codes say little about what is seen."
+
+
+IMAGES, LABELS, COUNTS = Path("data/images"), Path("data/labels.npy"), Path("metrics/data.json")
+
+
+LOCK = Path("dvc.lock")
+
+
+STAGES = ("prepare", "extract", "train", "encode")  # each reads what those before it wrote
+
+
+PAIRED = (IMAGES, LABELS, Path("data/split"), Path("features/features.npy"), MODEL, CODES)
+
+
+def check_one_run(last: str) -> None:
+    """Raise DataError where `dvc.lock` says that what the stages up to `last` read and wrote is of different runs.
+
+    So it is after an interruption or a run in part. Stages run by hand write no lock file: nothing is checked then.
+    """
+    recorded = _recorded()
+    for out in recorded.get("prepare", {}).get("outs", ()):  # the images may be new where what is written after is gone
+        if Path(out["path"]) in PAIRED and not Path(out["path"]).exists():
+            raise DataError(f"{out['path']} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
+    found = hashes_by_path(recorded.get(stage, {}) for stage in STAGES[: STAGES.index(last) + 1])
+    if several := [path for path, hashes in found.items() if Path(path) in PAIRED and len(hashes) > 1]:
+        raise DataError(
+            f"the results here are of different runs ({LOCK}: {', '.join(several)}), after an interruption or a run in "
+            "part: run `dvc repro`"
+        )
+
+
+def _recorded() -> dict[str, Any]:
+    """The stages of `dvc.lock`; empty where there is none."""
+    try:
+        stages: dict[str, Any] = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # such as the marks of a merge
+        raise DataError(f"{LOCK} cannot be read: remove it and run `dvc repro`") from None
+    return stages
+
+
+def open_index(kind: Kind = "flat") -> Index:
+    """The codes of all images of the run, searchable, with their names; DataError where parts are of different runs."""
+    check_one_run("encode")
+    bits = int(read_metadata(MODEL)["bits"])
+    codes = read_array(CODES)
+    names, _ = read_manifest(IMAGES)
+    if codes.dtype != np.uint8 or codes.shape != (len(names), width(bits)):
+        raise DataError(
+            f"{CODES} {codes.dtype} {codes.shape} does not fit {len(names)} images and {bits} bits: run `dvc repro`"
+        )
+    if kind != "flat":
+        logger.info("building the {} index of {} codes", kind, len(codes))
+    return Index(codes, bits=bits, names=names, kind=kind)
+
+
+def open_encoder() -> PhotoEncoder:
+    """The trained network, from photos to codes."""
+    runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
+    return PhotoEncoder(load_encoder(MODEL), select_device(runtime.device), image_precision(read_metadata(MODEL)))
+
+
+def dataset_of(params: dict[str, Any]) -> str:
+    """The data set of `params.yaml`; DataError where the results here are of another one."""
+    name: str = section(params, "dataset", str)
+    if (found := _counts()["dataset"]) != name:
+        raise DataError(f"dataset is {name!r}, but the results here are of {found!r}: run `dvc repro`")
+    return name
+
+
+def open_source() -> ImageSource:
+    """The images of the run; DataError where `params.yaml` names another data set than the results are of."""
+    params = read_params()
+    name = dataset_of(params)
+    dataset = registry.get(name)
+    data: DataParams = section(params, f"datasets.{name}.data", dataset.Params)
+    return open_images(IMAGES, dataset.root(data))
+
+
+def sample_images(count: int) -> Tensor:
+    """The first images as the network gets them: (n, 3, size, size) float32, n ≤ count."""
+    source, preprocessing = open_source(), model_preprocessing(read_metadata(MODEL))
+    rows = np.arange(min(count, len(source)))
+    return normalise(torch.cat(list(eval_loader(source, preprocessing, rows=rows))), preprocessing)
+
+
+def open_gallery(kind: Kind = "flat") -> Gallery:
+    """Codes, names, images, labels and the encoder of the run in this folder."""
+    about = _counts()
+    random = read_metadata(MODEL).get("weights") == "random"
+    return Gallery(
+        index=open_index(kind),
+        images=open_source(),
+        encode=open_encoder(),
+        title=about["dataset"],
+        version=file_sha256(IMAGES / "manifest.csv")[:12],
+        classes=about["classes"],
+        labels=read_array(LABELS),
+        notice=SMOKE_RUN if random else "",
+    )
+
+
+def _counts() -> dict[str, Any]:
+    """What `prepare` counted: `dataset` and `classes` among it."""
+    try:
+        found = json.loads(COUNTS.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{COUNTS} cannot be read ({error}): run `dvc repro`") from None
+    if not isinstance(found, dict) or not {"dataset", "classes"} <= found.keys():
+        raise DataError(f"{COUNTS} has no dataset and classes: run `dvc repro`")
+    return found

@@ -1,0 +1,249 @@
+"""The nearest codes by Hamming distance, through faiss' binary indexes; one copy of the codes in memory.
+
+    index = Index(np.load("models/codes.npy"), bits=32, names=names)
+    distances, rows = index.search(query_packed, top=20, radius=8)
+
+Kinds: "flat" compares with every code (exact; a million 64-bit codes take about a millisecond a query); "hnsw" walks a
+graph and "hash" looks into buckets of equal first bits, both approximate: `recall` measures them against flat.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import faiss
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.files import atomic_path, read_array, write_array, write_csv, write_json
+from ssdh.hashing.codes import check_packed, hamming, pack, unpack, width
+
+Kind = Literal["flat", "hnsw", "hash"]
+
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+HNSW_NEIGHBOURS = 16  # links of a node and layer: 2·16·4 bytes a code in the lowest one
+
+
+HNSW_BUILD_EFFORT = 80
+
+
+HNSW_SEARCH_EFFORT = 128  # candidates kept while walking; at least 2·top
+
+
+HASH_FLIPS = 3  # buckets whose key differs in at most so many bits are looked into
+
+
+HASH_BUCKET = 128  # codes a bucket, on average, if all keys were equally likely
+
+
+ONE_THREAD = 32  # up to so many queries are searched on one thread: faiss shares out queries, never the codes
+
+
+HISTOGRAM_BLOCK = 1 << 16  # rows whose distances are in memory at once
+
+
+Packed = NDArray[np.uint8]
+
+
+class Neighbours(NamedTuple):
+    """What a search finds, nearest first, equal distances by ascending row.
+
+    distances: int32 (q, k); rows: int64 (q, k). Where a query has fewer than k results, both are −1 at the end.
+    """
+
+    distances: NDArray[np.int32]
+    rows: NDArray[np.int64]
+
+
+class Index:
+    """Packed codes that can be searched.
+
+    packed: uint8 (n, ⌈bits/8⌉) as `pack` makes them, n ≥ 1; copied, so a memory map may be closed after.
+    names: n names of the images, by row; optional, kept for the caller. kind: "flat", "hnsw" or "hash".
+    Results of "hnsw" may differ between two builds: faiss links the graph on several threads.
+
+    >>> codes = pack([[1, 1, 1], [1, -1, 1], [-1, -1, -1], [1, 1, 1]])
+    >>> Index(codes, bits=3).search(codes[:1], top=3)
+    Neighbours(distances=array([[0, 0, 1]], dtype=int32), rows=array([[0, 3, 1]]))
+    """
+
+    def __init__(
+        self, packed: ArrayLike, *, bits: int, names: Sequence[str] | None = None, kind: Kind = "flat"
+    ) -> None:
+        codes = np.ascontiguousarray(check_packed(packed, bits))
+        if kind not in KINDS:
+            raise ParameterError(f"index must be one of {', '.join(KINDS)}, got {kind!r}")
+        if len(codes) == 0:
+            raise DataError("there are no codes to search: run `dvc repro` on at least one image")
+        index = _empty(kind, bits, len(codes))
+        index.add(codes)
+        self._set(index, bits, kind, names, codes)
+
+    def _set(self, index: Any, bits: int, kind: Kind, names: Sequence[str] | None, codes: Packed | None) -> None:
+        if names is not None and len(names) != index.ntotal:
+            raise DataError(f"{len(names)} names do not fit {index.ntotal} codes: run `dvc repro`")
+        self.faiss, self.bits, self.kind, self.names = index, bits, kind, names
+        # flat and hnsw hold the codes themselves, in one piece; hash scatters them over its buckets
+        self.packed: Packed = _stored(index, kind) if kind != "hash" else np.array(codes)
+
+    def __len__(self) -> int:
+        return int(self.faiss.ntotal)
+
+    # --- searching ------------------------------------------------------------------------------------------------
+
+    def search(self, query_packed: ArrayLike, top: int = 20, radius: int | None = None) -> Neighbours:
+        """The `top` nearest codes of each query, those within `radius` differing bits where it is given.
+
+        query_packed: uint8 (q, ⌈bits/8⌉). Raises ParameterError for a top below 1 or a negative radius.
+        """
+        query = np.ascontiguousarray(check_packed(query_packed, self.bits, "query codes"))
+        if top < 1:
+            raise ParameterError(f"top must be at least 1, got {top}")
+        if radius is not None and radius < 0:
+            raise ParameterError(f"radius must be at least 0, got {radius}")
+        distances, rows = self._nearest(query, min(top, len(self)))
+        if radius is not None:
+            outside = distances > radius
+            distances[outside], rows[outside] = -1, -1
+        return Neighbours(distances, rows)
+
+    def _nearest(self, query: Packed, top: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        effort = None
+        if self.kind == "hnsw":
+            effort = faiss.SearchParametersHNSW(efSearch=max(HNSW_SEARCH_EFFORT, 2 * top))  # type: ignore[attr-defined]
+        with _faiss_threads(len(query)):
+            distances, rows = self.faiss.search(query, top, params=effort)  # (q, top), rows −1 where nothing was found
+        order = np.lexsort((rows, np.where(rows < 0, np.iinfo(np.int32).max, distances)))  # ties by row, missing last
+        distances, rows = np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+        distances[rows < 0] = -1
+        return distances, rows
+
+    def histogram(self, query_packed: ArrayLike) -> NDArray[np.int64]:
+        """How many codes lie at each distance 0…bits from each query, exactly for every kind: int64 (q, bits + 1)."""
+        query = check_packed(query_packed, self.bits, "query codes")
+        counts = np.zeros((len(query), self.bits + 1), np.int64)
+        for start in range(0, len(self), HISTOGRAM_BLOCK):
+            found = hamming(query, self.packed[start : start + HISTOGRAM_BLOCK])  # (q, block)
+            for i, line in enumerate(found):
+                counts[i] += np.bincount(line, minlength=self.bits + 1)
+        return counts
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write `codes.npy`, `index.faiss` (any faiss reads it), `index.json` and, with names, `names.csv`."""
+        write_array(folder / "codes.npy", self.packed)
+        with atomic_path(folder / "index.faiss") as temporary:
+            faiss.write_index_binary(self.faiss, str(temporary))
+        if self.names is not None:
+            write_csv(folder / "names.csv", ("row", "name"), enumerate(self.names))
+        write_json(folder / "index.json", {"kind": self.kind, "bits": self.bits, "images": len(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Index":
+        """Read what `save` wrote; raises DataError where a file is missing or they do not belong together."""
+        try:
+            about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            bits, kind = int(about["bits"]), about["kind"]
+            index = faiss.read_index_binary(str(folder / "index.faiss"))
+            codes = read_array(folder / "codes.npy") if kind == "hash" else None
+            names = _read_names(folder / "names.csv")
+        except FileNotFoundError as error:
+            raise DataError(f"{error.filename} does not exist: write it with `python -m ssdh export`") from None
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{folder} holds no whole index ({reason}): `python -m ssdh export` writes one") from None
+        if index.d != 8 * width(bits) or index.ntotal != about["images"] or kind not in KINDS:
+            raise DataError(f"{folder}: index.json and index.faiss do not belong together: export them again")
+        self = cls.__new__(cls)
+        self._set(index, bits, kind, names, codes)
+        return self
+
+
+def recall(found: Neighbours, exact: Neighbours) -> float:
+    """Share of the exact k nearest that an approximate search found, ties counted as equals.
+
+    found, exact: (q, k) of the same queries. A result counts where it is no farther than the exact k-th; where nothing
+    is to be found, everything was. Raises ValueError where the shapes differ.
+
+    >>> rows = np.zeros((1, 4), np.int64)
+    >>> recall(Neighbours(np.int32([[1, 2, 3, -1]]), rows), Neighbours(np.int32([[1, 1, 2, 2]]), rows))
+    0.5
+    """
+    if found.distances.shape != exact.distances.shape:
+        raise ValueError(f"results must have the same shape, got {found.distances.shape}, {exact.distances.shape}")
+    farthest = exact.distances.max(axis=1, keepdims=True)  # (q, 1)
+    good = (found.distances >= 0) & (found.distances <= farthest)
+    wanted = int((exact.distances >= 0).sum())
+    return float(good.sum() / wanted) if wanted else 1.0
+
+
+def parse_code(text: str, bits: int) -> Packed:
+    """A packed code from its hexadecimal text (`code.tobytes().hex()`), as uint8 (1, ⌈bits/8⌉).
+
+    Raises ParameterError where the text is no code of `bits` bits.
+
+    >>> parse_code("a0", 3).tolist()
+    [[160]]
+    """
+    digits = 2 * width(bits)
+    if len(text) == digits and set(text.lower()) <= set("0123456789abcdef"):
+        code = np.frombuffer(bytes.fromhex(text), np.uint8)[None]
+        if np.array_equal(pack(unpack(code, bits)), code):
+            return code
+    raise ParameterError(f"code must be {digits} hexadecimal digits of {bits} bits, got {text[:80]!r}")
+
+
+# --- faiss ----------------------------------------------------------------------------------------------------------
+
+
+def _empty(kind: Kind, bits: int, count: int) -> Any:
+    """An empty faiss index for `count` codes; its dimension is a multiple of 8, the padding bits equal in all codes."""
+    dimension = 8 * width(bits)
+    if kind == "hnsw":
+        graph = faiss.IndexBinaryHNSW(dimension, HNSW_NEIGHBOURS)
+        graph.hnsw.efConstruction = HNSW_BUILD_EFFORT
+        return graph
+    if kind == "hash":
+        key = int(np.clip(np.log2(max(count, 1) / HASH_BUCKET), 1, min(bits, 32)))
+        buckets = faiss.IndexBinaryHash(dimension, key)
+        buckets.nflip = min(HASH_FLIPS, key)
+        return buckets
+    return faiss.IndexBinaryFlat(dimension)
+
+
+def _stored(index: Any, kind: Kind) -> Packed:
+    """The codes inside a flat or hnsw index, (n, width), not copied; the caller keeps the index alive."""
+    flat: Any = faiss.downcast_IndexBinary(index.storage) if kind == "hnsw" else index
+    view: Packed = faiss.rev_swig_ptr(flat.xb.data(), index.ntotal * index.code_size)
+    view = view.reshape(index.ntotal, index.code_size)
+    view.flags.writeable = False
+    return view
+
+
+@contextmanager
+def _faiss_threads(queries: int) -> Iterator[None]:
+    """One thread for a few queries: waking a team takes longer than a search, on a busy machine 200 times as long.
+
+    The number of threads belongs to the calling thread alone, so a server's workers do not disturb each other.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1 if queries <= ONE_THREAD else before)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _read_names(path: Path) -> list[str] | None:
+    if not path.exists():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row[1] for row in list(csv.reader(file))[1:]]

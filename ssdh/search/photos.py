@@ -1,0 +1,73 @@
+"""Photos of any size to packed codes, by the network and the preprocessing that made the database's codes."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssdh.core.device import autocast
+from ssdh.core.errors import DataError
+from ssdh.features.decode import EXTENSIONS, BadImageError, Pixels, decode_image, image_files
+from ssdh.features.loader import normalise, preprocess
+from ssdh.hashing.codes import pack, sign_codes
+from ssdh.hashing.encoder import Encoder
+
+BATCH = 32  # photos a pass through the network
+
+
+class PhotoEncoder:
+    """Encodes photos on `device`; precision "bf16" where the database's features were computed so.
+
+    A value within rounding of zero may give another bit than the pipeline, which computes larger blocks at once.
+    """
+
+    def __init__(self, encoder: Encoder, device: torch.device, precision: str = "fp32") -> None:
+        self.encoder = encoder.to(device).eval()
+        self.device, self.precision = device, precision
+        self.min_side = encoder.preprocessing.resize
+
+    def outputs(self, photos: Sequence[Pixels]) -> NDArray[np.float32]:
+        """RGB images (H, W, 3) uint8 of any sizes to relaxed codes (n, K)."""
+        parts = []
+        for start in range(0, len(photos), BATCH):
+            shapes = [preprocess(photo[None], self.encoder.preprocessing) for photo in photos[start : start + BATCH]]
+            batch = normalise(torch.cat(shapes).to(self.device), self.encoder.preprocessing)  # (n, 3, size, size)
+            with torch.inference_mode(), autocast(self.device, self.precision):
+                parts.append(self.encoder(batch).float().cpu().numpy())
+        return np.concatenate(parts) if parts else np.empty((0, self.encoder.bits), np.float32)
+
+    def __call__(self, photos: Sequence[Pixels]) -> NDArray[np.uint8]:
+        """RGB images to packed codes (n, ⌈K/8⌉)."""
+        return pack(sign_codes(self.outputs(photos)))
+
+
+def find_photos(path: Path) -> list[Path]:
+    """The photo itself, or every image file in a folder and below, sorted; raises DataError where there is none.
+
+    As in ingestion, hidden files and folders below are not looked at.
+    """
+    if path.is_dir():
+        found = sorted(file for name in image_files(path) if (file := path / name).is_file())
+        if not found:
+            raise DataError(f"{path} holds no image file ({', '.join(sorted(EXTENSIONS)[:6])}, …)")
+        return found
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give a photo or a folder of photos")
+    return [path]
+
+
+def read_photos(
+    paths: Sequence[Path], min_side: int, skipped: list[tuple[Path, str]]
+) -> Iterator[list[tuple[Path, Pixels]]]:
+    """Decode photos in batches that fit memory, by the rules of ingestion; bad ones go to `skipped` with the reason."""
+    for start in range(0, len(paths), BATCH):
+        batch = []
+        for path in paths[start : start + BATCH]:
+            try:
+                batch.append((path, decode_image(path, min_side)))
+            except BadImageError as error:
+                skipped.append((path, str(error)))
+        if batch:
+            yield batch

@@ -1,0 +1,235 @@
+"""Cosine distances between all pairs of n vectors, streamed in blocks: no n×n float matrix, half the products."""
+
+import functools
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+from ssdh.core.runtime import on_cores, one_blas_thread
+from ssdh.structure.vectors import (
+    Float32,
+    Float64,
+    Indices,
+    Range,
+    Vectors,
+    exact_distances,
+    shifted_unit_vectors,
+    vectors_on,
+)
+
+KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass reads instead of multiplying
+
+
+# of a block of pairs: 2 MB of distances, near enough to the core from the product to the last use, and so many that
+# threads do not wait for the interpreter lock
+BLOCK_ROWS, BLOCK_COLUMNS = 512, 1024
+
+
+EXACT = 256  # pairs that a core decides in float64 at a time
+
+
+TILE = 256  # vectors a side of a sampled block of pairs
+
+
+T = TypeVar("T")
+
+
+Pairs = tuple[Indices, Indices]  # vector numbers (i, j)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Distances of the pairs between two sets of vectors, or (columns: None) of the pairs inside one.
+
+    number: counts the blocks from 0. values: len(rows) · len(columns) float32, row by row; or the strict upper triangle
+    of the rows, row by row.
+    """
+
+    number: int
+    values: Float32
+    rows: Indices
+    columns: Indices | None
+    _buffers: dict[np.dtype[Any], NDArray[Any]] = field(default_factory=dict)
+
+    def buffer(self, dtype: Any) -> NDArray[Any]:
+        """An array of the length of `values`; this thread's next block gets the same memory again.
+
+        Pages of fresh memory would cost more than the arithmetic on them.
+        """
+        buffer = self._buffers.get(np.dtype(dtype))
+        if buffer is None or buffer.size < self.values.size:
+            size = max(self.values.size, BLOCK_ROWS * BLOCK_COLUMNS)
+            buffer = self._buffers[np.dtype(dtype)] = np.empty(size, dtype)
+        return buffer[: self.values.size]
+
+    def pairs(self, positions: Indices) -> Pairs:
+        """Return the vector numbers (i, j) of the distances at `positions` of `values`."""
+        if self.columns is None:
+            upper_i, upper_j = upper_triangle(len(self.rows))
+            return self.rows[upper_i[positions]], self.rows[upper_j[positions]]
+        i, j = np.divmod(positions, len(self.columns))
+        return self.rows[i], self.columns[j]
+
+
+class PairDistances:
+    """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
+
+    Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
+    length a core, some 10 MB. When all n(n−1)/2 distances fit in `keep_bytes` they are kept after the first pass, and
+    the vectors are dropped. error: bound of a distance's error, relative to the largest distance; known after a pass.
+
+    Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
+    """
+
+    def __init__(self, features: NDArray[Any], *, keep_bytes: int = KEEP_BYTES, device: str = "cpu") -> None:
+        if features.ndim != 2 or min(features.shape) < 1:
+            raise DataError(f"features must be (images, dimensions), got an array of shape {features.shape}")
+        if len(features) < 2:
+            raise DataError("the structure needs at least two training images, got 1: raise num_train")
+        self.features = features
+        self.num_vectors = len(features)
+        self.num_pairs = self._num_all
+        self._device = device
+        self._probe = self._probed(features)
+        self._keep = 4 * self.num_pairs <= keep_bytes
+        self._vectors: Vectors | None = None
+        self.error = 0.0
+        self._kept: Float32 | None = None
+
+    @property
+    def _num_all(self) -> int:
+        return self.num_vectors * (self.num_vectors - 1) // 2
+
+    @property
+    def complete(self) -> bool:
+        """Whether these are all pairs, not a sample of them."""
+        return self.num_pairs == self._num_all
+
+    def each(self, work: Callable[[Block], T]) -> list[T]:
+        """The results of `work` on every block, in their order, shared out over the cores.
+
+        Every pair is in one block. Its values must not be written, and hold until `work` returns.
+        """
+        blocks = list(self._layout())
+        sizes = [num_pairs(*block) for block in blocks]
+        starts = list(itertools.accumulate(sizes, initial=0))
+        kept = self._kept
+        if kept is None and self._vectors is None:
+            self._vectors = vectors_on(self._device, *shifted_unit_vectors(self.features))
+            self.error = self._vectors.error
+        new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
+        space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each worker
+        buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)
+
+        def on(number: int, worker: int) -> T:
+            rows, columns = blocks[number]
+            if kept is not None:
+                values = kept[starts[number] : starts[number + 1]]
+            else:
+                values = space[worker][: sizes[number]] if new is None else new[starts[number] : starts[number + 1]]
+                self._multiply(rows, columns, values)
+            return work(Block(number, values, rows, columns, buffers[worker]))
+
+        results = on_cores(on, range(len(blocks)))
+        if new is not None:
+            self._kept, self._vectors = new, None
+        return results
+
+    def are_of(self, features: NDArray[Any]) -> bool:
+        """Whether these are the distances of this very array and it still holds the same rows."""
+        return features is self.features and np.array_equal(self._probed(features), self._probe)
+
+    @staticmethod
+    def _probed(features: NDArray[Any]) -> NDArray[Any]:
+        """A number for each row that changes when the row does, (n,)."""
+        with one_blas_thread():
+            probe: NDArray[Any] = features @ np.cos(np.arange(features.shape[1])).astype(features.dtype)
+        return probe
+
+    def sample(self, max_pairs: int, seed: int) -> "PairDistances":
+        """About `max_pairs` of these pairs; all of them where there are no more, or for 0."""
+        if max_pairs == 0 or max_pairs >= self.num_pairs:
+            return self
+        return SampledDistances(self.features, max_pairs, seed, device=self._device)
+
+    def exact(self, i: Indices, j: Indices) -> Float64:
+        """Return the distances of the pairs (i, j) in float64, each computed from its two rows alone."""
+
+        def part(start: int, _: int) -> Float64:
+            return exact_distances(self.features, i[start : start + EXACT], j[start : start + EXACT])
+
+        return np.concatenate(on_cores(part, range(0, max(len(i), 1), EXACT)))
+
+    def exact_of(self, found: Sequence[Pairs]) -> Float64:
+        """Return the distances in float64 of the pairs that were found in the blocks, one after the other."""
+        i, j = (np.concatenate(numbers) for numbers in zip(*found, strict=True))
+        return self.exact(i, j)
+
+    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+        """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with later ranges."""
+        numbers = np.arange(self.num_vectors)
+        for start in range(0, self.num_vectors, BLOCK_ROWS):
+            rows, later = numbers[start : start + BLOCK_ROWS], numbers[start + BLOCK_ROWS :]
+            yield rows, None
+            if len(later):
+                for columns in np.array_split(later, math.ceil(len(later) / BLOCK_COLUMNS)):
+                    yield rows, columns
+
+    def _multiply(self, rows: Indices, columns: Indices | None, values: Float32) -> None:
+        """Compute the distances of a block."""
+        assert self._vectors is not None
+        if columns is None:
+            square = np.empty((len(rows), len(rows)), np.float32)
+            self._vectors.distances(_range_of(rows), _range_of(rows), square)
+            values[:] = square[upper_triangle(len(rows))]
+        else:
+            out = values.reshape(len(rows), len(columns))
+            self._vectors.distances(_range_of(rows), _range_of(columns), out)
+
+
+class SampledDistances(PairDistances):
+    """About `max_pairs` pairs, drawn with `seed`: tiles of up to 256 × 256 disjoint vectors of seeded permutations.
+
+    Every vector is in as many tiles as any other, give or take one.
+    """
+
+    def __init__(self, features: NDArray[Any], max_pairs: int, seed: int, *, device: str = "cpu") -> None:
+        super().__init__(features, device=device)
+        self._seed = seed
+        self._tile = min(TILE, self.num_vectors // 2)
+        self._tiles = math.ceil(max_pairs / self._tile**2)
+        self.num_pairs = self._tiles * self._tile**2
+        self._keep = 4 * self.num_pairs <= KEEP_BYTES
+
+    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+        rng = np.random.default_rng(self._seed)
+        order = np.empty(0, np.int64)
+        for _ in range(self._tiles):
+            if len(order) < 2 * self._tile:  # what is left of a permutation is too few for a tile
+                order = rng.permutation(self.num_vectors)
+            yield np.sort(order[: self._tile]), np.sort(order[self._tile : 2 * self._tile])
+            order = order[2 * self._tile :]
+
+
+@functools.lru_cache(maxsize=2)
+def upper_triangle(size: int) -> tuple[Indices, Indices]:
+    """Row and column of the elements above the diagonal of a (size, size) matrix, row by row."""
+    return np.triu_indices(size, 1)
+
+
+def num_pairs(rows: Indices, columns: Indices | None) -> int:
+    """The number of pairs between rows and columns, or inside the rows."""
+    return len(rows) * (len(rows) - 1) // 2 if columns is None else len(rows) * len(columns)
+
+
+def _range_of(rows: Indices) -> Range:
+    """A slice, which copies nothing, where sorted rows are consecutive."""
+    consecutive = rows[-1] - rows[0] == len(rows) - 1
+    return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows

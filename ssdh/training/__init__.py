@@ -1,0 +1,1 @@
+"""Training of the hash layer, or of the whole network."""

@@ -1,0 +1,233 @@
+"""Training of backbone and hash layer together, from augmented images; several processes share each batch.
+
+The loss is over the pairs of the *global* batch: codes are gathered with gradient, so N processes with B/N images each
+do what one does with B. Statistics of batch normalisation stay those of the pretrained network (its scale and shift
+are trained): a batch of 24 is too small for its own, and the result must not depend on how a batch is cut.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from ssdh.core.device import autocast
+from ssdh.core.distributed import Rank, all_gather_rows, share
+from ssdh.core.errors import ParameterError
+from ssdh.features.images import ImageSource
+from ssdh.features.params import Preprocessing
+from ssdh.hashing.network import HashNet
+from ssdh.training.augment import Augmentation
+from ssdh.training.checkpoint import Snapshots
+from ssdh.training.loop import Progress, train
+from ssdh.training.loss import PairBatches, weighted_loss
+from ssdh.training.optimizer import make_optimizer
+from ssdh.training.params import TrainParams
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def freeze(backbone: "nn.Module", until: str | None) -> None:
+    """Fix every parameter defined before the module called `until`, such as features.17 of VGG16 or layer3 of ResNet.
+
+    Raises ParameterError where there is no such module.
+    """
+    backbone.requires_grad_(True)
+    if until is None:
+        return
+    names = [name for name, _ in backbone.named_modules() if name]
+    if until not in names:
+        known = [name for name, _ in backbone.named_children()]
+        inner = [f"{known[0]}.{name}" for name, _ in getattr(backbone, known[0]).named_children()]
+        raise ParameterError(
+            f"train.freeze_until {until!r} is no part of the network: its parts are {', '.join([*known, *inner])}, "
+            "and theirs (params.yaml: train.freeze_until)"
+        )
+    frozen = 0
+    for name, module in backbone.named_modules():
+        if name == until:  # a pool or an activation is one too, though it has no parameters
+            break
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+            frozen += 1
+    logger.info("{} parameter tensors before {} stay as they are", frozen, until)
+
+
+STEP_STREAM = 12  # of the seed's random streams
+
+
+Rows = NDArray[np.int64]
+
+
+def train_network(
+    model: HashNet,
+    source: "AugmentedImages",
+    pairs: PairBatches,
+    params: TrainParams,
+    *,
+    seed: int,
+    device: torch.device,
+    snapshots: Snapshots | None = None,
+    validate: Callable[[HashNet], float] | None = None,
+) -> tuple[HashNet, Progress]:
+    """Train a network with a backbone on augmented images; returns it and its curves."""
+    backbone = model.backbone
+    assert backbone is not None
+    exact_pooling(backbone)
+    freeze(backbone, params.freeze_until)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    head = [model.hash.weight, model.hash.bias]
+    body = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    groups = [{"params": head, "lr": params.lr}]
+    if body:
+        groups.append({"params": body, "lr": params.lr_backbone or params.lr})
+    optimizer = make_optimizer(groups, params)
+    step = NetworkStep(model, params, seed=seed, rank=source.rank)
+    progress = train(
+        *(model, source, pairs, step, optimizer, params),
+        seed=seed,
+        rank=source.rank,
+        snapshots=snapshots,
+        validate=None if validate is None else lambda: validate(model),
+    )
+    return model.eval(), progress
+
+
+class AugmentedImages:
+    """The train images, cropped and flipped at random, each by (seed, epoch, row) alone."""
+
+    def __init__(
+        self,
+        images: ImageSource,
+        preprocessing: Preprocessing,
+        rows: Rows,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+        rank: Rank = Rank(),  # noqa: B008 (immutable)
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.augmentation = Augmentation(images, preprocessing, seed=seed, workers=workers, device=device)
+        self.rows, self.rank, self.dtype = rows, rank, dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
+        """Yield this rank's part of each batch, (≤ ⌈B/ranks⌉, 3, size, size); one image where it has none."""
+        own = [self.rows[batch[share(len(batch), self.rank)]] for batch in batches]
+        own = [rows if len(rows) else self.rows[batch[:1]] for rows, batch in zip(own, batches, strict=True)]
+        for images in self.augmentation.batches(own, epoch):
+            yield images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+
+class NetworkStep:
+    """Loss of a batch and the gradients of the whole network; random numbers depend on (seed, iteration) alone."""
+
+    def __init__(self, model: HashNet, params: TrainParams, *, seed: int, rank: Rank) -> None:
+        self.model, self.seed, self.rank = model, seed, rank
+        self.precision = params.precision
+        self.dropouts = share_dropout(model)
+        training_mode(model)
+        network: nn.Module = model
+        if rank.count > 1:
+            network = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.network = cast("nn.Module", torch.compile(network)) if params.compile else network
+
+    def __call__(self, iteration: int, images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """images: this rank's part; targets, weights: (B, B) of the global batch; returns the loss."""
+        size = len(targets)
+        rows = share(size, self.rank)
+        torch.manual_seed(step_seed(self.seed, iteration))
+        for dropout in self.dropouts:
+            dropout.first, dropout.total = min(rows.start, size - 1), size
+        if not self.model.training:  # after a validation
+            training_mode(self.model)
+        self.model.zero_grad(set_to_none=True)
+        with autocast(images.device, self.precision):
+            own = self.network(images)[: rows.stop - rows.start]  # (b, K)
+        codes = GatherRows.apply(own, size, self.rank) if self.rank.count > 1 else own  # (B, K)
+        loss = weighted_loss(codes, targets, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
+class GatherRows(torch.autograd.Function):
+    """`all_gather_rows` with gradient, for a loss that every rank computes alike.
+
+    Each rank's gradient is scaled by the number of ranks, since DistributedDataParallel averages over them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, size: int, rank: Rank) -> Tensor:
+        """own: (b, K); returns (size, K)."""
+        ctx.rows, ctx.count = share(size, rank), rank.count
+        return all_gather_rows(own.detach().contiguous(), size, rank)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of this rank's rows."""
+        return gradients[0][ctx.rows] * ctx.count, None, None
+
+
+class SharedDropout(nn.Module):
+    """Dropout, or stochastic depth, whose mask is drawn for the global batch, of which this rank's rows are used."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.rowwise = isinstance(inner, StochasticDepth)
+        self.first, self.total = 0, 0
+
+    def forward(self, values: Tensor) -> Tensor:
+        """values: (b, …); returns the same shape."""
+        if not self.training:
+            return values
+        shape = [1] * (values.ndim - 1) if self.rowwise else list(values.shape[1:])
+        mask: Tensor = self.inner(values.new_ones(self.total, *shape))
+        return values * mask[self.first : self.first + len(values)]
+
+
+def share_dropout(model: nn.Module) -> list[SharedDropout]:
+    """Replace every dropout with one whose mask does not depend on how the batch is cut; returns the new ones."""
+    found: list[SharedDropout] = []
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Dropout | StochasticDepth) and not name.endswith(".inner") and module.p > 0:
+            found.append(SharedDropout(module))
+            model.set_submodule(name, found[-1])
+    return found
+
+
+class ExactPool(nn.AdaptiveAvgPool2d):
+    """Adaptive pooling that passes maps of the wanted size through: its gradient on CUDA is not deterministic."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input: (n, C, h, w)."""
+        size = self.output_size if isinstance(self.output_size, tuple) else (self.output_size,) * 2
+        return input if tuple(input.shape[2:]) == tuple(size) else super().forward(input)
+
+
+def exact_pooling(backbone: nn.Module) -> None:
+    """Replace every adaptive average pooling by `ExactPool`, the same function."""
+    for name, module in list(backbone.named_modules()):
+        if type(module) is nn.AdaptiveAvgPool2d:
+            backbone.set_submodule(name, ExactPool(module.output_size))
+
+
+def training_mode(model: nn.Module) -> None:
+    """Dropout on, statistics of batch normalisation fixed."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def step_seed(seed: int, iteration: int) -> int:
+    """The seed of all random numbers of a step, 63 bits."""
+    return int(np.random.SeedSequence([seed, STEP_STREAM, iteration]).generate_state(1, np.uint64)[0] >> np.uint64(1))

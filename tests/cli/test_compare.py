@@ -1,0 +1,161 @@
+"""`python -m ssdh compare`: experiments by name, revision, folder and file, and what cannot be compared."""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssdh.cli import compare
+from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.files import write_csv, write_json
+from ssdh.evaluation.metrics import PER_QUERY
+
+
+def write_run(folder: Path, shift: float, *, rows: range = range(200), topk: int = 1000, labelled: bool = True) -> None:
+    """The two files of an experiment whose average precision differs by `shift`."""
+    rng = np.random.default_rng(0)
+    values = np.clip(rng.beta(2, 2, len(rows)) + shift, 0, 1)
+    table = [(row, ap, "", 100, 3) for row, ap in zip(rows, values.tolist(), strict=True)]
+    write_csv(folder / "metrics/per_query.csv", PER_QUERY, table if labelled else [])
+    write_json(folder / "metrics/metrics.json", {"dataset": "digits", "topk": topk, "map": float(values.mean())})
+
+
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    done = subprocess.run(["git", *identity, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A commit, an experiment under a reference as DVC writes it, and a third run in the workspace."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q", "-b", "main")
+    for shift, name in ((0.0, "first"), (0.05, "second")):
+        write_run(tmp_path, shift)
+        git("add", "metrics")
+        git("commit", "-q", "-m", name)
+    git("update-ref", "refs/exps/ab/cdef0123/round-dawn", "HEAD")
+    git("reset", "-q", "--hard", "HEAD~1")
+    write_run(tmp_path, 0.02)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    compare.register(parser.add_subparsers())
+    options = parser.parse_args(["compare", *arguments])
+    return int(options.run(options))
+
+
+def test_experiment_revision_and_workspace(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("HEAD", "round-dawn") == 0
+    words = capsys.readouterr().out
+    assert "mAP@1000" in words
+    assert "round-dawn is better than HEAD by 0.0" in words
+    assert run("main", "workspace", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["difference"] == pytest.approx(0.02, abs=1e-3)
+    assert found["beyond_noise"]
+    assert found["num_queries"] == 200
+    short = git("rev-parse", "--short", "refs/exps/ab/cdef0123/round-dawn")
+    run("round-dawn", short)
+    assert "there is no difference" in capsys.readouterr().out
+
+
+def test_folders_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "a", 0.0)
+    write_run(tmp_path / "b", 0.03)
+    for second in ("b", "b/metrics", "b/metrics/per_query.csv"):
+        run(str(tmp_path / "a"), str(tmp_path / second), "--json", "--resamples", "500", "--confidence", "0.9")
+        found = json.loads(capsys.readouterr().out)
+        assert found["low"] <= found["difference"] + 1e-12
+        assert found["difference"] == pytest.approx(0.03, abs=1e-3)
+        assert found["confidence"] == 0.9
+
+
+def test_queries_are_paired_by_their_row_and_not_by_their_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a", 0.0)
+    table = (tmp_path / "a/metrics/per_query.csv").read_text(encoding="utf-8").splitlines()
+    turned = "\n".join([table[0], *reversed(table[1:])]) + "\n"
+    (tmp_path / "turned.csv").write_text(turned, encoding="utf-8")
+    run(str(tmp_path / "a"), str(tmp_path / "turned.csv"))
+    assert "there is no difference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"topk": 500}, "topk 1000 and .* 500: their average precisions measure different things"),
+        (
+            {"rows": range(100, 300)},
+            "share 100 of 200 and 200 queries: compare .* of one data set and one seed",
+        ),
+        ({"labelled": False}, "holds no average precision .its images have no labels"),
+    ],
+)
+def test_what_cannot_be_paired_is_said(tmp_path: Path, other: dict, message: str) -> None:
+    write_run(tmp_path / "a", 0.0)
+    write_run(tmp_path / "b", 0.1, **other)
+    with pytest.raises(DataError, match=message):
+        run(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("per_query.csv", b"\xff\xfe\x00row"), ("metrics.json", b'{"map": 0.'), ("metrics.json", b"\xff")],
+)
+def test_tables_that_cannot_be_read_are_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    write_run(tmp_path / "a", 0.0)
+    write_run(tmp_path / "b", 0.1)
+    (tmp_path / "b/metrics" / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"b: its tables cannot be read .*: run `dvc repro evaluate`"):
+        run(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_databases_of_other_train_images_are_not_paired_without_them(tmp_path: Path) -> None:
+    for name, train in (("a", 1000), ("b", 300)):
+        write_run(tmp_path / name, 0.1)
+        write_json(tmp_path / name / "metrics/data.json", {"dataset": "digits", "train": train, "database": 1597})
+    assert run(str(tmp_path / "a"), str(tmp_path / "b")) == 0
+    with pytest.raises(DataError, match=r"a has train 1000 and .*b 300: their average precisions measure different"):
+        compare.pair(
+            *(({1: 0.5}, {"topk": 10, "train": train, "database": 1597}) for train in (1000, 300)),
+            *("a", "b"),
+            same=compare.SAME + compare.HELD_OUT,
+        )
+
+
+def test_names_that_lead_nowhere_are_said(repository: Path) -> None:
+    with pytest.raises(DataError, match="nothing-here is no experiment, git revision or path here: `dvc exp list`"):
+        run("workspace", "nothing-here")
+    with pytest.raises(DataError, match="column ap_without_train is empty"):
+        run("workspace", "HEAD", "--without-train")
+    (repository / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no metrics/per_query.csv: run `dvc repro evaluate` there"):
+        run("workspace", "empty")
+    Path("broken.csv").write_text("row,ap\n1,many\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"broken.csv: .* not a whole table of numbers"):
+        run("workspace", "broken.csv")
+    git("rm", "-rq", "--cached", "metrics")
+    git("commit", "-q", "-m", "without results")
+    with pytest.raises(DataError, match=r"HEAD \(.{7}\) holds no metrics/per_query.csv"):
+        run("workspace", "HEAD")
+
+
+def test_one_name_of_two_experiments_is_said(repository: Path) -> None:
+    git("update-ref", "refs/exps/cd/ef456789/round-dawn", "HEAD")
+    with pytest.raises(DataError, match=r"names 2 experiments: say which one, refs/exps/ab/.* or refs/exps/cd/"):
+        run("workspace", "round-dawn")
+    assert run("workspace", "refs/exps/ab/cdef0123/round-dawn") == 0
+
+
+@pytest.mark.parametrize("flag", [("--confidence", "95"), ("--resamples", "0"), ("--seed", "-1")])
+def test_flags_out_of_range_are_named(flag: tuple[str, str]) -> None:
+    with pytest.raises(ParameterError, match=rf"{flag[0]} must be .*got {flag[1]}"):
+        run("workspace", "HEAD", *flag)

@@ -1,0 +1,88 @@
+"""Files that are whole or not there."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssdh.core import files
+from ssdh.core.errors import DataError
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"map": 0.5})
+    with pytest.raises(ValueError, match="Out of range float"):
+        files.write_json(path, {"map": float("nan")})
+    with pytest.raises(RuntimeError, match="midway"), files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("midway")
+    assert path.read_text() == '{\n  "map": 0.5\n}\n'
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith("ssdh-home")] == ["a.json"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:
+    """The kernel's own limit on file size stands in for a full disk: the write itself fails with an OSError."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; import numpy as np; from ssdh import files\n"
+        "from ssdh.core.errors import DataError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: files.write_array(Path(sys.argv[1]), np.zeros(10_000))\n"
+        "except DataError as error: print(error)\n"
+    )
+    path = tmp_path / "out" / "a.npy"
+    path.parent.mkdir()
+    np.save(path, np.arange(3))
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{path} could not be written: ")
+    assert done.stdout.count("\n") == 1
+    assert [p.name for p in path.parent.iterdir()] == ["a.npy"]
+    assert files.read_array(path).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("write", [lambda path: files.write_json(path, {}), files.check_writable])
+@pytest.mark.parametrize("place", ["README.md/x.json", "README.md/more/x.json", "taken"])
+def test_an_impossible_place_is_one_line(tmp_path: Path, write: Callable[[Path], None], place: str) -> None:
+    (tmp_path / "README.md").write_text("a file")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(DataError, match=rf"{place} could not be written: ") as caught:
+        write(tmp_path / place)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "README.md").read_text() == "a file"
+
+
+def test_a_check_for_writing_leaves_nothing(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "out" / "a.json", {"map": 0.5})
+    files.check_writable(tmp_path / "out" / "a.json")
+    files.check_writable(tmp_path / "new" / "a.json")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.json"]
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(DataError, match="it is a folder"):
+        files.check_writable(Path())
+
+
+def test_arrays_come_back_mapped_and_read_only(tmp_path: Path) -> None:
+    files.write_array(tmp_path / "a.npy", np.arange(6, dtype=np.int16).reshape(2, 3))
+    array = files.read_array(tmp_path / "a.npy")
+    assert isinstance(array, np.memmap)
+    assert not array.flags.writeable
+    private = files.read_array(tmp_path / "a.npy", mode="c")
+    private[0, 0] = 9
+    assert files.read_array(tmp_path / "a.npy")[0, 0] == 0
+
+
+def test_an_empty_array_is_read_and_a_cut_or_missing_one_named(tmp_path: Path) -> None:
+    files.write_array(tmp_path / "none.npy", np.zeros((0, 0), np.int8))
+    assert files.read_array(tmp_path / "none.npy").shape == (0, 0)
+    files.write_array(tmp_path / "cut.npy", np.zeros(1000))
+    for size in (500, 5, 0):  # within the values, within the header, before it
+        os.truncate(tmp_path / "cut.npy", size)
+        with pytest.raises(DataError, match=r"cut\.npy is not a whole \.npy file"):
+            files.read_array(tmp_path / "cut.npy")
+    with pytest.raises(DataError, match=r"gone\.npy does not exist: run `dvc repro`"):
+        files.read_array(tmp_path / "gone.npy")

@@ -1,0 +1,235 @@
+"""Float search, LSH, PCAH and ITQ: against scikit-learn, against their definitions, and against measured values."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.metrics import average_precision_score
+from threadpoolctl import threadpool_info
+
+from ssdh.core.split import Split
+from ssdh.datasets.base import Protocol
+from ssdh.datasets.prepare import draw_split
+from ssdh.evaluation.baselines import Hash, evaluate_baselines, fit, float_average_precisions, principal_components
+from ssdh.evaluation.float_search import cosine_blocks, nearest, ranked_counts
+from ssdh.evaluation.params import EvaluateParams
+from ssdh.hashing.codes import unpack
+
+PARAMS = EvaluateParams(precision_at=[1, 10, 5000], radius=2, curve_points=4)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray, Split]:
+    """Pixels of the digits, labels, and a split of 40 queries, 300 train images and 1757 in the database."""
+    found = load_digits()
+    labels = np.eye(10, dtype=np.uint8)[found.target]
+    split = draw_split(Protocol(40, 300, True), labels, seed=1, name="test")
+    return found.data.astype(np.float32), labels, split
+
+
+def codes(features: np.ndarray, method: str, train: np.ndarray, bits: int, seed: int) -> np.ndarray:
+    found = fit(method, train, bits, seed)
+    assert isinstance(found, Hash)
+    return found.encode(features)
+
+
+def expected_float(features: np.ndarray, labels: np.ndarray, split: Split, rows: np.ndarray) -> list[float]:
+    unit = features.astype(np.float64) / np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
+    return [average_precision_score((labels[rows] @ labels[q]) > 0, unit[rows] @ unit[q]) for q in split.query]
+
+
+def test_float_average_precision_is_scikit_learns(digits: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels, split = digits
+    features = features + np.random.default_rng(0).random(features.shape, np.float32)  # no ties
+    size = len(split.database)
+    expected = expected_float(features, labels, split, split.database)
+    found = float_average_precisions(features, labels, split, size)
+    assert found == pytest.approx(expected, abs=1e-4)  # float32 may swap two neighbours
+    monkeypatch.setattr("ssdh.evaluation.float_search.BLOCK_BYTES", 50_000)
+    monkeypatch.setattr("ssdh.evaluation.float_search.CHUNK_BYTES", 50_000)
+    assert float_average_precisions(features, labels, split, size) == pytest.approx(expected, abs=1e-4)
+    centre = features[split.train].mean(axis=0)
+    expected = expected_float(features - centre, labels, split, split.database)
+    assert float_average_precisions(features, labels, split, size, centre=centre) == pytest.approx(expected, abs=1e-4)
+
+
+def test_float_metrics_and_curves(digits: tuple) -> None:
+    features, labels, split = digits
+    metrics, curves = evaluate_baselines(features, labels, split, bits=16, topk=None, seed=0, params=PARAMS)
+    others = np.setdiff1d(split.database, split.train)
+    found = metrics["float"]
+    assert found["map"] == pytest.approx(np.mean(expected_float(features, labels, split, split.database)), abs=1e-4)
+    assert found["map_without_train"] == pytest.approx(
+        np.mean(expected_float(features, labels, split, others)), abs=1e-4
+    )
+    assert set(found["precision_at"]) == {"1", "10"}
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    similarity = unit[split.query] @ unit[split.database].T
+    good = labels[split.query] @ labels[split.database].T > 0
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    first = np.take_along_axis(good, order, axis=1)[:, :10].mean()
+    assert found["precision_at"]["10"] == pytest.approx(first, abs=1e-3)
+
+    points = np.array([(row[3], row[4]) for row in curves if row[:2] == ("float", "pr")])
+    flat = np.argsort(-similarity.ravel(), kind="stable")
+    hits = np.cumsum(good.ravel()[flat])
+    precision = np.interp(points[:, 0], hits / hits[-1], hits / np.arange(1, len(hits) + 1))
+    assert len(points) > 50
+    assert (np.diff(points[:, 0]) >= 0).all()
+    assert points[-1, 0] == 1
+    assert points[10:, 1] == pytest.approx(precision[10:], abs=0.02)
+    assert [row[2] for row in curves if row[:2] == ("float", "precision_at_n")] == [1, 586, 1172, 1757]
+
+
+def test_every_method_has_metrics_and_both_curves(digits: tuple) -> None:
+    features, labels, split = digits
+    metrics, curves = evaluate_baselines(features, labels, split, bits=16, topk=500, seed=0, params=PARAMS)
+    assert list(metrics) == ["float", "lsh", "pcah", "itq"]
+    for found in metrics.values():
+        assert 0.1 < found["map_without_train"] < 1
+        assert 0.1 < found["map"] < 1
+    assert {row[:2] for row in curves} == {(m, c) for m in metrics for c in ("pr", "precision_at_n")}
+    assert metrics["itq"]["map"] > metrics["lsh"]["map"]
+
+
+def test_codes_depend_on_the_train_images_and_the_seed_alone(digits: tuple) -> None:
+    features, _, split = digits
+    train = features[split.train]
+    for method in ("lsh", "pcah", "itq"):
+        first = codes(features, method, train, 16, 3)
+        again = codes(features[::-1], method, train.copy(), 16, 3)[::-1]
+        other = codes(features, method, train, 16, 4)
+        assert np.array_equal(first, again)
+        assert np.array_equal(first, other) == (method == "pcah")
+
+
+def test_lsh_is_a_rotation_of_centred_features(digits: tuple) -> None:
+    features, _, split = digits
+    train = features[split.train]
+    for bits in (16, 100):  # fewer and more than the 64 dimensions
+        found = fit("lsh", train, bits, seed=0)
+        assert found is not None
+        directions = found.weights
+        assert np.abs((train @ directions.T + found.bias).mean(axis=0)).max() < 1e-3
+        orthonormal = directions @ directions.T if bits < 64 else directions.T @ directions
+        assert orthonormal == pytest.approx(np.eye(min(bits, 64)), abs=1e-5)
+        signs = unpack(found.encode(features), bits)
+        assert np.array_equal(signs > 0, features @ directions.T + found.bias >= 0)
+
+
+def test_pcah_is_the_sign_of_scikit_learns_components(digits: tuple) -> None:
+    features, _, split = digits
+    train = features[split.train]
+    expected = PCA(8, svd_solver="full").fit(train).transform(features) >= 0
+    found = unpack(codes(features, "pcah", train, 8, 0), 8) > 0
+    agree = (found == expected).mean(axis=0)  # a component's sign is free
+    assert np.maximum(agree, 1 - agree).min() > 0.995
+
+
+@pytest.mark.parametrize("dense_side", [1024, 10])
+@pytest.mark.parametrize("shape", [(200, 40), (40, 200)])
+def test_principal_components_are_those_of_the_covariance(
+    shape: tuple[int, int], dense_side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssdh.evaluation.baselines.DENSE_SIDE", dense_side)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal(shape) * np.geomspace(1, 0.1, shape[1])
+    rows -= rows.mean(axis=0)
+    found = principal_components(rows.astype(np.float32), 6)
+    assert found @ found.T == pytest.approx(np.eye(6), abs=1e-4)
+    _, _, expected = np.linalg.svd(rows, full_matrices=False)
+    assert np.abs(np.einsum("ij,ij->i", found, expected[:6])) == pytest.approx(np.ones(6), abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lsh", "pcah", "itq"])
+def test_directions_are_computed_on_one_thread(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two, ITQ's 128 bits of 1000 × 4096 features came out otherwise than on one, and LSH's directions."""
+    threads: list[int] = []
+
+    def noted(wrapped: Callable[..., Any], *arguments: Any) -> Any:
+        threads.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return wrapped(*arguments)
+
+    for wrapped in (principal_components, Hash):
+        monkeypatch.setattr(f"ssdh.evaluation.baselines.{wrapped.__name__}", functools.partial(noted, wrapped))
+    assert fit(method, np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32), 8, 0)
+    assert set(threads) == {1}
+
+
+def test_itq_loses_no_more_than_faisss_own(digits: tuple) -> None:
+    """Quantisation error of train rows: faiss's ITQTransform from the same rows, started from another rotation."""
+    features, _, split = digits
+    train = features[split.train]
+    found = fit("itq", train, 16, seed=0)
+    assert found is not None
+    peer = faiss.ITQTransform(64, 16, True)
+    peer.train(train)
+
+    def loss(outputs: np.ndarray) -> float:
+        lengths = np.abs(outputs).mean(axis=1, keepdims=True)
+        return float(np.square(np.where(outputs >= 0, 1, -1) - outputs / lengths).mean())
+
+    ours, theirs = loss(train @ found.weights.T + found.bias), loss(peer.apply(train))
+    plain = fit("pcah", train, 16, seed=0)
+    assert plain is not None
+    assert ours < 1.05 * theirs
+    assert ours < 0.8 * loss(train @ plain.weights.T + plain.bias)
+
+
+def test_more_bits_than_components_leave_pcah_and_itq_out(digits: tuple) -> None:
+    features, labels, split = digits
+    metrics, _ = evaluate_baselines(features, labels, split, bits=65, topk=500, seed=0, params=PARAMS)
+    assert list(metrics) == ["float", "lsh"]
+    few = Split(query=split.query, train=split.train[:16], database=split.database)
+    metrics, _ = evaluate_baselines(features, labels, few, bits=16, topk=500, seed=0, params=PARAMS)
+    assert list(metrics) == ["float", "lsh"]
+
+
+def test_without_labels_nothing_is_measured(digits: tuple) -> None:
+    features, labels, split = digits
+    found = evaluate_baselines(features, labels[:, :0], split, bits=16, topk=500, seed=0, params=PARAMS)
+    assert found == ({}, [])
+
+
+def test_ranked_counts_keep_whole_tie_groups() -> None:
+    similarity = np.array([0.5, 0.9, 0.5, 0.1, 0.5])
+    total, hits = ranked_counts(similarity, np.array([True, False, False, True, True]), 2)
+    assert (total.tolist(), hits.tolist()) == ([[1, 3]], [[0, 2]])
+    total, hits = ranked_counts(similarity, np.array([True, False, False, True, True]), 99)
+    assert (total.tolist(), hits.tolist()) == ([[1, 3, 1]], [[0, 2, 1]])
+
+
+def test_rows_of_zeros_are_similar_to_nothing() -> None:
+    features = np.array([[0, 0], [3, 4], [4, 3]], np.float32)
+    (_, found), *rest = cosine_blocks(features, np.array([1, 0]), np.array([0, 1, 2]))
+    assert not rest
+    assert found == pytest.approx(np.array([[0, 1, 24 / 25], [0, 0, 0]]))
+    assert nearest(features, np.array([1]), np.array([2, 0]), 1).tolist() == [[0]]
+    assert nearest(features, np.array([1, 2]), np.array([0, 2, 1]), 2).tolist() == [[2, 1], [1, 2]]
+    with pytest.raises(ValueError, match="between 1 and the 2 database items, got 3"):
+        nearest(features, np.array([1]), np.array([2, 0]), 3)
+
+
+def test_measured_values_on_real_features(shared: Path) -> None:
+    """mAP@5000 at 32 bits of all 60,000 CIFAR-10 images (VGG16 pool5), as measured elsewhere on another split."""
+    stored = np.load(shared / "cifar10-vgg16-pool5-128px.npz")
+    features, labels = stored["features"].astype(np.float32), np.eye(10, dtype=np.uint8)[stored["labels"]]
+    split = draw_split(Protocol(1000, 5000, True), labels, seed=0, name="test")
+    metrics, _ = evaluate_baselines(features, labels, split, bits=32, topk=5000, seed=0, params=PARAMS)
+    found = {method: values["map"] for method, values in metrics.items()}
+    assert found == pytest.approx({"float": 0.418, "lsh": 0.232, "pcah": 0.282, "itq": 0.371}, abs=0.02)
+    assert metrics["float"]["map_centred"] == pytest.approx(0.432, abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["lsh", "itq"])
+def test_every_seed_of_the_pipeline_has_its_hash(digits: tuple, method: str) -> None:
+    """faiss takes 31 bits, `seed` has 32."""
+    train = np.ascontiguousarray(digits[0][:200])
+    for seed in (2**31 - 2, 2**31 - 1, 2**31, 2**32 - 1):
+        assert fit(method, train, 8, seed) is not None

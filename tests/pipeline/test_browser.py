@@ -1,0 +1,243 @@
+"""The page in a real browser: upload, click-through, radius, error message, phone width, keyboard."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver import ActionChains
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+from ssdh.search.web.app import create_app
+from tests.helpers.galleries import digits_gallery, disc, files_gallery, serving
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=document.title='hacked'> & \"co\".jpg"
+
+
+def start_browser(profile: Path) -> webdriver.Chrome:
+    """A headless chromium with an empty profile; skips the test where there is none."""
+    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or browser is None:
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    flags = ["headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"]
+    for flag in (*flags, "disable-dev-shm-usage", f"user-data-dir={profile}", "window-size=1280,900"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(driver))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    driver = start_browser(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(create_app(digits_gallery(tmp_path_factory.mktemp("digits")), max_upload=1 << 20)) as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, address: str) -> "Page":
+    return Page(browser, address)
+
+
+class Page:
+    """The opened page, and what a person sees of it."""
+
+    def __init__(self, browser: webdriver.Chrome, address: str) -> None:
+        self.browser = browser
+        browser.get_log("browser")
+        browser.set_window_size(1280, 900)
+        browser.get("about:blank")
+        browser.get(address)
+        self.wait(lambda: self.cards)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        WebDriverWait(self.browser, 20, poll_frequency=0.05).until(lambda _: condition())
+
+    def one(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    @property
+    def cards(self) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, ".card")
+
+    @property
+    def distances(self) -> list[int]:
+        texts: list[str] = self.browser.execute_script(
+            "return [...document.querySelectorAll('.card .distance')].map((found) => found.textContent)"
+        )
+        return [int(text.split()[0]) for text in texts]
+
+    def text(self, selector: str) -> str:
+        return self.one(selector).text
+
+    def upload(self, path: Path) -> None:
+        self.one("#photo").send_keys(str(path))
+
+    def press(self, key: str) -> None:
+        ActionChains(self.browser).send_keys(key).perform()
+
+    def set_radius(self, radius: int) -> None:
+        slider = self.one("#radius")
+        slider.send_keys(Keys.HOME)
+        for _ in range(radius):
+            slider.send_keys(Keys.ARROW_RIGHT)
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_an_uploaded_photo_shows_its_nearest_images_with_their_bits(page: Page, tmp_path: Path) -> None:
+    disc(3).save(tmp_path / "disc.png")
+    page.upload(tmp_path / "disc.png")
+    page.wait(lambda: page.distances)
+    assert page.distances == sorted(page.distances)
+    assert page.text("#name") == "disc.png"
+    assert page.one("#preview").get_property("naturalWidth") == 300
+    differing = page.browser.execute_script(
+        "return [...document.querySelectorAll('.card')].map((card) => [...card.querySelectorAll('.differs')]"
+        ".reduce((sum, path) => sum + path.getAttribute('d').split('M').length - 1, 0))"
+    )
+    assert differing == page.distances
+    assert "#code=" in page.browser.current_url
+    assert page.errors() == []
+
+
+def test_clicking_images_goes_from_one_to_the_next_and_back(page: Page) -> None:
+    first = page.cards[3].get_attribute("data-row")
+    page.cards[3].click()
+    page.wait(lambda: page.distances)
+    assert page.browser.current_url.endswith(f"#row={first}")
+    assert page.text("#name").startswith(f"digits/{int(first or 0):04d} · ")
+    second = page.cards[0].get_attribute("data-row")
+    assert second != first
+    page.cards[0].click()
+    page.wait(lambda: page.text("#name").startswith(f"digits/{int(second or 0):04d} · "))
+    page.browser.back()
+    page.wait(lambda: page.text("#name").startswith(f"digits/{int(first or 0):04d} · "))
+    page.one("#back").click()
+    page.wait(lambda: len(page.cards) == 60 and not page.distances)
+    assert not page.one("#analysis").is_displayed()
+    assert page.errors() == []
+
+
+def test_the_radius_slider_filters_and_counts(page: Page, address: str) -> None:
+    page.cards[0].click()
+    page.wait(lambda: page.distances)
+    nearest = page.distances[0]
+    for radius in (nearest + 2, nearest, 32):
+        page.set_radius(radius)
+        page.wait(lambda radius=radius: page.text("#radius-text").startswith(f"{radius} bit"))
+        assert max(page.distances) <= radius
+        inside = int(page.text("#summary").split(" of ")[0].replace(",", ""))
+        assert len(page.distances) == min(inside, 60)
+    assert page.text("#summary").startswith("1,796 of 1,796 images (100 %)")
+    page.one("#more").click()
+    page.wait(lambda: len(page.distances) == 180)
+    if nearest > 0:
+        page.set_radius(nearest - 1)
+        assert page.distances == []
+        assert f"the nearest is {nearest} bit" in page.text("#empty")
+        page.one("#widen").click()
+        assert set(page.distances) == {nearest}
+    assert page.errors() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!doctype html><title>not found</title>", "a web page, not an image"),
+        (b"", "is empty"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 100, "This file cannot be used"),
+        (b"\0" * ((1 << 20) + 1), "larger than 1 MiB"),
+    ],
+)
+def test_a_bad_file_is_told_in_words_and_the_page_goes_on(
+    page: Page, tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(content)
+    page.upload(tmp_path / "photo.jpg")
+    page.wait(lambda: page.one("#error").is_displayed())
+    assert message in page.text("#error")
+    page.cards[0].click()
+    page.wait(lambda: page.distances)
+    assert not page.one("#error").is_displayed()
+
+
+def test_hostile_names_are_only_ever_text(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    name = HOSTILE.replace("/", "")
+    disc(1).save(tmp_path / name)
+    with serving(create_app(files_gallery(tmp_path / "files", [name, "ordinary.jpg", "ünï/cödé 图.jpg"]))) as address:
+        page = Page(browser, address)
+        page.upload(tmp_path / name)
+        page.wait(lambda: page.distances)
+        assert page.text("#name") == name
+        assert name in [label.text for label in browser.find_elements(By.CSS_SELECTOR, ".label")]
+        assert browser.title == "folder: search by image"
+        assert browser.find_elements(By.CSS_SELECTOR, "img[onerror]") == []
+        assert page.errors() == []
+
+
+def test_everything_works_by_keyboard(page: Page) -> None:
+    seen = []
+    for _ in range(12):
+        page.press(Keys.TAB)
+        focused = page.browser.switch_to.active_element
+        seen.append(focused.get_attribute("id") or focused.get_attribute("class"))
+        if seen[-1] == "card":
+            break
+    assert {"photo", "sample", "card"} <= set(seen)
+    page.press(Keys.ARROW_RIGHT)
+    page.press(Keys.ARROW_DOWN)
+    columns = int(page.browser.execute_script(
+        "return getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length"
+    ))  # fmt: skip
+    chosen = page.browser.switch_to.active_element
+    assert chosen == page.cards[1 + columns]
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.distances)
+    assert page.browser.switch_to.active_element.get_attribute("id") == "results-title"
+
+
+@pytest.mark.parametrize("width", [320, 390, 800])
+def test_narrow_screens_need_no_sideways_scrolling(page: Page, width: int) -> None:
+    page.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        page.cards[0].click()
+        page.wait(lambda: page.distances)
+        page.set_radius(32)
+        root = "document.documentElement"
+        assert page.browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
+        assert page.browser.execute_script("return innerWidth") == width
+        wide = page.browser.execute_script("return document.getElementById('radius').getBoundingClientRect().width")
+        assert wide > 200
+        small = page.browser.execute_script(
+            "return [...document.querySelectorAll('button, #radius')].filter((found) => found.offsetHeight"
+            " && found.getBoundingClientRect().height < 20).length"
+        )
+        assert small == 0
+    finally:
+        page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_server_that_stopped_is_told(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    with serving(create_app(digits_gallery(tmp_path, count=80))) as address:
+        page = Page(browser, address)
+    page.one("#sample").click()
+    page.wait(lambda: page.one("#error").is_displayed())
+    assert "does not answer" in page.text("#error")

@@ -1,0 +1,204 @@
+"""The real pipeline in a temporary clone: which change reruns which stages, and that results can be trusted.
+
+One small run is made for the module; every case changes something, runs `dvc repro` and puts it back.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helpers.clone import Clone, make_clone
+
+pytestmark = pytest.mark.timeout(600)
+
+AFTER_CODES = ["evaluate", "report"]
+AFTER_TRAIN = ["train", "encode", *AFTER_CODES]
+ALL = {"check", "prepare", "extract", "structure", "train", "encode", "evaluate", "baselines", "report"}
+
+
+@pytest.fixture(scope="module")
+def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = make_clone(project, tmp_path_factory.mktemp("pipeline") / "clone")
+    assert set(clone.repro()) == ALL & set(stage_names(project))
+    clone.commit("first run")
+    return clone
+
+
+@pytest.fixture
+def restored(clone: Clone) -> Iterator[Clone]:
+    """The clone as after its first run, before and after the test."""
+    yield clone
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("git", "clean", "-fdq")
+    clone.dvc("checkout", "--force")
+
+
+def stage_names(project: Path) -> list[str]:
+    return [path.stem for path in (project / "stages").glob("*.py") if path.stem != "__init__"]
+
+
+def test_nothing_reruns_when_nothing_changed(clone: Clone) -> None:
+    done = clone.dvc("repro")
+    assert "Running stage" not in done.stdout
+    assert "Data and pipelines are up to date." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("bits", "16", [*AFTER_TRAIN, "baselines"]),
+        ("structure.alpha", "1.5", ["structure", *AFTER_TRAIN]),
+        ("train.lr", "2.0e-3", AFTER_TRAIN),
+        ("seed", "1", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
+        ("datasets.digits.topk", "500", [*AFTER_CODES, "baselines"]),
+        ("evaluate.radius", "3", [*AFTER_CODES, "baselines"]),
+        ("datasets.digits.data.num_train", "200", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
+        ("backbone.precision", "bf16", ["extract", "structure", *AFTER_TRAIN, "baselines"]),
+    ],
+)
+def test_a_parameter_reruns_exactly_the_stages_that_read_it(
+    project: Path, restored: Clone, name: str, value: str, expected: list[str]
+) -> None:
+    restored.set_all({name: value})
+    assert set(restored.repro()) == {"check", *expected} & set(stage_names(project))
+
+
+def test_runtime_other_data_sets_and_other_recipes_rerun_the_check_only(restored: Clone) -> None:
+    others = {
+        "runtime.log_level": "DEBUG",
+        "runtime.workers": "1",
+        "runtime.device": "cpu",
+        "datasets.cifar10.topk": "1000",
+        "datasets.cifar10.data.num_train": "4000",
+        "datasets.flickr25k.images.size": "200",
+        "recipes.published.train.epochs": "7",
+        "recipes.published.structure.alpha": "1.0",
+    }
+    restored.set_all(others)
+    assert restored.repro() == ["check"]
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("ssdh/training/loss.py", {"check", "train"}),
+        ("ssdh/evaluation/baselines.py", {"check", "evaluate", "baselines"}),
+        ("ssdh/structure/histogram.py", {"check", "structure", "train", "evaluate"}),
+        ("ssdh/datasets/digits.py", {"check", "prepare"}),
+        ("ssdh/report/page.py", {"report"}),
+        ("ssdh/core/split.py", ALL),
+        ("ssdh/search/index.py", set()),
+        ("ssdh/cli/show.py", set()),
+        ("ssdh/experiments/results_table.py", set()),
+        ("ssdh/training/loss.py~", set()),
+    ],
+)
+def test_a_changed_module_reruns_the_stages_that_import_it(
+    project: Path, restored: Clone, module: str, expected: set[str]
+) -> None:
+    """A comment changes no result, so nothing further down reruns."""
+    with (restored.folder / module).open("a") as file:
+        file.write("# a comment\n")
+    assert set(restored.repro()) == expected & set(stage_names(project))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("bits", "0", "bits must be greater than or equal to 1, got 0"),
+        ("train.epochs", "abc", "train.epochs must be a valid integer, got 'abc'"),
+        ("backbone.weights_file", "none/w.pth", "backbone.weights_file none/w.pth does not exist"),
+        ("train.init_file", "none/m.safetensors", "train.init_file none/m.safetensors does not exist"),
+        ("dataset", "cifar100", "dataset must be one of digits, cifar10"),
+        ("recipe", "best", "recipe must be one of"),
+    ],
+)
+def test_a_mistake_is_one_line_and_earlier_results_stay(restored: Clone, name: str, value: str, line: str) -> None:
+    before = results(restored)
+    restored.set_all({name: value})
+    done = restored.dvc("repro", check=False)
+    assert done.returncode != 0
+    assert f"check: {line}" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert results(restored) == before
+
+
+def results(clone: Clone) -> dict[str, bytes]:
+    """The bytes of every out and metric of the pipeline, by path."""
+    files = [path for name in ("data", "features", "models", "metrics") for path in (clone.folder / name).rglob("*")]
+    return {str(path.relative_to(clone.folder)): path.read_bytes() for path in files if path.is_file()}
+
+
+def test_an_unknown_key_is_named(restored: Clone) -> None:
+    with (restored.folder / "params.yaml").open("a") as file:
+        file.write("bitz: 16\n")
+    done = restored.dvc("repro", check=False)
+    assert "check: bitz is not a parameter" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_data_and_no_network_say_what_to_do(restored: Clone) -> None:
+    before = results(restored)
+    restored.set(dataset="cifar10")
+    done = restored.dvc("repro", check=False)
+    assert done.returncode != 0
+    assert "SSDH_OFFLINE" in done.stderr
+    assert "cifar-10-python.tar.gz" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert results(restored) == before
+
+
+def test_shuffled_labels_change_no_code(restored: Clone) -> None:
+    """No label reaches pseudo-labels or weights: of shuffled labels the outs are the same bytes, the curve is not."""
+    import numpy as np
+
+    restored.set(train__eval_interval="2")
+    outs = ("features/pseudo_labels.npy", "features/structure.npz", "models/hashnet.safetensors", "models/codes.npy")
+    curve = restored.folder / "metrics/validation.csv"
+
+    def made() -> dict[str, bytes]:
+        for out in outs:
+            (restored.folder / out).unlink()
+        for name in ("structure", "train", "encode"):
+            restored.run("python", "-m", f"stages.{name}")
+        return {out: (restored.folder / out).read_bytes() for out in outs}
+
+    before, before_curve = made(), curve.read_text()
+    labels = np.load(restored.folder / "data/labels.npy")
+    shuffled = np.random.default_rng(0).permutation(labels)
+    assert not np.array_equal(labels, shuffled)
+    np.save(restored.folder / "data/labels.npy", shuffled)
+    assert made() == before
+    assert curve.read_text() != before_curve
+
+
+def test_a_second_clean_run_gives_the_same_bits(restored: Clone, tmp_path_factory: pytest.TempPathFactory) -> None:
+    clone = restored
+    other = make_clone(clone.folder, tmp_path_factory.mktemp("again") / "clone")
+    other.repro()
+    assert lock_without_report(other) == lock_without_report(clone)
+    for name in ("metrics/metrics.json", "metrics/per_query.csv", "metrics/train.csv", "models/codes.npy"):
+        assert (other.folder / name).read_bytes() == (clone.folder / name).read_bytes(), name
+    shutil.rmtree(other.folder)
+
+
+def lock_without_report(clone: Clone) -> dict[str, Any]:
+    """The hashes of all stages; the report holds the seconds of its run, so its own differs."""
+    stages: dict[str, Any] = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]
+    return {name: stage for name, stage in stages.items() if name != "report"}
+
+
+def test_a_queued_experiment_runs_its_own_copy_of_the_code(restored: Clone) -> None:
+    """The loss is broken in the workspace after queueing: the queued run must not see it."""
+    restored.dvc("exp", "run", "--queue", "--name", "queued", "-S", "bits=24")
+    (restored.folder / "ssdh" / "loss.py").write_text("raise RuntimeError('the workspace, not the queue')\n")
+    done = restored.dvc("exp", "run", "--run-all", check=False)
+    assert done.returncode == 0, done.stderr
+    (found,) = restored.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/**/queued").stdout.split()
+    metrics = restored.run("git", "show", f"{found}:metrics/metrics.json").stdout
+    assert json.loads(metrics)["bits"] == 24

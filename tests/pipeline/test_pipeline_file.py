@@ -1,0 +1,154 @@
+"""dvc.yaml: each stage's `deps` are its real imports, its parameters those that it reads."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ssdh.core.params import read_params
+from ssdh.experiments.dvc import with_values
+from ssdh.report.collect import parameters
+from tests.helpers.imports import closure, imports
+
+STAGES = yaml.safe_load((Path(__file__).resolve().parents[2] / "dvc.yaml").read_text())["stages"]
+
+
+# which package may import which, besides itself (DESIGN: no circle, no arrow upward)
+ALLOWED = {
+    "core": "",
+    "features": "core",
+    "structure": "core",
+    "datasets": "core features",
+    "hashing": "core features",
+    "training": "core features structure hashing",
+    "evaluation": "core structure hashing",
+    "report": "core features hashing",
+    "search": "core features datasets hashing",
+    "check.py": "core features datasets structure hashing training evaluation",
+    "experiments": "core features datasets hashing check.py",
+    "cli": "core features datasets structure hashing training evaluation report search experiments check.py",
+    "__main__.py": "core cli",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_list_the_folders_that_a_stage_imports_from_and_no_others(project: Path, stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("ssdh", "stages"))]
+    reached = closure(project, project / "stages" / f"{stage}.py")
+
+    def within(file: str, dep: str) -> bool:
+        return file == dep or file.startswith(f"{dep}/")
+
+    assert [file for file in reached if not any(within(file, dep) for dep in listed)] == [], "not listed"
+    assert [dep for dep in listed if not any(within(file, dep) for file in reached)] == [], "listed without need"
+
+
+def package(file: Path, project: Path) -> str:
+    """The folder below `ssdh/`, or the module that lies beside the folders."""
+    return file.relative_to(project / "ssdh").parts[0]
+
+
+def test_packages_import_only_those_below_them(project: Path) -> None:
+    files = [path for path in (project / "ssdh").rglob("*.py") if path.name != "__init__.py"]
+    assert {package(path, project) for path in files} == set(ALLOWED)
+    for path in files:
+        own = package(path, project)
+        imported = imports(project, path)
+        assert not [file for file in imported if file.is_relative_to(project / "stages")], path
+        packages = {package(file, project) for file in imported} - {own}
+        assert packages <= set(ALLOWED[own].split()), path
+
+
+def test_the_rules_have_no_circle() -> None:
+    seen: set[str] = set()
+    while len(seen) < len(ALLOWED):
+        ready = {name for name, below in ALLOWED.items() if name not in seen and set(below.split()) <= seen}
+        assert ready, f"a circle among {set(ALLOWED) - seen}"
+        seen |= ready
+
+
+def test_no_module_imports_itself_in_a_circle(project: Path) -> None:
+    graph = {path: imports(project, path) for path in (project / "ssdh").rglob("*.py") if path.name != "__init__.py"}
+    while graph:
+        leaves = {path for path, imported in graph.items() if not imported & set(graph)}
+        assert leaves, f"a circle among {sorted(str(path.relative_to(project)) for path in graph)}"
+        graph = {path: imported for path, imported in graph.items() if path not in leaves}
+
+
+def test_the_run_cache_sees_every_parameter(project: Path) -> None:
+    """DVC leaves keys `size` and `nfiles`, at any depth, out of what it looks results up by.
+
+    So a parameter of that name must be tracked by its own dotted name too, which is another key.
+    """
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+
+    def overlooked(value: Any, name: str) -> set[str]:
+        if not isinstance(value, dict):
+            return set()
+        own = {f"{name}.{key}" for key in value if key in ("size", "nfiles")}
+        return own.union(*(overlooked(item, f"{name}.{key}") for key, item in value.items()))
+
+    seen = set()
+    for stage in STAGES.values():
+        persistent = any(isinstance(out, dict) and next(iter(out.values())).get("persist") for out in stage["outs"])
+        if persistent:  # never looked up
+            continue
+        names = [name for name in stage.get("params", []) if isinstance(name, str)]
+        for dataset in params["datasets"]:
+            tracked = {name.replace("${dataset}", dataset).replace("${recipe}", "manifold") for name in names}
+            found = set().union(*(overlooked(_at(params, name), name) for name in tracked))
+            assert found <= tracked
+            seen |= found
+    assert "datasets.digits.images.size" in seen
+
+
+def _at(params: dict[str, Any], name: str) -> Any:
+    for key in name.split("."):
+        params = params[key]
+    return params
+
+
+def test_the_report_is_made_again_for_every_parameter_that_it_shows(project: Path) -> None:
+    params = read_params(project / "params.yaml")
+    tracked = [name for name in STAGES["report"]["params"] if isinstance(name, str)]
+    names = [name.replace("${dataset}", "digits").replace("${recipe}", "manifold") for name in tracked]
+
+    def cut(other: dict[str, Any]) -> list[Any]:
+        return [_at(other, name) for name in names]
+
+    for name in ("bits", "seed", "train.momentum", "structure.alpha", "evaluate.radius", "backbone.layer",
+                 "recipes.manifold.train.lr", "datasets.digits.topk", "datasets.digits.data.num_query"):  # fmt: skip
+        changed = with_values(params, {name: 7})
+        assert parameters(changed) != parameters(params), name
+        assert cut(changed) != cut(params), name
+
+
+def test_dvc_still_leaves_those_keys_out() -> None:
+    from dvc.stage.cache import _get_cache_hash
+
+    def key(size: int, **more: int) -> str:
+        return str(_get_cache_hash({"cmd": "x", "params": {"params.yaml": {"images": {"size": size}} | more}}))
+
+    assert key(64) == key(48), "the second entry of images.size in dvc.yaml is no longer needed"
+    assert key(64, **{"images.size": 64}) != key(48, **{"images.size": 48})
+
+
+def test_only_dispatch_reaches_a_module_by_a_computed_name(project: Path) -> None:
+    """`closure` sees import statements only, so nothing that a stage imports may use importlib."""
+    reached = set().union(*(closure(project, project / "stages" / f"{stage}.py") for stage in STAGES))
+    users = [name for name in reached if "import_module" in (project / name).read_text()]
+    assert users == []
+
+
+def test_entry_points_are_thin(project: Path) -> None:
+    lengths = {name: lines_of_main(project / "stages" / f"{name}.py") for name in STAGES}
+    assert {name: length for name, length in lengths.items() if length > 45} == {}
+
+
+def lines_of_main(path: Path) -> int:
+    [main] = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    assert main.end_lineno is not None
+    return main.end_lineno - main.lineno + 1

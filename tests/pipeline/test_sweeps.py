@@ -1,0 +1,408 @@
+"""Sweeps and sharing by DVC on the real pipeline: the queue, what it shows, diffs, apply, and remotes, in clones.
+
+One small run is made for the module; the tests run in the order of the file and add experiments to it.
+"""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.clone import Clone, make_clone
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    clone = make_clone(project, tmp_path_factory.mktemp("sweeps") / "clone")
+    clone.repro()
+    clone.commit("first run")
+    yield clone
+    clone.dvc("queue", "stop", "--kill", check=False)
+
+
+@pytest.fixture(scope="module")
+def swept(clone: Clone) -> dict[tuple[int, int], dict[str, Any]]:
+    """A queue of two code lengths by two seeds, run by two workers: data of the experiments by (bits, seed)."""
+    clone.dvc("exp", "run", "--queue", "-S", "bits=8,12", "-S", "seed=range(0,2)")
+    assert "Started '2'" in clone.dvc("queue", "start", "--jobs", "2").stdout
+    wait_for_queue(clone)
+    return {(one["params"]["bits"], one["params"]["seed"]): one for one in experiments(clone)}
+
+
+def wait_for_queue(clone: Clone, seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while re.search(r"\b(Queued|Running) *$", clone.dvc("queue", "status").stdout, re.MULTILINE):
+        assert time.monotonic() < end, clone.dvc("queue", "status").stdout
+        time.sleep(2)
+
+
+def experiments(clone: Clone) -> list[dict[str, Any]]:
+    """Name, state, parameters, metrics and outs of each experiment of the last commit."""
+    found = []
+    for commit in json.loads(clone.dvc("exp", "show", "--json").stdout):
+        for group in commit["experiments"] or []:
+            for one in group["revs"]:
+                data = one["data"]
+                found.append(
+                    {
+                        "name": one["name"],
+                        "state": (group["executor"] or {}).get("state"),
+                        "params": data["params"]["params.yaml"]["data"],
+                        "metrics": data["metrics"]["metrics/metrics.json"]["data"],
+                        "codes": data["outs"]["models/codes.npy"]["hash"],
+                    }
+                )
+    return found
+
+
+# --- the queue ------------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_run_the_whole_grid(clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]) -> None:
+    assert set(swept) == {(8, 0), (8, 1), (12, 0), (12, 1)}
+    assert {one["state"] for one in swept.values()} == {"success"}
+    for (bits, _), one in swept.items():
+        assert one["metrics"]["bits"] == bits
+    assert len({one["codes"] for one in swept.values()}) == 4
+    # (12, 0) is the workspace's own run: the workers, sharing $SSDH_HOME, made the same bits of it
+    lock = (clone.folder / "dvc.lock").read_text()
+    assert swept[12, 0]["codes"] in lock
+    assert swept[8, 0]["codes"] not in lock
+    assert [path for path in (clone.home / "work").iterdir() if path.is_dir()] == []  # all work was finished
+
+
+def test_a_worker_keeps_the_environment_it_was_started_with(clone: Clone, swept: object) -> None:
+    """So `CUDA_VISIBLE_DEVICES=0 dvc queue start`, then `CUDA_VISIBLE_DEVICES=1 dvc queue start -j 2`: a GPU each."""
+    before, home = stages_of(clone.home), clone.folder.parent / "of-the-worker"
+    clone.dvc("exp", "run", "--queue", "-S", "datasets.digits.topk=300")
+    command = [sys.executable, "-m", "dvc", "queue", "start"]
+    subprocess.run(command, cwd=clone.folder, env=clone.environment | {"SSDH_HOME": str(home)}, check=True)
+    wait_for_queue(clone)
+    assert stages_of(clone.home) == before
+    assert "evaluate" in stages_of(home)
+    assert "train" not in stages_of(home)
+
+
+def stages_of(home: Path) -> list[str]:
+    path = home / "timings.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row["stage"] for row in csv.DictReader(file)]
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def test_show_has_the_columns_that_matter(clone: Clone, swept: object) -> None:
+    told = clone.run(sys.executable, "-m", "ssdh", "show", "--csv").stdout
+    header = told.splitlines()[0].split(",")
+    kept = [name for name in header if name not in ("Experiment", "rev", "typ", "parent", "State")]
+    assert kept == ["map", "itq.map", "params.yaml:bits", "seed", "datasets.digits.topk"]
+    whole = clone.dvc("exp", "show", "--csv").stdout.splitlines()[0].split(",")
+    assert len(whole) > 100  # what DVC shows by itself
+
+
+def test_show_sorts_and_takes_more_columns(clone: Clone, swept: object) -> None:
+    told = clone.run(sys.executable, "-m", "ssdh", "show", "--csv", "--add", "lsh.map", "--sort-by", "map").stdout
+    rows = [row for row in csv.DictReader(told.splitlines()) if row["typ"].startswith("branch")]
+    assert "lsh.map" in rows[0]
+    values = [float(row["map"]) for row in rows]
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) >= 4
+
+
+def test_metrics_and_params_diff_of_two_experiments(clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]) -> None:
+    one, other = swept[8, 0], swept[12, 1]
+    diff = json.loads(clone.dvc("metrics", "diff", one["name"], other["name"], "--json").stdout)
+    change = diff["metrics/metrics.json"]["map"]
+    assert (change["old"], change["new"]) == (one["metrics"]["map"], other["metrics"]["map"])
+    diff = json.loads(clone.dvc("params", "diff", one["name"], other["name"], "--json").stdout)
+    assert diff["params.yaml"] == {"bits": {"old": 8, "new": 12, "diff": 4}, "seed": {"old": 0, "new": 1, "diff": 1}}
+
+
+def test_plots_diff_of_two_experiments(clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]) -> None:
+    names = (swept[8, 0]["name"], swept[12, 1]["name"])
+    clone.dvc("plots", "diff", *names, "--out", "plots-of-two")
+    page = (clone.folder / "plots-of-two" / "index.html").read_text()
+    assert all(name in page for name in names)
+    for plot in ("distances", "loss", "precision-recall", "precision-at-n"):
+        assert f'"{plot}"' in page
+
+
+# --- apply and save -------------------------------------------------------------------------------------------------
+
+
+def test_apply_brings_an_experiment_into_the_workspace(
+    clone: Clone, swept: dict[tuple[int, int], dict[str, Any]]
+) -> None:
+    clone.dvc("exp", "apply", swept[8, 1]["name"])
+    try:
+        assert json.loads((clone.folder / "metrics/metrics.json").read_text())["map"] == swept[8, 1]["metrics"]["map"]
+        assert "bits: 8" in (clone.folder / "params.yaml").read_text()
+        assert clone.repro() == []  # nothing is left to run
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+
+
+def test_save_names_the_state_of_the_workspace(clone: Clone, swept: object) -> None:
+    clone.set(evaluate__radius="3")
+    try:
+        clone.repro()
+        clone.dvc("exp", "save", "--name", "wider-radius")
+        saved = next(one for one in experiments(clone) if one["name"] == "wider-radius")
+        assert saved["params"]["evaluate"]["radius"] == 3
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+
+
+# --- the results table ----------------------------------------------------------------------------------------------
+
+
+def table(clone: Clone, *arguments: str) -> str:
+    return clone.run(sys.executable, "-m", "ssdh", "table", "--page", "t.md", "--csv", "t.csv", *arguments).stdout
+
+
+def test_the_table_runs_no_cell_that_the_sweep_has_run(clone: Clone, swept: dict[tuple[int, int], Any]) -> None:
+    before = stages_of(clone.home)
+    told = table(clone, "--datasets", "digits,cifar10", "--bits", "8,12", "--seeds", "0,1")
+    assert "8 cells: 4 known, 0 to run" in told
+    assert stages_of(clone.home) == before
+    with (clone.folder / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = {(int(row["bits"]), int(row["seed"])): float(row["map"]) for row in rows if row["map"]}
+    assert measured == {cell: one["metrics"]["map"] for cell, one in swept.items()}
+    reasons = {row["reason"] for row in rows if row["dataset"] == "cifar10"}
+    assert len(reasons) == 1
+    assert reasons.pop().startswith("no data: cifar-10-batches-py/")
+    page = (clone.folder / "t.md").read_text()
+    mean = (swept[8, 0]["metrics"]["map"] + swept[8, 1]["metrics"]["map"]) / 2
+    assert f"{mean:.4f} ±" in page
+    assert "not run [" in page
+
+
+def test_the_table_of_what_is_known_runs_nothing(clone: Clone, swept: object) -> None:
+    before = stages_of(clone.home)
+    table(clone, "--datasets", "digits", "--bits", "12,40", "--seeds", "0", "--known")
+    assert stages_of(clone.home) == before
+    assert "not yet (make table)" in (clone.folder / "t.md").read_text()
+
+
+def test_an_experiment_that_ran_in_part_is_no_result(clone: Clone, swept: object) -> None:
+    """Its split and features are of the new seed, but its metrics of the first run, also where it is saved by hand."""
+    try:
+        clone.dvc("exp", "run", "--name", "in-part", "-S", "seed=7", "extract")
+        clone.dvc("exp", "save", "--name", "in-part-saved")
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+    in_part = [one for one in experiments(clone) if one["name"].startswith("in-part")]
+    first = json.loads((clone.folder / "metrics/metrics.json").read_text())["map"]
+    assert [(one["params"]["seed"], one["params"]["bits"], one["metrics"]["map"]) for one in in_part] == [
+        (7, 12, first)
+    ] * 2
+    told = table(clone, "--datasets", "digits", "--bits", "12", "--seeds", "0,7", "--dry-run")
+    assert "2 cells: 1 known, 1 to run" in told
+
+
+def test_a_table_passes_over_an_experiment_of_no_data_set(clone: Clone, swept: object) -> None:
+    clone.dvc("exp", "run", "--queue", "--name", "odd-set", "-S", "dataset=nope")
+    told = table(clone, "--datasets", "digits", "--bits", "8,12", "--seeds", "0,1", "--dry-run")
+    clone.dvc("queue", "remove", "odd-set")
+    assert "4 cells: 4 known, 0 to run" in told
+
+
+def test_an_interrupted_table_goes_on_where_it_was(clone: Clone, swept: object) -> None:
+    trained = stages_of(clone.home).count("train")
+    arguments = ("--datasets", "digits", "--bits", "10", "--seeds", "0,1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssdh", "table", "--page", "t.md", "--csv", "t.csv", *arguments],
+        cwd=clone.folder, env=clone.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Running stage 'train'" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    told = table(clone, *arguments)
+    assert "2 cells:" in told
+    with (clone.folder / "t.csv").open(newline="") as file:
+        assert [row["seed"] for row in csv.DictReader(file) if row["bits"] == "10" and row["map"]] == ["0", "1"]
+    assert stages_of(clone.home).count("train") == trained + 2  # the one that was at work was not begun again
+
+
+def test_a_cell_that_fails_is_named_with_its_reason(clone: Clone, swept: object) -> None:
+    arguments = (
+        "--datasets",
+        "digits",
+        "--bits",
+        "6",
+        "--seeds",
+        "0",
+        "--recipes",
+        "centred",
+        "--set",
+        "train.lr=1e30",
+    )
+    command = [sys.executable, "-m", "ssdh", "table", "--page", "t.md", "--csv", "t.csv", *arguments]
+    assert clone.run(*command, check=False).returncode == 1
+    page = (clone.folder / "t.md").read_text()
+    assert "failed: train: the loss is no longer a finite number" in page
+    assert "train.lr=1e30" in page
+
+
+# --- the earlier program's command line ------------------------------------------------------------------------------
+
+
+def test_the_old_command_line_trains_the_whole_network_and_measures_it(clone: Clone) -> None:
+    flags = shlex.split("-d digits -a resnet18 -c 16 -T 1 -l 1e-3 -q 100 -t 300 -k 500 -b 32 -e 4 -s 5")
+    try:
+        told = clone.run(sys.executable, "-m", "ssdh", *flags, "--train").stdout
+        assert "dvc exp run -S dataset=digits -S recipe=published -S train.finetune=true" in told
+        assert "On the CPU" in told
+        metrics = json.loads((clone.folder / "metrics/metrics.json").read_text())
+        assert (metrics["bits"], metrics["topk"]) == (16, 500)
+        assert told.splitlines()[-1].startswith(f"[map@500:{metrics['map']:.4f}]")
+        with (clone.folder / "metrics/validation.csv").open(newline="") as file:
+            assert [int(row["iteration"]) for row in csv.DictReader(file)][:2] == [4, 8]
+
+        before = stages_of(clone.home)
+        model = clone.folder.parent / "mine.safetensors"
+        shutil.copy(clone.folder / "models/hashnet.safetensors", model)
+        told = clone.run(sys.executable, "-m", "ssdh", *flags, "--evaluate", "--checkpoint", str(model)).stdout
+        assert re.search(rf"^map +{metrics['map']:.4f}$", told, re.MULTILINE)
+        assert "train" not in stages_of(clone.home)[len(before) :]
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+
+
+def test_the_old_command_line_resumes_from_its_snapshot(clone: Clone) -> None:
+    flags = shlex.split("-d digits -a resnet18 -c 16 -T 400 -q 100 -t 300 -k 500 -b 32 -s 20 --head-only")
+    home = clone.folder.parent / "resumed"
+    environment = clone.environment | {"SSDH_HOME": str(home)}
+    command = [sys.executable, "-m", "ssdh", *flags]
+    try:
+        process = subprocess.Popen(
+            [*command, "--train"], cwd=clone.folder, env=environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        end = time.monotonic() + 120
+        while not list(home.glob("work/**/snapshot.pt")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        done = subprocess.run(
+            [*command, "--resume"], cwd=clone.folder, env=environment, capture_output=True, text=True, check=True
+        )
+        (iteration,) = re.findall(r"continuing from the snapshot of iteration (\d+)", done.stdout + done.stderr)
+        assert 0 < int(iteration) < 400 * 10
+        assert done.stdout.splitlines()[-1].startswith("[map@500:")
+        assert stages_of(home).count("train") == 1  # the killed one was never finished
+    finally:
+        clone.run("git", "checkout", "-q", ".")
+        clone.dvc("checkout", "--force")
+
+
+# --- remotes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """A real S3 server on loopback (moto's) with a bucket; gives its address and credentials."""
+    pytest.importorskip("moto", reason="needs the development extras (moto)")
+    pytest.importorskip("dvc_s3", reason="needs the extra s3 (dvc-s3)")
+    import boto3
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    secrets = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | secrets,
+    )
+    try:
+        end = time.monotonic() + 60
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        boto3.client(
+            "s3",
+            endpoint_url=address,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
+        ).create_bucket(Bucket="results")
+        yield secrets | {"address": address}
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_a_second_clone_gets_all_results_without_running_a_stage(
+    clone: Clone,
+    swept: dict[tuple[int, int], dict[str, Any]],
+    kind: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    commands = [["remote", "add", "--local", "--default", kind, str(tmp_path / "storage")]]
+    if kind == "s3":
+        server = request.getfixturevalue("s3")
+        clone.environment |= {name: value for name, value in server.items() if name != "address"}
+        commands[0][-1] = "s3://results/ssdh"
+        commands.append(["remote", "modify", "--local", kind, "endpointurl", server["address"]])
+    for command in commands:
+        clone.dvc(*command)
+    clone.dvc("push", "--run-cache")  # --local: in .dvc/config the remote would have to be committed before the sweep
+    hub = tmp_path / "hub.git"
+    clone.run("git", "clone", "-q", "--bare", ".", str(hub))
+    clone.run("git", "remote", "add", kind, str(hub))
+    clone.dvc("exp", "push", kind, "-A")
+
+    clone.run("git", "clone", "-q", str(hub), str(tmp_path / "second"))
+    second = Clone(tmp_path / "second")
+    second.environment |= {key: value for key, value in clone.environment.items() if key.startswith("AWS_")}
+    for command in commands:
+        second.dvc(*command)
+    second.dvc("pull", "--run-cache")
+    first = (clone.folder / "models/codes.npy").read_bytes()
+    assert (second.folder / "models/codes.npy").read_bytes() == first
+    assert second.repro() == []
+
+    # the experiments come too: each is there whole, and the results table of the grid runs nothing
+    second.dvc("exp", "pull", "origin", "-A")
+    arguments = ("--datasets", "digits", "--bits", "8,12", "--seeds", "0,1", "--dry-run")
+    assert "4 cells: 4 known, 0 to run" in second.run(sys.executable, "-m", "ssdh", "table", *arguments).stdout
+    for cell in ((8, 0), (12, 1)):
+        second.dvc("exp", "apply", swept[cell]["name"])
+        metrics = json.loads((second.folder / "metrics/metrics.json").read_text())
+        assert metrics["map"] == swept[cell]["metrics"]["map"]
+        assert second.repro() == []
+    assert stages_of(second.home) == []

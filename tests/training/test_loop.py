@@ -1,0 +1,453 @@
+"""Training of the hash layer: equal to the plain loop, the same bits each time, resumed at any step, labels unused."""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssdh.core import runtime as parallel
+from ssdh.core.errors import DataError, SSDHError
+from ssdh.hashing.model_file import save_hashnet
+from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.structure.fit import fit_structure
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.thresholds import Structure, pseudo_labels
+from ssdh.training import loop as training
+from ssdh.training.checkpoint import Snapshots
+from ssdh.training.head import HeadStep, train_head
+from ssdh.training.loop import epoch_batches
+from ssdh.training.loss import PairBatches, ssdh_loss
+from ssdh.training.params import TrainParams
+from ssdh.training.validation import collapse_statistics, draw_validation, warn_of_collapse
+from tests.helpers.tiny import OUTS, results, run_stage, tiny_params, write_params, write_tiny
+
+N, D, K = 53, 6, 8
+CPU = torch.device("cpu")
+
+
+def train_params(none: Path, **more: Any) -> TrainParams:
+    none.touch()
+    values: dict[str, Any] = {"finetune": False, "epochs": 3, "optimizer": "sgd", "lr": 0.05, "momentum": 0.9}
+    values |= {"weight_decay": 1e-3, "batch_size": 12, "centre": True, "unknown_weight": 0.0}
+    values |= {"eval_interval": 0, "snapshot_interval": 0, "init_file": str(none)}
+    return TrainParams(**(values | more))
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, Structure, np.ndarray]:
+    """(features (N, D), the structure, labels (N, N))."""
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(4, D))[rng.integers(0, 4, N)] + 0.4 * rng.normal(size=(N, D)) + 1).astype(np.float32)
+    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
+    return features, structure, np.asarray(pseudo_labels(features, structure))
+
+
+def fitted(
+    data: tuple[np.ndarray, Structure, np.ndarray], params: TrainParams, *, matrix: bool = True, **more: Any
+) -> tuple[HashNet, training.Progress]:
+    features, structure, labels = data
+    pairs = PairBatches(
+        PairLabels(features, structure, labels.copy() if matrix else None),
+        CPU,
+        unknown_weight=params.unknown_weight,
+        target=params.target,
+        dtype=more.get("dtype", torch.float32),
+    )
+    return train_head(features, pairs, params, bits=K, seed=4, device=CPU, **more)
+
+
+def test_a_given_model_without_a_centre_starts_with_its_own_codes(
+    data: tuple[np.ndarray, Structure, np.ndarray], tmp_path: Path
+) -> None:
+    given, _ = fitted(data, train_params(tmp_path / "none", centre=False))
+    assert given.hash.bias.any()
+    path = tmp_path / "given.safetensors"
+    save_hashnet(path, given, {"bits": K})
+    more: dict[str, Any] = {"centre": True, "epochs": 1, "lr": 1e-9, "weight_decay": 0.0}
+    values = train_params(tmp_path / "none").model_dump() | more | {"init_file": str(path)}
+    found, _ = fitted(data, TrainParams(**values))
+    features = torch.from_numpy(data[0])
+    torch.testing.assert_close(found(features), given(features), rtol=0, atol=1e-5)
+
+
+def test_every_rank_waits_for_a_validation(
+    data: tuple[np.ndarray, Structure, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take longer than a collective's time-out."""
+    met: list[str] = []
+    monkeypatch.setattr(training, "barrier", lambda rank: met.append("barrier"))
+
+    def validate(_: HashNet) -> float:
+        met.append("validation")
+        return 0.5
+
+    fitted(data, train_params(tmp_path / "none", eval_interval=7), validate=validate)
+    assert met == ["validation", "barrier"] * 2  # of 15 steps
+
+
+def plain_loop(
+    data: tuple[np.ndarray, Structure, np.ndarray], params: TrainParams, dtype: torch.dtype
+) -> tuple[HashNet, list[float]]:
+    """The textbook loop: autograd, torch.optim, the public loss."""
+    features, structure, labels = data
+    x = torch.from_numpy(features).to(dtype)
+    model = seeded_hashnet(D, K, 4).to(dtype)
+    if params.centre:
+        model.center.copy_(x.double().mean(0))
+        nn.init.zeros_(model.hash.bias)
+    affinities = torch.from_numpy(PairLabels(features, structure, None).affinities(np.arange(N), np.arange(N)).copy())
+    kind: Any = torch.optim.SGD if params.optimizer == "sgd" else torch.optim.Adam
+    options = {"momentum": params.momentum} if params.optimizer == "sgd" else {}
+    optimizer = kind(model.parameters(), lr=params.lr, weight_decay=params.weight_decay, **options)
+    losses = []
+    for epoch in range(params.epochs):
+        for rows in epoch_batches(N, params.batch_size, 4, epoch):
+            loss = ssdh_loss(
+                model(x[rows]),
+                torch.from_numpy(labels[np.ix_(rows, rows)]),
+                unknown_weight=params.unknown_weight,
+                targets=affinities[np.ix_(rows, rows)] if params.target == "soft" else None,
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return model, losses
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"centre": False},
+        {"unknown_weight": 1.0},
+        {"unknown_weight": 1.0, "target": "soft", "optimizer": "adam", "lr": 0.01},
+        {"batch_size": 200},
+        {"shared_out": True},
+    ],
+    ids=["centred", "published", "unknown", "soft-adam", "one-batch", "shared-out"],
+)
+def test_equal_to_the_plain_loop_step_by_step(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    if "shared_out" in more:
+        _share_out_everything(monkeypatch)
+    params = train_params(tmp_path / "none", **{name: value for name, value in more.items() if name != "shared_out"})
+    seen: list[float] = []
+    step = HeadStep.__call__
+
+    def noted(self: HeadStep, *arguments: Any) -> torch.Tensor:
+        loss = step(self, *arguments)
+        seen.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(HeadStep, "__call__", noted)
+    model, progress = fitted(data, params, dtype=torch.float64)
+    wanted, losses = plain_loop(data, params, torch.float64)
+    np.testing.assert_allclose(seen, losses, rtol=1e-9)
+    rounding = 1e-6 if params.target == "soft" else 1e-9  # affinities are of single precision
+    torch.testing.assert_close(model.hash.weight, wanted.hash.weight, rtol=rounding, atol=rounding / 100)
+    torch.testing.assert_close(model.hash.bias, wanted.hash.bias, rtol=rounding, atol=rounding / 100)
+    steps = -(-N // params.batch_size)
+    means = [np.mean(losses[start : start + steps]) for start in range(0, len(losses), steps)]
+    assert [row[:2] for row in progress.epochs] == [(epoch + 1, (epoch + 1) * steps) for epoch in range(3)]
+    np.testing.assert_allclose([row[2] for row in progress.epochs], means, rtol=1e-9)
+
+
+def _share_out_everything(monkeypatch: pytest.MonkeyPatch, cores: int = 3) -> None:
+    """Products and look-ups of the tiny features run in parts of about a row, on that many threads."""
+    monkeypatch.setattr("ssdh.training.head.PART_PRODUCT", D * K)
+    monkeypatch.setattr("ssdh.training.head.PART_VALUES", D)
+    for module in ("runtime", "parallel"):
+        monkeypatch.setattr(f"ssdh.{module}.num_cores", lambda: cores)
+
+
+def test_parts_and_bits_do_not_depend_on_the_number_of_cores(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So tiny products round alike however they are cut, so the cuts themselves are looked at too."""
+    found, cuts = [], []
+    share_out = parallel.share_out
+
+    def noted(work: Callable[[slice], Any], size: int, parts: int) -> None:
+        def part_of(part: slice) -> None:
+            assert torch.get_num_threads() == 1
+            cuts[-1].append((size, parts, part.start, part.stop))
+            work(part)
+
+        share_out(part_of, size, parts)
+
+    monkeypatch.setattr("ssdh.training.head.share_out", noted)
+    for cores in (1, 2, 3):
+        _share_out_everything(monkeypatch, cores)
+        cuts.append([])
+        model, progress = fitted(data, train_params(tmp_path / "none", batch_size=24))
+        found.append((model.hash.weight.detach().numpy().tobytes(), progress.epochs, sorted(cuts[-1])))
+    assert max(parts for _, parts, *_ in cuts[0]) > 3
+    assert found[1] == found[2] == found[0]
+
+
+def test_every_epoch_is_a_permutation_of_its_own() -> None:
+    first, second = (np.concatenate(epoch_batches(N, 12, 4, epoch)) for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(N))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, np.concatenate(epoch_batches(N, 12, 5, 0)))
+    assert [len(batch) for batch in epoch_batches(N, 12, 4, 0)] == [12, 12, 12, 12, 5]
+
+
+@pytest.mark.parametrize("target", ["ternary", "soft"])
+def test_labels_on_the_fly_give_the_same_bits(data: Any, tmp_path: Path, target: str) -> None:
+    params = train_params(tmp_path / "none", target=target, unknown_weight=0.5)
+    stored, _ = fitted(data, params)
+    computed, _ = fitted(data, params, matrix=False)
+    assert torch.equal(stored.hash.weight, computed.hash.weight)
+
+
+def test_small_chunks_of_pairs_change_nothing(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = train_params(tmp_path / "none")
+    whole, _ = fitted(data, params)
+    monkeypatch.setattr("ssdh.training.loss.CHUNK_PAIRS", 1)
+    cut, _ = fitted(data, params)
+    assert torch.equal(whole.hash.weight, cut.hash.weight)
+
+
+class Interrupted(Snapshots):
+    """Ctrl-C as soon as the snapshot of an iteration is on the disk."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        super().__init__(folder, "same")
+        self.iteration = iteration
+
+    def save(self, state: dict[str, Any]) -> None:
+        super().save(state)
+        if state["progress"]["iteration"] == self.iteration:
+            self.finish()
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_resumed_after_any_step_to_the_same_bits(data: Any, tmp_path: Path, optimizer: str) -> None:
+    more = {"optimizer": optimizer, "snapshot_interval": 1, "eval_interval": 4}
+    params = train_params(tmp_path / "none", **more)
+
+    def validate(model: HashNet) -> float:
+        return model.hash.weight.detach().double().sum().item()
+
+    whole, curves = fitted(data, params, validate=validate)
+    for stop in range(1, 15):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            fitted(data, params, validate=validate, snapshots=Interrupted(folder, stop))
+        torch.manual_seed(stop)  # whatever the process drew meanwhile
+        resumed, found = fitted(data, params, validate=validate, snapshots=Snapshots(folder, "same"))
+        assert torch.equal(resumed.hash.weight, whole.hash.weight)
+        assert torch.equal(resumed.hash.bias, whole.hash.bias)
+        assert [list(row) for row in found.epochs] == [list(row) for row in curves.epochs]
+        assert [list(row) for row in found.validation] == [list(row) for row in curves.validation]
+
+
+def test_snapshots_that_do_not_fit_are_ignored_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ssdh.core.stage import configure_logging
+
+    configure_logging()
+    snapshots = Snapshots(tmp_path, "mine")
+    assert snapshots.load() is None
+    assert capsys.readouterr().err == ""
+    snapshots.save({"iteration": 3})
+    assert snapshots.load() == {"iteration": 3, "fingerprint": "mine"}
+    assert Snapshots(tmp_path, "other").load() is None
+    assert "belongs to other parameters, inputs or code: ignored" in capsys.readouterr().err
+    for size in (0, 10, snapshots.path.stat().st_size - 30):
+        snapshots.save({"iteration": 3})
+        snapshots.finish()
+        snapshots.path.write_bytes(snapshots.path.read_bytes()[:size])
+        assert snapshots.load() is None
+        assert "is not a whole snapshot" in capsys.readouterr().err
+
+
+def test_a_snapshot_is_written_beside_the_training_and_holds_its_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_is_ready = threading.Event()
+    write = torch.save
+
+    def slow(state: Any, path: Path) -> None:
+        assert disk_is_ready.wait(60)
+        write(state, path)
+
+    monkeypatch.setattr(torch, "save", slow)
+    snapshots = Snapshots(tmp_path, "mine")
+    weight, curve = torch.zeros(3), [1.0]
+    snapshots.save({"model": {"weight": weight}, "curve": curve})  # returns although nothing is written yet
+    weight += 1
+    curve.append(2.0)
+    disk_is_ready.set()
+    found = snapshots.load()
+    assert found is not None
+    assert found["model"]["weight"].tolist() == [0, 0, 0]
+    assert found["curve"] == [1.0]
+
+
+def test_a_snapshot_that_could_not_be_written_ends_the_training(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    for interval in (1, 40):  # found at the next snapshot, or at the end: 8 epochs of 5 steps
+        params = train_params(tmp_path / "none", snapshot_interval=interval, epochs=8)
+        with pytest.raises(DataError, match=r"snapshot.pt could not be written: PytorchStreamWriter failed"):
+            fitted(data, params, snapshots=Snapshots(tmp_path, "mine"))
+
+
+def test_a_snapshot_that_memory_is_too_short_for_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = Snapshots(tmp_path, "mine")
+    snapshots.save({"iteration": 3})
+
+    def load(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(torch, "load", load)
+        snapshots.load()
+    assert snapshots.load() == {"iteration": 3, "fingerprint": "mine"}
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data: Any, tmp_path: Path) -> None:
+    features, structure, labels = data
+    broken = (features.copy(), structure, labels)
+    broken[0][3] = np.nan
+    with pytest.raises(SSDHError, match=r"no longer a finite number: lower train.lr"):
+        fitted(broken, train_params(tmp_path / "none"))
+
+
+def test_centre_of_a_given_model_stays(data: Any, tmp_path: Path) -> None:
+    from ssdh.hashing.model_file import save_hashnet
+
+    first, _ = fitted(data, train_params(tmp_path / "none"))
+    torch.testing.assert_close(first.center, torch.from_numpy(data[0]).mean(0))
+    save_hashnet(tmp_path / "first.safetensors", first, {"bits": K})
+    params = train_params(tmp_path / "none", init_file=str(tmp_path / "first.safetensors"), centre=False, lr=1e-9)
+    second, _ = fitted(data, params)
+    assert torch.equal(second.center, first.center)
+    torch.testing.assert_close(second.hash.weight, first.hash.weight, rtol=1e-4, atol=1e-5)
+
+
+# --- validation and collapse ----------------------------------------------------------------------------------------
+
+
+def test_validation_queries_are_neither_train_nor_test() -> None:
+    from ssdh.core.split import Split
+
+    order = np.random.default_rng(0).permutation(1000)
+    split = Split(query=order[:100], train=order[100:400], database=order[100:])
+    queries, database = draw_validation(split, 3)
+    assert len(queries) == 60
+    assert not set(queries) & (set(split.train) | set(split.query) | set(database))
+    assert set(queries) | set(database) == set(split.database)
+    again, _ = draw_validation(split, 3)
+    assert np.array_equal(queries, again)
+    assert not np.array_equal(queries, draw_validation(split, 4)[0])
+    everything = Split(query=order[:100], train=order[100:], database=order[100:])
+    assert [len(rows) for rows in draw_validation(everything, 3)] == [0, 0]
+
+
+def test_collapse_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
+    from ssdh.core.stage import configure_logging
+
+    configure_logging()
+    outputs = np.random.default_rng(0).normal(size=(1000, 16))
+    assert not warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
+    assert capsys.readouterr().err == ""
+    outputs[:, 3] = 0.5
+    assert collapse_statistics(outputs)["constant_bits"] == 1
+    assert warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
+    assert "COLLAPSED CODES: 1 of 16 bits are the same for every train image" in capsys.readouterr().err
+    few = np.where(np.arange(1000)[:, None] % 5 == np.arange(16) % 5, 1.0, -1.0)
+    assert collapse_statistics(few) == {"constant_bits": 0, "unique_codes": 5}
+    assert warn_of_collapse(collapse_statistics(few), 1000, 16, "lower train.lr")
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny workspace with features and structure."""
+    folder = write_tiny(tmp_path_factory.mktemp("tiny"), tiny_params())
+    run_stage(folder, "extract", "structure")
+    return folder
+
+
+def test_two_runs_give_the_same_bytes_and_labels_change_only_the_validation_curve(workspace: Path) -> None:
+    write_params(workspace, tiny_params())
+    run_stage(workspace, "train", "encode")
+    first = results(workspace)
+    assert set(OUTS) < set(first)
+    assert first["metrics/validation.csv"].count(b"\n") == 3  # the header; 9 steps, one point every 4
+    for name in OUTS:
+        (workspace / name).unlink()
+    labels = np.load(workspace / "data/labels.npy")
+    run_stage(workspace, "train", "encode")
+    assert results(workspace) == first
+    for name in OUTS:
+        (workspace / name).unlink()
+    np.save(workspace / "data/labels.npy", np.roll(labels, 1, axis=0))
+    run_stage(workspace, "train", "encode")
+    shuffled = results(workspace)
+    np.save(workspace / "data/labels.npy", labels)
+    assert shuffled.pop("metrics/validation.csv") != first.pop("metrics/validation.csv")
+    assert shuffled == first
+
+
+def test_without_labels_or_interval_the_curve_is_its_header(workspace: Path) -> None:
+    write_params(workspace, tiny_params(eval_interval=0, epochs=1))
+    run_stage(workspace, "train")
+    assert (workspace / "metrics/validation.csv").read_text() == "iteration,map\n"
+    labels = np.load(workspace / "data/labels.npy")
+    np.save(workspace / "data/labels.npy", labels[:, :0])
+    write_params(workspace, tiny_params(epochs=1))
+    run_stage(workspace, "train")
+    np.save(workspace / "data/labels.npy", labels)
+    assert (workspace / "metrics/validation.csv").read_text() == "iteration,map\n"
+
+
+def test_codes_are_the_signs_of_the_saved_model(workspace: Path) -> None:
+    from ssdh.hashing.codes import pack, sign_codes
+    from ssdh.hashing.model_file import load_hashnet, read_metadata
+
+    write_params(workspace, tiny_params())
+    run_stage(workspace, "train", "encode")
+    model = load_hashnet(workspace / "models/hashnet.safetensors")
+    outputs = model(torch.from_numpy(np.load(workspace / "features/features.npy"))).detach().numpy()
+    clear = (np.abs(outputs) > 1e-6).all(axis=1)
+    assert clear.mean() > 0.9
+    codes = np.load(workspace / "models/codes.npy")
+    assert codes.dtype == np.uint8
+    assert np.array_equal(codes[clear], pack(sign_codes(outputs))[clear])
+    metadata = read_metadata(workspace / "models/hashnet.safetensors")
+    assert metadata["bits"] == 12
+    assert metadata["arch"] == "mobilenet_v3_small"
+    assert metadata["train"]["epochs"] == 3
+    assert metadata["device"] == "cpu"
+    assert isinstance(model.hash, nn.Linear)
+
+
+def test_every_batch_is_logged_where_it_is_asked_for(
+    data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ssdh.core.stage import configure_logging
+
+    params = train_params(tmp_path / "none", epochs=2)
+    for level, lines in (("TRACE", 10), ("DEBUG", 0)):  # 2 epochs of 5 batches
+        configure_logging(level)
+        fitted(data, params)
+        assert len(re.findall(r"TRACE +iteration \d+: loss \d+\.\d{5}\n", capsys.readouterr().err)) == lines
