@@ -109,6 +109,9 @@ class Cifar10(Dataset[Cifar10Params]):
         return root if root.name == FOLDER else root / FOLDER
 
 
+DATASETS = (Cifar10(),)
+
+
 class _Unpickler(pickle.Unpickler):
     """Loads arrays, lists and strings only: a pickle can otherwise run any code."""
 

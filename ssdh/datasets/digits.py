@@ -66,6 +66,9 @@ class Digits(Dataset[DigitsParams]):
         )
 
 
+DATASETS = (Digits(),)
+
+
 def _read(folder: Path | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Grey values (1797, 8, 8) and classes (1797,); read here, as scikit-learn's loader imports pandas and scipy."""
     path = folder / "data" / "digits.csv.gz" if folder else None

@@ -118,6 +118,9 @@ class FashionMnist(Dataset[FashionMnistParams]):
         )
 
 
+DATASETS = (FashionMnist(),)
+
+
 def _missing(folder: Path) -> tuple[str, ...]:
     return tuple(archive.name for archive in ARCHIVES if not (folder / archive.name).is_file())
 

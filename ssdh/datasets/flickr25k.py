@@ -135,6 +135,9 @@ class Flickr25k(Dataset[Flickr25kParams]):
         )
 
 
+DATASETS = (Flickr25k(),)
+
+
 def _existing(dataset: Flickr25k, params: Flickr25kParams) -> Path:
     root = dataset.root(params)
     assert root is not None

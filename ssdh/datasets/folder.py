@@ -71,6 +71,9 @@ class Folder(Dataset[FolderParams]):
         )
 
 
+DATASETS = (Folder(),)
+
+
 def _image_names(root: Path) -> list[str]:
     """The paths in order; raises DataError where a name is not text in UTF-8, which no table could hold."""
     names = sorted(image_files(root))

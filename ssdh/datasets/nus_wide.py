@@ -200,6 +200,9 @@ class NusWide(Dataset[NusWideParams]):
         return paths, found
 
 
+DATASETS = (NusWide(10), NusWide(21))
+
+
 def _concepts(root: Path) -> Path:
     """The list of the 81 concepts: at the top, or in `ConceptsList/` as the authors' later archive has it."""
     inside = root / "ConceptsList" / CONCEPTS

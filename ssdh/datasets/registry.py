@@ -1,30 +1,29 @@
-"""Every data set by its name in `params.yaml`."""
+"""Every data set by its name in `params.yaml`: what the modules of this folder list in their `DATASETS`.
 
+A new data set is a new module here; no list is edited. A stage that imports this module depends on the whole folder.
+"""
+
+import importlib
+import pkgutil
+
+from ssdh import datasets
 from ssdh.core.errors import ParameterError
 from ssdh.datasets.base import AnyDataset
-from ssdh.datasets.cifar10 import Cifar10
-from ssdh.datasets.digits import Digits
-from ssdh.datasets.fashion_mnist import FashionMnist
-from ssdh.datasets.flickr25k import Flickr25k
-from ssdh.datasets.folder import Folder
-from ssdh.datasets.nus_wide import NusWide
 
-DATASETS: dict[str, AnyDataset] = {
-    dataset.name: dataset
-    for dataset in (
-        Digits(),
-        Cifar10(),
-        FashionMnist(),
-        Flickr25k(),
-        NusWide(10),
-        NusWide(21),
-        Folder(),
-    )
-}
+
+def _found() -> dict[str, AnyDataset]:
+    """The data sets of all modules beside this one, sorted by name."""
+    names = (module.name for module in pkgutil.iter_modules(datasets.__path__))
+    modules = [importlib.import_module(f"{datasets.__name__}.{name}") for name in names if name != "registry"]
+    found: list[AnyDataset] = [dataset for module in modules for dataset in getattr(module, "DATASETS", ())]
+    return {dataset.name: dataset for dataset in sorted(found, key=lambda dataset: dataset.name)}
+
+
+DATASETS = _found()
 
 
 def names() -> list[str]:
-    """The names of all data sets, in the order of the documentation."""
+    """The names of all data sets, sorted."""
     return list(DATASETS)
 
 

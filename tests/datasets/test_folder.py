@@ -276,7 +276,7 @@ def test_list_counts_missing_images(workspace: Path, capsys: pytest.CaptureFixtu
 
 def test_list_of_an_unknown_set_or_a_bad_block(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["datasets", "imagenet"]) == 1
-    assert "dataset must be one of digits" in capsys.readouterr().err
+    assert "dataset must be one of cifar10, " in capsys.readouterr().err
     path = workspace / "params.yaml"
     path.write_text(path.read_text().replace("num_query: 5000", "num_query: many"))
     code, text = _listing(capsys, "nus_wide_10")

@@ -22,6 +22,8 @@ def imports(project: Path, path: Path) -> set[Path]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     names = {name for name in names if name.split(".")[0] in ("ssdh", "stages")}
     files = {module_file(project, name) for name in names}
+    if path == project / "ssdh/datasets/registry.py":  # which imports all that lies beside it
+        files |= set(path.parent.glob("*.py")) - {path}
     return {file for file in files if file is not None and file.name != "__init__.py"}
 
 
