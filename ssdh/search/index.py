@@ -1,5 +1,7 @@
 """The nearest codes by Hamming distance, through faiss' binary indexes; one copy of the codes in memory.
 
+    from ssdh import Index
+
     index = Index(np.load("models/codes.npy"), bits=32, names=names)
     distances, rows = index.search(query_packed, top=20, radius=8)
 

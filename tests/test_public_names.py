@@ -1,0 +1,72 @@
+"""`from ssdh import …`: the names that other programs rely on, imported when they are used."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ssdh
+
+
+def test_public_names_have_the_promised_signatures() -> None:
+    signatures = {
+        "Index": "packed, *, bits, names=None, ",
+        "fit_structure": "features, *, alpha, beta, bins, ",
+        "load_hashnet": "path",
+        "mean_average_precision": "query_codes, database_codes, query_labels, database_labels, topk=None, "
+        "ties='expected'",
+        "pack": "codes",
+        "pseudo_labels": "features, structure, out=None, ",
+        "unpack": "packed, bits",
+    }
+    for name, expected in signatures.items():
+        signature = inspect.signature(getattr(ssdh, name))
+        parameters = [
+            parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
+        ]
+        bare = str(inspect.Signature(parameters))
+        assert bare.removeprefix("(").startswith(expected), name
+
+
+def test_every_public_name_exists_and_is_listed() -> None:
+    for name in ssdh.__all__:
+        assert getattr(ssdh, name) is not None
+        assert name in dir(ssdh)
+    with pytest.raises(AttributeError, match="'ssdh' has no attribute 'no_such_name'"):
+        getattr(ssdh, "no_such_name")  # noqa: B009
+    with pytest.raises(ImportError, match="no_such_name"):
+        exec("from ssdh import no_such_name")
+
+
+def test_public_names_work_together() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.where(rng.standard_normal((40, 16)) >= 0, 1, -1)
+    packed = ssdh.pack(codes)
+    np.testing.assert_array_equal(ssdh.unpack(packed, 16), codes)
+    distances, rows = ssdh.Index(packed, bits=16).search(packed[:1], top=1)
+    assert (distances[0, 0], rows[0, 0]) == (0, 0)
+    # hand arithmetic: relevant items at distances 0 and 2, one other between them: (1/1 + 2/3) / 2
+    bits = [[1, 1], [1, -1], [-1, -1]]
+    labels = [[1, 0], [0, 1], [1, 0]]
+    assert ssdh.mean_average_precision(bits[:1], bits, labels[:1], labels) == pytest.approx((1 + 2 / 3) / 2)
+    structure = ssdh.fit_structure(rng.standard_normal((40, 8)), alpha=1.0, beta=1.0, bins=10)
+    assert isinstance(structure, ssdh.Structure)
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, ssdh; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ssdh" in done.stdout.split()
+    assert not set(done.stdout.split()) & {"numpy", "torch", "faiss", "pandas", "dvc", "pydantic", "loguru"}
+
+
+def test_the_version_is_one_line_that_the_package_is_built_with(project: Path) -> None:
+    settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["project"]["dynamic"] == ["version"]
+    assert settings["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "ssdh.__version__"}
+    assert importlib.import_module("ssdh").__version__.count(".") == 2
