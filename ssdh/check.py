@@ -15,7 +15,6 @@ from ssdh.evaluation.params import EvaluateParams
 from ssdh.features.backbone import build_network, ensure_weights, feature_size, resolve_layer, without_storage
 from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.structure.params import StructureParams
-from ssdh.training.finetune import freeze
 from ssdh.training.params import TrainParams
 
 KINDS: dict[str, Any] = {
@@ -147,6 +146,8 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
     Imports torch only where one of them is set.
     """
     if params.finetune and params.freeze_until is not None:
+        from ssdh.training.finetune import freeze
+
         layer = resolve_layer(backbone, images.weights)
         freeze(without_storage(lambda: build_network(backbone.arch, layer, images.size)), params.freeze_until)
     if not is_placeholder(Path(params.init_file)):
