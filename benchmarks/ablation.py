@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation --features FILE.npz [--seeds 5] [--groups steps,k,…] [--bits 32] [--table OUT.md]
 
-A variant is a recipe of `params.yaml` with some values replaced. Results go to `benchmarks/results/ablation.json` run
+A variant is a recipe of `ssdh/methods` with some values replaced. Results go to `benchmarks/results/ablation.json` run
 by run (variant, bits, seed): what is there is not measured again, so it can be stopped and go on; `--plot OUT.svg`
 draws it. For each run the mAP, `ssdh.evaluation.manifold_recall`'s recall of manifold neighbours on 5000 images that
 did not train, and the mAP of 1000 of these as validation queries: settings may be chosen by either, and the test

@@ -5,8 +5,8 @@
 
 FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot. A seed draws the split (queries as even
 over the classes as in the protocols, where there is one class an image), the initial weights and the batches. Recipes
-are those of `params.yaml`, `default` the one it names; baselines are `ssdh.evaluation.baselines`. mAP is tie-aware,
-deviations are over seeds. JSON: rows {"method", "bits", "map_mean", "map_std", "seconds"}.
+are those of `ssdh/methods`, `default` the one that `params.yaml` names; baselines are `ssdh.evaluation.baselines`. mAP
+is tie-aware, deviations are over seeds. JSON: rows {"method", "bits", "map_mean", "map_std", "seconds"}.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--num-query", type=int, default=1000)
     parser.add_argument("--num-train", type=int, default=5000)
     parser.add_argument("--topk", type=int, default=5000)
-    parser.add_argument("--methods", default=",".join(METHODS), help="of these, or any recipe of params.yaml")
+    parser.add_argument("--methods", default=",".join(METHODS), help="of these, or any recipe of ssdh/methods")
     parser.add_argument("--json", type=_absolute, help="where the rows are written")
     chosen = parser.parse_args()
     logger.disable("ssdh")

@@ -1,5 +1,6 @@
 """Everything that can be known to be wrong before a stage runs: parameters, raw data, weights, device."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,20 @@ from ssdh.core.device import check_device
 from ssdh.core.distributed import wanted_processes
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import is_placeholder
-from ssdh.core.params import RECIPE_SECTIONS, Bits, Params, Seed, TopK, lookup, section, validate
+from ssdh.core.params import (
+    RECIPE_SECTIONS,
+    Bits,
+    Params,
+    Seed,
+    TopK,
+    lookup,
+    read_recipe,
+    recipe_file,
+    recipe_names,
+    recipes_folder,
+    section,
+    validate,
+)
 from ssdh.core.runtime import RuntimeParams
 from ssdh.datasets import registry
 from ssdh.evaluation.params import EvaluateParams
@@ -29,7 +43,10 @@ KINDS: dict[str, Any] = {
 RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": TrainParams}
 
 
-TOP_LEVEL = {*KINDS, *RECIPE_SECTIONS, "dataset", "datasets", "recipe", "recipes"}
+TOP_LEVEL = {*KINDS, *RECIPE_KINDS, "dataset", "datasets", "recipe"}
+
+
+OF_NO_RECIPE = {"train": {"init_file": "none"}}  # what `params.yaml` alone has
 
 
 def check(params: dict[str, Any]) -> None:
@@ -86,9 +103,7 @@ def check_parameters(params: dict[str, Any]) -> None:
     for name, kind in KINDS.items():
         attempt(kind, name)
     _check_datasets(params, attempt, mistakes)
-    for name, kind in RECIPE_KINDS.items():
-        attempt(kind, name)
-    _check_recipes(params, mistakes)
+    _check_recipes(params, attempt, mistakes)
     if mistakes:
         raise ParameterError("\n".join(mistakes))
 
@@ -117,27 +132,54 @@ def _check_datasets(params: dict[str, Any], attempt: Any, mistakes: list[str]) -
         ]
 
 
-def _check_recipes(params: dict[str, Any], mistakes: list[str]) -> None:
-    """Every recipe must hold complete, valid values; top-level keys that no recipe has are validated with it."""
-    recipes = params.get("recipes") or {}
-    if not isinstance(recipes, dict):
-        mistakes.append(f"recipes must be a mapping of recipes, got {recipes!r} (params.yaml: recipes)")
+def _check_recipes(params: dict[str, Any], attempt: Any, mistakes: list[str]) -> None:
+    """Every recipe must hold complete, valid values and have its method beside it; then the chosen one's overrides."""
+    before = len(mistakes)
+    for recipe in recipe_names():
+        try:
+            check_recipe(recipe)
+        except ParameterError as error:
+            mistakes += str(error).splitlines()
+    if len(mistakes) > before:
         return
-    for recipe in recipes:
-        for name, kind in RECIPE_KINDS.items():
-            try:
-                extra, own = (_mapping(params, where) for where in (name, f"recipes.{recipe}.{name}"))
-                inherited = {k: v for k, v in extra.items() if v is not None and k in kind.model_fields}
-                validate(kind, inherited | own, f"recipes.{recipe}.{name}")
-            except ParameterError as error:
-                mistakes.extend(line for line in str(error).splitlines() if line not in mistakes)
+    for name, kind in RECIPE_KINDS.items():
+        top = params.get(name)
+        mistakes += [
+            f"{name}.{key} is not a parameter: remove it or correct its spelling (params.yaml: {name}.{key})"
+            for key, value in (top.items() if isinstance(top, dict) else ())
+            if key not in kind.model_fields and value is None
+        ]
+        attempt(kind, name)
 
 
-def _mapping(params: dict[str, Any], where: str) -> dict[str, Any]:
-    found = lookup(params, where)
-    if not isinstance(found, dict):
-        raise ParameterError(f"{where} must be a mapping, got {found!r} (params.yaml: {where})")
-    return found
+def check_recipe(recipe: str) -> None:
+    """Raise ParameterError where `ssdh/methods/RECIPE.yaml` or `.py` is missing or broken."""
+    sections = read_recipe(recipe)
+    read_method(recipe)
+    mistakes = [
+        f"{recipe_file(recipe)}: {key} is no section: a recipe has {', '.join(RECIPE_SECTIONS)}"
+        for key in sections
+        if key not in (*RECIPE_SECTIONS, "authors")
+    ]
+    for name, kind in RECIPE_KINDS.items():
+        try:
+            validate(kind, OF_NO_RECIPE.get(name, {}) | sections[name], name, recipe_file(recipe))
+        except ParameterError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise ParameterError("\n".join(mistakes))
+
+
+def read_method(recipe: str) -> None:
+    """Raise ParameterError where the recipe's Python file is missing or is not Python; torch is not imported for it."""
+    source = recipes_folder() / f"{recipe}.py"
+    name = f"ssdh/methods/{recipe}.py"
+    if not source.is_file():
+        raise ParameterError(f"{name} does not exist: the method of {recipe_file(recipe)} belongs there")
+    try:
+        ast.parse(source.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ParameterError(f"{name} is not valid Python: {error.msg} (line {error.lineno})") from None
 
 
 def check_training(params: TrainParams, backbone: BackboneParams, images: ImageParams, bits: int) -> None:

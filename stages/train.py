@@ -19,6 +19,7 @@ from ssdh.hashing.model_file import describe_backbone, save_hashnet
 from ssdh.structure.pseudo_labels import open_pair_labels
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.fit import Inputs, Place, fit
+from ssdh.training.method import load_method
 from ssdh.training.params import TrainParams
 
 FEATURES, PSEUDO = Path("features/features.npy"), Path("features/pseudo_labels.npy")
@@ -39,6 +40,7 @@ def main() -> None:
     images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     chosen: TrainParams = section(params, "train", TrainParams)
+    load_method(section(params, "recipe", str))
     bits: int = section(params, "bits", Bits)
     seed: int = section(params, "seed", Seed)
     logger.info("train: bits {}, seed {}, {}", bits, seed, chosen.model_dump())

@@ -1,6 +1,7 @@
 """Parameter files of the wrong shape: one line for each mistake that names the parameter, never a traceback."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def params(project: Path) -> dict[str, Any]:
         ("structure", 5, "structure must be a mapping, got 5 (params.yaml: structure)"),
         ("train", [1], "train must be a mapping, got [1] (params.yaml: train)"),
         ("datasets", [1], "datasets must be a mapping of data sets, got [1] (params.yaml: datasets)"),
-        ("recipes", "x", "recipes must be a mapping of recipes, got 'x' (params.yaml: recipes)"),
+        ("recipes", {}, "recipes is not a parameter: remove it or correct its spelling (params.yaml: recipes)"),
+        ("train", {"epochz": None}, "train.epochz is not a parameter: remove it or correct its spelling"),
         ("recipe", ["a"], "got ['a'] (params.yaml: recipe)"),
     ],
 )
@@ -34,25 +36,60 @@ def test_a_section_of_the_wrong_shape_is_named(params: dict[str, Any], name: str
     assert line in str(error.value)
 
 
-def test_a_recipe_without_a_block_is_named(params: dict[str, Any]) -> None:
-    params["recipes"]["mine"] = {"structure": params["recipes"]["manifold"]["structure"], "train": None}
-    with pytest.raises(ParameterError, match=r"^recipes\.mine\.train must be a mapping, got None"):
-        check_parameters(params)
+@pytest.fixture
+def recipes(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `ssdh/methods` that is the one read."""
+    folder = tmp_path / "methods"
+    shutil.copytree(project / "ssdh/methods", folder)
+    monkeypatch.setattr("ssdh.core.params.recipes_folder", lambda: folder)
+    monkeypatch.setattr("ssdh.check.recipes_folder", lambda: folder)
+    return folder
 
 
-def test_a_recipe_may_leave_out_what_has_a_default_but_nothing_else(params: dict[str, Any]) -> None:
-    params["recipes"]["mine"] = copy.deepcopy(params["recipes"]["manifold"])
-    del params["recipes"]["mine"]["structure"]["power"]
+def test_a_recipe_may_leave_out_what_has_a_default_but_nothing_else(params: dict[str, Any], recipes: Path) -> None:
+    text = (recipes / "manifold.yaml").read_text(encoding="utf-8")
+    (recipes / "mine.yaml").write_text(text.replace("  power: 0.7\n", "", 1), encoding="utf-8")
+    (recipes / "mine.py").write_text("", encoding="utf-8")
     params["recipe"] = "mine"
     check_parameters(params)
     assert section(params, "structure", StructureParams).power == StructureParams.model_fields["power"].default
-    del params["recipes"]["mine"]["train"]["epochs"]
+    (recipes / "mine.yaml").write_text(text.replace("  epochs: 50\n", "", 1), encoding="utf-8")
     with pytest.raises(ParameterError) as error:
         check_parameters(params)
-    assert str(error.value).splitlines() == [
-        "train.epochs is missing (params.yaml: train.epochs)",
-        "recipes.mine.train.epochs is missing (params.yaml: recipes.mine.train.epochs)",
-    ]
+    assert str(error.value) == "train.epochs is missing (ssdh/methods/mine.yaml: train.epochs)"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [
+        ("soft.yaml", "a: [1", "ssdh/methods/soft.yaml is not valid YAML"),
+        ("soft.yaml", "structure: {}\ntrain: null\nviews: {}\n", "ssdh/methods/soft.yaml: train must be a mapping"),
+        ("soft.py", "def loss(:\n", "ssdh/methods/soft.py is not valid Python: "),
+        ("soft.py", None, "ssdh/methods/soft.py does not exist: the method of ssdh/methods/soft.yaml belongs there"),
+    ],
+)
+def test_a_broken_or_missing_recipe_is_one_line(
+    params: dict[str, Any], recipes: Path, file: str, text: str | None, line: str
+) -> None:
+    (recipes / file).unlink()
+    if text is not None:
+        (recipes / file).write_text(text, encoding="utf-8")
+    with pytest.raises(ParameterError) as error:
+        check_parameters(params)
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+def test_a_value_or_section_that_no_recipe_has_is_named(params: dict[str, Any], recipes: Path) -> None:
+    with (recipes / "soft.yaml").open("a", encoding="utf-8") as file:
+        file.write("trian: {}\n")
+    text = (recipes / "soft.yaml").read_text(encoding="utf-8")
+    (recipes / "soft.yaml").write_text(text.replace("lr: 1.0e-3", "lr: -1"), encoding="utf-8")
+    with pytest.raises(ParameterError) as error:
+        check_parameters(params)
+    first, second = str(error.value).splitlines()
+    assert first == "ssdh/methods/soft.yaml: trian is no section: a recipe has structure, train, views"
+    assert second == "train.lr must be greater than 0, got -1 (ssdh/methods/soft.yaml: train.lr)"
 
 
 def test_an_environment_that_a_later_stage_could_not_use(

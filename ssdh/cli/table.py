@@ -31,6 +31,7 @@ from ssdh.experiments.results_table import (
     key_of,
     measured,
     merge,
+    method_hash,
     read_rows,
     render,
     write_page,
@@ -121,9 +122,11 @@ def run(options: argparse.Namespace) -> int:
 def fixed_files(params: dict[str, Any]) -> dict[str, str]:
     """MD5, by path, of the files that all cells depend on.
 
-    They are the code of the workspace's stages, as dvc.yaml lists it, and the weights that `params` name by path.
+    They are the code of the workspace's stages, as dvc.yaml lists it but for the recipe's own, and the weights that
+    `params` name by path.
     """
-    deps = {dep for stage in _stages().values() for dep in stage.get("deps", []) if dep.endswith(".py")}
+    listed = {dep for stage in _stages().values() for dep in stage.get("deps", [])}
+    deps = {dep for dep in listed if dep.endswith(".py") and "${" not in dep}
     given = {str(lookup(params, name)) for name in ("backbone.weights_file", "train.init_file")}
     deps |= {path for path in given if Path(path).is_file() and not is_placeholder(Path(path))}
     return {path: hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in sorted(deps)}
@@ -155,7 +158,7 @@ def known_rows(blank: dict[str, Row], code: str, hashes: dict[str, str], earlier
         if own.get(_model(data)) != _run(data):
             continue
         lock = parse_value(git("show", f"{revision}:./dvc.lock") or "{}")
-        if not is_whole_run(lock, stages, _params(data), hashes):
+        if not is_whole_run(lock, stages, _params(data), hashes | method_hash(_params(data)["recipe"])):
             continue
         metrics = {Path(name).stem: found.get("data", {}) for name, found in data["metrics"].items()}
         row = measured(blank[key], metrics.get("metrics", {}), metrics.get("baselines", {}), revision[:7])

@@ -6,9 +6,14 @@ A stage reads its part so:
     params = read_params()
     bits = section(params, "bits", PositiveInt)
     structure = section(params, "structure", StructureParams)   # the recipe's values, overridden by top-level ones
+
+A recipe is `ssdh/methods/NAME.yaml`, complete values of a method, beside `NAME.py`. Stages run as `python -m` in the
+pipeline's folder, so they read that folder's recipes; an installed library reads its own.
 """
 
 import re
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,7 +25,7 @@ from ssdh.core.errors import ParameterError
 PARAMS_FILE = Path("params.yaml")
 
 
-RECIPE_SECTIONS = ("structure", "train")
+RECIPE_SECTIONS = ("structure", "train", "views")
 
 
 Bits = Annotated[int, Field(strict=True, ge=1, le=4096)]
@@ -60,15 +65,20 @@ _Loader.add_implicit_resolver(
 def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """Read a YAML mapping; raises ParameterError where the file is missing, is not YAML or is not a mapping."""
     try:
-        with path.open(encoding="utf-8") as file:
-            raw = yaml.load(file, _Loader)  # a SafeLoader
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParameterError(f"{path} does not exist: run from the project's root") from None
+    return _parse_mapping(text, str(path))
+
+
+def _parse_mapping(text: str, name: str) -> dict[str, Any]:
+    try:
+        raw = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
-        raise ParameterError(f"{path} is not valid YAML: {where}") from None
+        raise ParameterError(f"{name} is not valid YAML: {where}") from None
     if not isinstance(raw, dict):
-        raise ParameterError(f"{path} must hold a mapping of parameters, got {type(raw).__name__}")
+        raise ParameterError(f"{name} must hold a mapping of parameters, got {type(raw).__name__}")
     return raw
 
 
@@ -83,23 +93,23 @@ def parse_value(text: str) -> Any:
 def section(params: dict[str, Any], name: str, kind: type[T] | Any) -> T:
     """Return the part of `params` at the dotted `name`, validated as `kind` (a `Params` class or any typed annotation).
 
-    `structure` and `train` are effective values: those of the chosen recipe, overridden by every top-level one that is
-    not null. Raises ParameterError with one line for each mistake, naming the parameter and the value found.
+    `structure`, `train` and `views` are effective values: those of the chosen recipe, overridden by every top-level one
+    that is not null. Raises ParameterError with one line for each mistake, naming the parameter and the value found.
     """
     value = effective(params, name) if name in RECIPE_SECTIONS else lookup(params, name)
     validated: T = validate(kind, value, name)
     return validated
 
 
-def validate(kind: type[T] | Any, value: Any, name: str) -> T:
-    """Validate `value` as `kind`; `name` is the dotted parameter name that error lines begin with.
+def validate(kind: type[T] | Any, value: Any, name: str, file: str = "params.yaml") -> T:
+    """Validate `value` as `kind`; `name` is the dotted parameter name that error lines begin with, `file` where it is.
 
     Raises ParameterError with one line for each mistake.
     """
     try:
         validated: T = TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        raise ParameterError("\n".join(_describe(name, value, item) for item in error.errors())) from None
+        raise ParameterError("\n".join(_describe(name, value, item, file) for item in error.errors())) from None
     return validated
 
 
@@ -118,35 +128,50 @@ def lookup(params: dict[str, Any], name: str) -> Any:
 
 
 def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the recipe's values of section `name`, overridden by every non-null top-level one.
+    """Return the recipe's values of section `name`, overridden by every top-level one that is not null.
 
-    A null stands for "as the recipe says" where any recipe sets that key, so a recipe may leave out a key that has a
-    default; elsewhere it is a value like another.
-
-    Raises ParameterError for an unknown recipe, and for a block that is no mapping.
+    Raises ParameterError for an unknown or broken recipe, and for a block that is no mapping.
     """
-    recipe = lookup(params, "recipe")
-    recipes = lookup(params, "recipes")
-    if not isinstance(recipes, dict) or not isinstance(recipe, str) or recipe not in recipes:
-        known = ", ".join(map(str, recipes)) if isinstance(recipes, dict) else "nothing"
-        raise ParameterError(f"recipe must be one of {known}, got {recipe!r} (params.yaml: recipe)")
-    base = lookup(params, f"recipes.{recipe}.{name}")
     top = lookup(params, name)
-    for where, value in ((f"recipes.{recipe}.{name}", base), (name, top)):
-        if not isinstance(value, dict):
-            raise ParameterError(f"{where} must be a mapping, got {value!r} (params.yaml: {where})")
-    in_recipes = set(base).union(*(_block(other, name) for other in recipes.values()))
-    chosen: dict[str, Any] = base | {k: value for k, value in top.items() if value is not None or k not in in_recipes}
-    return chosen
+    if not isinstance(top, dict):
+        raise ParameterError(f"{name} must be a mapping, got {top!r} (params.yaml: {name})")
+    recipe = read_recipe(lookup(params, "recipe"))
+    return recipe[name] | {key: value for key, value in top.items() if value is not None}
 
 
-def _block(recipe: Any, name: str) -> dict[str, Any]:
-    """A recipe's block for the section `name`; empty where it is no mapping."""
-    block = recipe.get(name) if isinstance(recipe, dict) else None
-    return block if isinstance(block, dict) else {}
+def recipes_folder() -> Traversable:
+    """`ssdh/methods` of the package that is imported."""
+    return resources.files("ssdh") / "methods"
 
 
-def _describe(name: str, value: Any, item: Any) -> str:
+def recipe_names() -> list[str]:
+    """The recipes that exist: names of `ssdh/methods/*.yaml`."""
+    names = [file.name for file in recipes_folder().iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def recipe_file(recipe: str) -> str:
+    """What error lines call the file of a recipe."""
+    return f"ssdh/methods/{recipe}.yaml"
+
+
+def read_recipe(recipe: str) -> dict[str, dict[str, Any]]:
+    """Read `ssdh/methods/RECIPE.yaml`: mappings `structure`, `train` and `views`.
+
+    Raises ParameterError where there is no such recipe or its file does not hold these sections.
+    """
+    if recipe not in recipe_names():
+        known = ", ".join(recipe_names())
+        raise ParameterError(f"recipe must be one of {known}, got {recipe!r} (params.yaml: recipe)")
+    name = recipe_file(recipe)
+    sections = _parse_mapping((recipes_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"), name)
+    for section_name in RECIPE_SECTIONS:
+        if not isinstance(sections.get(section_name), dict):
+            raise ParameterError(f"{name}: {section_name} must be a mapping, got {sections.get(section_name)!r}")
+    return sections
+
+
+def _describe(name: str, value: Any, item: Any, file: str) -> str:
     """One line for one pydantic error: the parameter, what it must be, the value found and a hint."""
     parts = [str(part) for part in item["loc"]]
     # pydantic names the branch of a union in the location; a parameter's path holds real keys only
@@ -159,16 +184,16 @@ def _describe(name: str, value: Any, item: Any) -> str:
             keys.append(part)
     path = ".".join([name, *keys])
     if item["type"] == "extra_forbidden":
-        return f"{path} is not a parameter: remove it or correct its spelling (params.yaml: {path})"
+        return f"{path} is not a parameter: remove it or correct its spelling ({file}: {path})"
     if item["type"] == "missing":
-        return f"{path} is missing (params.yaml: {path})"
+        return f"{path} is missing ({file}: {path})"
     message = item["msg"].removeprefix("Value error, ")
     message = _OF_PYDANTIC.sub("must ", message)
     message = _OF_LENGTHS.sub("", message)
     hint = ""
     if isinstance(found, str) and _is_number(found):
         hint = " (a string: write it without quotes)"
-    return f"{path} {message}, got {found!r}{hint} (params.yaml: {path})"
+    return f"{path} {message}, got {found!r}{hint} ({file}: {path})"
 
 
 def _is_number(text: str) -> bool:

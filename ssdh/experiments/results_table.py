@@ -16,7 +16,7 @@ from typing import Any
 
 from ssdh.core.errors import DataError
 from ssdh.core.files import atomic_path
-from ssdh.core.params import effective, lookup
+from ssdh.core.params import effective, lookup, read_recipe, recipes_folder
 from ssdh.core.records import hashes_by_path
 
 BASELINES = {"float": "float features", "lsh": "LSH", "pcah": "PCAH", "itq": "ITQ"}
@@ -69,12 +69,23 @@ def grid(
 
 
 def key_of(params: Mapping[str, Any]) -> str:
-    """A digest of what a result depends on: the chosen set's block and the recipe's effective values, no `runtime`."""
+    """A digest of what a result depends on: the chosen set's block, the recipe's effective values and its code.
+
+    `runtime` is no part of it, nor are other recipes: a new or edited one leaves the cells of all others as they are.
+    """
     chosen = dict(params)
     part = {name: chosen[name] for name in ("dataset", "bits", "seed", "recipe", "backbone", "evaluate")}
     part |= {name: effective(chosen, name) for name in ("structure", "train")}
+    part["method"] = method_hash(str(chosen["recipe"]))
     part["block"] = lookup(chosen, f"datasets.{chosen['dataset']}")
     return _digest(part)
+
+
+def method_hash(recipe: str) -> dict[str, str]:
+    """MD5, by path, of the Python file of a recipe; empty where it has none."""
+    file = recipes_folder() / f"{recipe}.py"
+    md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() if file.is_file() else ""
+    return {f"ssdh/methods/{recipe}.py": md5} if md5 else {}
 
 
 def code_of(hashes: Mapping[str, str]) -> str:
@@ -84,7 +95,7 @@ def code_of(hashes: Mapping[str, str]) -> str:
 
 def is_whole_run(
     lock: Mapping[str, Any],
-    stages: Mapping[str, Sequence[str]],
+    stages: Mapping[str, Sequence[str | Mapping[str, Sequence[str]]]],
     params: Mapping[str, Any],
     code: Mapping[str, str],
 ) -> bool:
@@ -92,23 +103,34 @@ def is_whole_run(
 
     An experiment may have run in part only; its other results are then those of an earlier run.
 
-    lock: the content of dvc.lock. stages: dotted names of the parameters each stage reads, as dvc.yaml has them. code:
-    MD5, by path, of the code files and of weights that are given by path. True where every stage is there with the
-    values of `params`, and every file that stages read or wrote has one hash, that of `code` where it is one of these.
+    lock: the content of dvc.lock. stages: the parameters each stage reads, as dvc.yaml has them: dotted names of
+    params.yaml, and lists of names by file. code: MD5, by path, of the code files and of weights that are given by
+    path. True where every stage is there with the values of `params` and of its recipe, and every file that stages read
+    or wrote has one hash, that of `code` where it is one of these.
     """
+    given = dict(params)
     recorded = lock.get("stages", {})
-    for stage, names in stages.items():
-        values = recorded.get(stage, {}).get("params", {}).get("params.yaml", {})
-        for name in names:
-            full = re.sub(r"\$\{([\w.]+)\}", lambda match: str(lookup(dict(params), match[1])), name)
-            if full not in values or values[full] != lookup(dict(params), full):
-                return False
+    for stage, entries in stages.items():
+        found = recorded.get(stage, {}).get("params", {})
+        for entry in entries:
+            by_file = {"params.yaml": [entry]} if isinstance(entry, str) else entry
+            for file, names in by_file.items():
+                values = given if file == "params.yaml" else read_recipe(str(given["recipe"]))
+                recorded_values = found.get(_filled(file, given), {})
+                for name in (_filled(name, given) for name in names):
+                    if name not in recorded_values or recorded_values[name] != lookup(values, name):
+                        return False
     hashes = hashes_by_path(recorded.get(stage, {}) for stage in stages)
     return (
         stages.keys() <= recorded.keys()
         and all(len(found) == 1 for found in hashes.values())
         and all(hashes.get(path) == {md5} for path, md5 in code.items())
     )
+
+
+def _filled(template: str, params: dict[str, Any]) -> str:
+    """`${name}` replaced as DVC does in dvc.yaml."""
+    return re.sub(r"\$\{([\w.]+)\}", lambda match: str(lookup(params, match[1])), template)
 
 
 def _digest(value: object) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssdh.core.device import to_device
 from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.method import Batch, Method
 
 
 def ssdh_loss(codes: Tensor, labels: Tensor, *, unknown_weight: float = 0.0, targets: Tensor | None = None) -> Tensor:
@@ -46,6 +47,17 @@ def weighted_loss(codes: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     size, bits = codes.shape
     similarity = codes @ codes.T / bits  # (B, B)
     return (weights * (similarity - targets).square()).sum() / size**2
+
+
+class PairLoss(Method):
+    """The loss that the recipes of SSDH share; `train.target` and `train.unknown_weight` tell them apart."""
+
+    pairs = True
+
+    def loss(self, batch: Batch) -> Tensor:
+        """`weighted_loss` of the outputs."""
+        (codes,) = batch.outputs
+        return weighted_loss(codes, batch.targets, batch.weights)
 
 
 CHUNK_PAIRS = 2**18  # pairs looked up at once: one index operation serves many small batches

@@ -7,7 +7,16 @@ import pytest
 from pydantic import Field
 
 from ssdh.core.errors import ParameterError
-from ssdh.core.params import Bits, Params, effective, read_params, section, validate
+from ssdh.core.params import (
+    Bits,
+    Params,
+    effective,
+    read_params,
+    read_recipe,
+    recipe_names,
+    section,
+    validate,
+)
 
 
 class Step(Params):
@@ -63,34 +72,30 @@ def test_all_mistakes_come_at_once() -> None:
     assert [line.split()[0] for line in str(error.value).splitlines()] == ["train.epochs", "train.lr"]
 
 
-RECIPES: dict[str, Any] = {
-    "recipe": "b",
-    "recipes": {"a": {"train": {"lr": 1.0, "momentum": 0.5}}, "b": {"train": {"lr": 2.0, "momentum": None}}},
-    "train": {"lr": None, "momentum": None, "init_file": "none"},
-}
+TOP: dict[str, Any] = {"recipe": "b", "train": {"lr": None, "momentum": None, "init_file": "none"}}
 
 
+@pytest.fixture
+def _two_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssdh.core.params.recipes_folder", lambda: tmp_path)
+    (tmp_path / "a.yaml").write_text("structure: {}\ntrain: {lr: 1.0, momentum: 0.5}\nviews: {}\n")
+    (tmp_path / "b.yaml").write_text("structure: {}\ntrain: {lr: 2e-1, decay: 1.0}\nviews: {}\n")
+
+
+@pytest.mark.usefixtures("_two_recipes")
 def test_a_recipe_gives_the_values_and_a_top_level_one_wins() -> None:
-    assert effective(RECIPES, "train") == {"lr": 2.0, "momentum": None, "init_file": "none"}
-    changed = RECIPES | {"train": {"lr": 0.0, "momentum": None, "init_file": "x"}}
-    assert effective(changed, "train") == {"lr": 0.0, "momentum": None, "init_file": "x"}
+    assert effective(TOP, "train") == {"lr": 0.2, "decay": 1.0, "init_file": "none"}
+    changed = TOP | {"train": {"lr": 0.0, "momentum": None, "init_file": "x"}}
+    assert effective(changed, "train") == {"lr": 0.0, "decay": 1.0, "init_file": "x"}
+    assert effective(TOP | {"recipe": "a"}, "train") == {"lr": 1.0, "momentum": 0.5, "init_file": "none"}
 
 
-def test_a_null_of_a_key_that_no_recipe_has_stays_null() -> None:
-    assert effective(RECIPES | {"train": {"extra": None}}, "train")["extra"] is None
-
-
-def test_a_null_is_no_value_where_only_other_recipes_set_the_key() -> None:
-    """So a recipe may leave out what has a default; `None` is never handed on as its value."""
-    recipes = {"recipes": {**RECIPES["recipes"], "c": {"train": {"lr": 3.0}}}, "recipe": "c"}
-    assert effective(RECIPES | recipes, "train") == {"lr": 3.0, "init_file": "none"}
-
-
+@pytest.mark.usefixtures("_two_recipes")
 def test_an_unknown_recipe_names_those_that_exist() -> None:
     with pytest.raises(ParameterError, match=r"^recipe must be one of a, b, got 'c' \(params\.yaml: recipe\)$"):
-        effective(RECIPES | {"recipe": "c"}, "train")
+        effective(TOP | {"recipe": "c"}, "train")
     with pytest.raises(ParameterError, match=r"^recipe must be one of a, b, got \['a'\]"):
-        effective(RECIPES | {"recipe": ["a"]}, "train")
+        effective(TOP | {"recipe": ["a"]}, "train")
 
 
 @pytest.mark.parametrize(
@@ -117,9 +122,14 @@ def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
         read_params(tmp_path / "params.yaml")
 
 
-def test_the_committed_parameters_hold_every_recipe_key_at_the_top_as_null(project: Path) -> None:
+def test_the_committed_parameters_leave_every_recipe_value_to_the_recipe(project: Path) -> None:
     params = read_params(project / "params.yaml")
-    for recipe in params["recipes"].values():
-        for name in ("structure", "train"):
-            assert set(recipe[name]) <= set(params[name])
-            assert {key for key, value in params[name].items() if value is not None} <= {"init_file"}
+    assert [key for key, value in params["structure"].items() if value is not None] == []
+    assert [key for key, value in params["train"].items() if value is not None] == ["init_file"]
+    for name in ("structure", "train"):
+        assert set(read_recipe("manifold")[name]) <= set(params[name])
+
+
+def test_the_installed_package_holds_the_recipes(project: Path) -> None:
+    assert recipe_names() == sorted(path.stem for path in (project / "ssdh/methods").glob("*.yaml"))
+    assert {"manifold", "published"} <= set(recipe_names())

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ssdh.cli import table as command
 from ssdh.cli.table import known_rows, published, sweeps
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import write_csv
-from ssdh.core.params import read_params
+from ssdh.core.params import read_params, read_recipe
 from ssdh.experiments import feasibility
 from ssdh.experiments.dvc import parse_settings, with_values
 from ssdh.experiments.results_table import (
@@ -71,10 +72,8 @@ def test_a_grid_is_every_combination_once(params: dict[str, Any]) -> None:
         ("train.epochs", 2, False),
         ("backbone.arch", "alexnet", False),
         ("evaluate.radius", 3, False),
-        ("recipes.published.train.epochs", 51, False),
         ("train.epochs", 50, True),  # the recipe's own value, said explicitly
         ("datasets.cifar10.topk", 10, True),
-        ("recipes.centred.train.epochs", 51, True),
         ("runtime.device", "cpu", True),
         ("runtime.workers", 3, True),
     ],
@@ -84,6 +83,42 @@ def test_the_key_changes_exactly_with_what_a_result_depends_on(
 ) -> None:
     params = with_values(params, {"dataset": "digits", "recipe": "published"})
     assert (key_of(with_values(params, {name: value})) == key_of(params)) is same
+
+
+def test_another_recipe_voids_no_cell_and_an_edit_voids_its_own(
+    params: dict[str, Any], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "methods"
+    shutil.copytree(project / "ssdh/methods", folder)
+    for name in ("core.params", "experiments.results_table"):
+        monkeypatch.setattr(f"ssdh.{name}.recipes_folder", lambda: folder)
+    cells = grid(params, ["digits"], ["manifold", "published"], [16], [0])
+    for name in ("mine.py", "mine.yaml", "published.yaml", "published.py"):
+        text = (project / "ssdh/methods" / name.replace("mine", "soft")).read_text(encoding="utf-8")
+        (folder / name).write_text(text.replace("epochs: 50", "epochs: 51"), encoding="utf-8")
+        manifold, published = grid(params, ["digits"], ["manifold", "published"], [16], [0])
+        assert manifold == cells[0]
+        assert (published == cells[1]) is name.startswith("mine")
+    text = (project / "ssdh/methods/published.yaml").read_text(encoding="utf-8")
+    (folder / "published.yaml").write_text(text, encoding="utf-8")
+    assert grid(params, ["digits"], ["manifold", "published"], [16], [0]) == cells
+    with (folder / "published.py").open("a", encoding="utf-8") as file:
+        file.write("# edited\n")
+    assert grid(params, ["digits"], ["manifold", "published"], [16], [0])[0] == cells[0]
+    assert grid(params, ["digits"], ["manifold", "published"], [16], [0])[1] != cells[1]
+
+
+def test_a_run_with_other_values_of_its_recipe_is_not_whole(params: dict[str, Any]) -> None:
+    stages = {"train": ["recipe", {"ssdh/methods/${recipe}.yaml": ["train"]}]}
+    own = {"train": read_recipe(params["recipe"])["train"]}
+
+    def lock(values: dict[str, Any]) -> dict[str, Any]:
+        tracked = {"params.yaml": {"recipe": params["recipe"]}, f"ssdh/methods/{params['recipe']}.yaml": values}
+        return {"stages": {"train": {"params": tracked}}}
+
+    assert is_whole_run(lock(own), stages, params, {})
+    assert not is_whole_run(lock({"train": own["train"] | {"epochs": 7}}), stages, params, {})
+    assert not is_whole_run(lock({}), stages, params, {})
 
 
 def test_another_code_file_is_another_code() -> None:

@@ -76,10 +76,10 @@ def test_runtime_other_data_sets_and_other_recipes_rerun_the_check_only(restored
         "datasets.cifar10.topk": "1000",
         "datasets.cifar10.data.num_train": "4000",
         "datasets.flickr25k.images.size": "200",
-        "recipes.published.train.epochs": "7",
-        "recipes.published.structure.alpha": "1.0",
     }
     restored.set_all(others)
+    recipe = restored.folder / "ssdh/methods/published.yaml"
+    recipe.write_text(recipe.read_text().replace("epochs: 50", "epochs: 7").replace("alpha: 2.0", "alpha: 1.0"))
     assert restored.repro() == ["check"]
 
 
@@ -96,6 +96,9 @@ def test_runtime_other_data_sets_and_other_recipes_rerun_the_check_only(restored
         ("ssdh/cli/show.py", set()),
         ("ssdh/experiments/results_table.py", set()),
         ("ssdh/training/loss.py~", set()),
+        ("ssdh/methods/manifold.py", {"check", "train"}),  # the chosen recipe's
+        ("ssdh/methods/published.py", {"check"}),
+        ("ssdh/methods/mine.py", {"check"}),  # a new method's first file
     ],
 )
 def test_a_changed_module_reruns_the_stages_that_import_it(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ssdh.core.params import read_params
+from ssdh.core.params import read_params, read_recipe, recipe_names
 from ssdh.experiments.dvc import with_values
 from ssdh.report.collect import parameters
 from tests.helpers.imports import closure, imports
@@ -23,6 +23,7 @@ ALLOWED = {
     "datasets": "core features",
     "hashing": "core features",
     "training": "core features structure hashing",
+    "methods": "core structure hashing training",
     "evaluation": "core structure hashing",
     "report": "core features hashing",
     "search": "core features datasets hashing",
@@ -33,17 +34,28 @@ ALLOWED = {
 }
 
 
+METHODS = {"ssdh/methods", "ssdh/methods/${recipe}.py"}  # of `check`, and of `train`
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_list_the_folders_that_a_stage_imports_from_and_no_others(project: Path, stage: str) -> None:
     assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
-    listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("ssdh", "stages"))]
+    listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("ssdh", "stages")) and dep not in METHODS]
     reached = closure(project, project / "stages" / f"{stage}.py")
+    if METHODS.intersection(STAGES[stage]["deps"]) and stage != "check":  # which `load_method` imports by its name
+        assert "ssdh/training/method.py" in reached
+        reached |= {file for file in methods_closure(project) if package(project / file, project) != "methods"}
 
     def within(file: str, dep: str) -> bool:
         return file == dep or file.startswith(f"{dep}/")
 
     assert [file for file in reached if not any(within(file, dep) for dep in listed)] == [], "not listed"
     assert [dep for dep in listed if not any(within(file, dep) for file in reached)] == [], "listed without need"
+
+
+def methods_closure(project: Path) -> set[str]:
+    """What the methods import."""
+    return set().union(*(closure(project, path) for path in (project / "ssdh/methods").glob("[a-z]*.py")))
 
 
 def package(file: Path, project: Path) -> str:
@@ -98,11 +110,13 @@ def test_the_run_cache_sees_every_parameter(project: Path) -> None:
             continue
         names = [name for name in stage.get("params", []) if isinstance(name, str)]
         for dataset in params["datasets"]:
-            tracked = {name.replace("${dataset}", dataset).replace("${recipe}", "manifold") for name in names}
+            tracked = {name.replace("${dataset}", dataset) for name in names}
             found = set().union(*(overlooked(_at(params, name), name) for name in tracked))
             assert found <= tracked
             seen |= found
     assert "datasets.digits.images.size" in seen
+    for recipe in recipe_names():
+        assert overlooked(read_recipe(recipe), recipe) == set()
 
 
 def _at(params: dict[str, Any], name: str) -> Any:
@@ -114,13 +128,14 @@ def _at(params: dict[str, Any], name: str) -> Any:
 def test_the_report_is_made_again_for_every_parameter_that_it_shows(project: Path) -> None:
     params = read_params(project / "params.yaml")
     tracked = [name for name in STAGES["report"]["params"] if isinstance(name, str)]
-    names = [name.replace("${dataset}", "digits").replace("${recipe}", "manifold") for name in tracked]
+    names = [name.replace("${dataset}", "digits") for name in tracked]
 
     def cut(other: dict[str, Any]) -> list[Any]:
         return [_at(other, name) for name in names]
 
+    assert {"ssdh/methods/${recipe}.yaml": ["structure", "train"]} in STAGES["report"]["params"]
     for name in ("bits", "seed", "train.momentum", "structure.alpha", "evaluate.radius", "backbone.layer",
-                 "recipes.manifold.train.lr", "datasets.digits.topk", "datasets.digits.data.num_query"):  # fmt: skip
+                 "datasets.digits.topk", "datasets.digits.data.num_query"):  # fmt: skip
         changed = with_values(params, {name: 7})
         assert parameters(changed) != parameters(params), name
         assert cut(changed) != cut(params), name
@@ -136,11 +151,15 @@ def test_dvc_still_leaves_those_keys_out() -> None:
     assert key(64, **{"images.size": 64}) != key(48, **{"images.size": 48})
 
 
-def test_only_the_registry_reaches_a_module_by_a_computed_name(project: Path) -> None:
-    """`closure` sees import statements only, and knows of the registry that it imports its whole folder."""
+def test_only_dispatch_reaches_a_module_by_a_computed_name(project: Path) -> None:
+    """`closure` sees import statements only, and knows of the registry that it imports its whole folder.
+
+    Methods are named in dvc.yaml.
+    """
     reached = set().union(*(closure(project, project / "stages" / f"{stage}.py") for stage in STAGES))
-    users = [name for name in reached if "import_module" in (project / name).read_text()]
-    assert users == ["ssdh/datasets/registry.py"]
+    users = {name for name in reached if "import_module" in (project / name).read_text()}
+    assert users == {"ssdh/datasets/registry.py", "ssdh/training/method.py"}
+    assert [name for name, stage in STAGES.items() if METHODS.intersection(stage["deps"])] == ["check", "train"]
 
 
 def test_entry_points_are_thin(project: Path) -> None:

@@ -125,8 +125,6 @@ def test_a_page_is_sound_for_readers_by_ear(run: SmallRun) -> None:
 def test_hostile_names_are_text(run: SmallRun, tmp_path: Path) -> None:
     run.as_files(tmp_path / "photos", np.zeros((21, 9, 9, 3), np.uint8))
     run.change("metrics", dataset=HOSTILE)
-    run.params["recipes"][HOSTILE] = run.params["recipes"][run.params["recipe"]]
-    run.params["recipe"] = HOSTILE
     page = make_page(run)
     parsed = Parsed(page)
     assert HOSTILE in parsed.words

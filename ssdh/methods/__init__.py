@@ -1,0 +1,1 @@
+"""Methods: NAME.yaml with the values of a recipe, NAME.py with its loss."""

@@ -1,0 +1,79 @@
+"""What a method is to the training loop: a subclass of `Method` in `ssdh/methods/NAME.py`, beside its values NAME.yaml.
+
+The loop, the head and the whole network are the same for all methods; a method says what it prepares once and what a
+batch loses. `docs/adding.md` shows a new one.
+"""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssdh.core.errors import ParameterError
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.params import TrainParams
+
+NO_PAIRS = torch.empty(0, 0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step knows of its B train images.
+
+    outputs: the head's (B, K), one for each view (one where a method takes none); rows: (B,) numbers of the images
+    among the n train images; features: (B, D) frozen features as the head takes them (power-normalised, centred,
+    scaled); targets, weights: (B, B) of the pairs where the method asks for them.
+    """
+
+    outputs: Sequence[Tensor]
+    rows: NDArray[np.int64]
+    features: Tensor
+    targets: Tensor = NO_PAIRS
+    weights: Tensor = NO_PAIRS
+
+
+class Method(ABC):
+    """A loss over the outputs of a batch; one object lives for one training run.
+
+    views: how many views of each image a step takes, 0 or 2 (0: its features as they are). pairs: whether a step gets
+    targets and weights of its pairs from the `structure` stage.
+    """
+
+    views: ClassVar[int] = 0
+    pairs: ClassVar[bool] = False
+
+    def __init__(self, params: TrainParams) -> None:
+        self.params = params
+
+    def prepare(self, features: Tensor, views: Sequence[Tensor], structure: PairLabels) -> None:  # noqa: B027
+        """Compute once, before training, what the loss needs of all n train images; nothing by default.
+
+        features: (n, D) as in `Batch`; views: as many (n, D) of random crops as the method takes; structure:
+        pseudo-labels and affinities of any pairs of the n images.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The scalar that a step makes smaller; differentiable in `batch.outputs`."""
+
+
+def load_method(name: str) -> type[Method]:
+    """The method in `ssdh/methods/NAME.py`; ParameterError where there is none or it does not define exactly one."""
+    file = f"ssdh/methods/{name}.py"
+    try:
+        module = importlib.import_module(f"ssdh.methods.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"ssdh.methods.{name}":
+            raise
+        raise ParameterError(f"recipe {name!r} has no {file}: write its method there (params.yaml: recipe)") from None
+    own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
+    methods = [item for item in own if issubclass(item, Method)]
+    if len(methods) != 1:
+        raise ParameterError(f"{file} must define one subclass of Method, found {len(methods)}")
+    return methods[0]
