@@ -4,7 +4,7 @@ No sort and no matrix of distances: codes and labels are compared as machine wor
 distance + (K + 1)·relevant of each pair is counted by `np.bincount`, and the database streams through in blocks that
 stay in the processor's cache, on one thread a core. Formulas: `ssdh.hashing.ranking`. Numpy only, no torch.
 
-    from ssdh.retrieval import mean_average_precision
+    from ssdh.hashing.retrieval import mean_average_precision
     mean_average_precision(query_codes, database_codes, query_labels, database_labels, topk=5000)
 """
 

@@ -28,7 +28,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path) -> None:
     """The kernel's own limit on file size stands in for a full disk: the write itself fails with an OSError."""
     code = (
-        "import resource, signal, sys; from pathlib import Path; import numpy as np; from ssdh import files\n"
+        "import resource, signal, sys; from pathlib import Path; import numpy as np; from ssdh.core import files\n"
         "from ssdh.core.errors import DataError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"

@@ -86,7 +86,7 @@ def test_a_stage_waits_for_one_of_other_parameters_that_still_writes_its_outs(tm
 
 def test_the_lock_of_a_killed_process_is_free_and_a_living_ones_is_waited_for(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from ssdh import work\n"
+        "import sys, time; from ssdh.core import resume as work\n"
         "with work.work_folder('key') as folder:\n"
         "    (folder / 'block').write_text('first'); print('held', flush=True); time.sleep(60)\n"
     )
@@ -94,7 +94,9 @@ def test_the_lock_of_a_killed_process_is_free_and_a_living_ones_is_waited_for(tm
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        waiter_code = "from ssdh import work\nwith work.work_folder('key') as f: print((f / 'block').read_text())"
+        waiter_code = (
+            "from ssdh.core import resume as work\nwith work.work_folder('key') as f: print((f / 'block').read_text())"
+        )
         waiter = subprocess.Popen([sys.executable, "-c", waiter_code], stdout=subprocess.PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
             waiter.wait(timeout=1.5)

@@ -237,7 +237,7 @@ def test_offline_names_the_file_its_place_and_its_checksum(tmp_path: Path) -> No
 
 def test_random_weights_are_checked_without_torch() -> None:
     code = (
-        "import sys; from ssdh.features.backbone import architectures, resolve_layer; architectures();"
+        "import sys; from ssdh.features.params import architectures; from ssdh.features.backbone import resolve_layer; architectures();"
         "assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -199,7 +199,7 @@ def lock_without_report(clone: Clone) -> dict[str, Any]:
 def test_a_queued_experiment_runs_its_own_copy_of_the_code(restored: Clone) -> None:
     """The loss is broken in the workspace after queueing: the queued run must not see it."""
     restored.dvc("exp", "run", "--queue", "--name", "queued", "-S", "bits=24")
-    (restored.folder / "ssdh" / "loss.py").write_text("raise RuntimeError('the workspace, not the queue')\n")
+    (restored.folder / "ssdh/training/loss.py").write_text("raise RuntimeError('the workspace, not the queue')\n")
     done = restored.dvc("exp", "run", "--run-all", check=False)
     assert done.returncode == 0, done.stderr
     (found,) = restored.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/**/queued").stdout.split()

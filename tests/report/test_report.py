@@ -202,7 +202,7 @@ def test_published_values_stand_beside_the_same_protocol_only(run: SmallRun) -> 
     run.change("metrics", dataset="cifar10", bits=12, topk=5000)
     run.change("data", query=1000, train=5000)
     assert "TreezzZ" not in Parsed(make_page(run)).words  # not at 12 bits
-    published = run.folder / "ssdh/published.csv"
+    published = run.folder / "ssdh/report/published.csv"
     published.write_text(published.read_text().replace("cifar10,16,", "cifar10,12,"))
     page = Parsed(make_page(run))
     assert 0.2511 in page.numbers
@@ -217,7 +217,7 @@ def test_published_values_stand_beside_the_same_protocol_only(run: SmallRun) -> 
 
 
 def test_published_values_are_those_of_the_source(project: Path) -> None:
-    text = (project / "ssdh/published.csv").read_text().splitlines()
+    text = (project / "ssdh/report/published.csv").read_text().splitlines()
     values = [(row.split(",")[1], int(row.split(",")[2]), float(row.split(",")[6])) for row in text[1:]]
     assert values == [
         ("cifar10", 16, 0.2511), ("cifar10", 32, 0.2414), ("cifar10", 64, 0.2695), ("cifar10", 128, 0.2871),
@@ -267,7 +267,7 @@ def write_lock(run: SmallRun) -> None:
         "stages": {
             "encode": {
                 "deps": [
-                    {"path": "ssdh/codes.py", "md5": "c0de" * 8},
+                    {"path": "ssdh/core", "md5": "c0de" * 8},
                     {"path": "features/features.npy", "md5": "f" * 32},
                 ],
                 "outs": [{"path": "models/codes.npy", "md5": "abcdef0123456789" * 2}],

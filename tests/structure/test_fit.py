@@ -84,7 +84,7 @@ def test_many_equal_vectors(seed: int) -> None:
 def test_pairs_near_a_threshold_may_be_most_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """All distances within 1e-5 of each other: each block decides its pairs itself and remembers none."""
     features = (clustered(600, mean=0.0) * 0.002 + 1).astype(np.float32)
-    for module in (ssdh.structure.fit, ssdh.structure.histogram):
+    for module in (ssdh.structure.thresholds, ssdh.structure.histogram):
         monkeypatch.setattr(module, "MANY", 100)
     structure = fit_structure(features, alpha=0.5, beta=0.5, bins=20)
     assert structure.threshold_dissimilar < 2e-5
