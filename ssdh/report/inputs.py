@@ -47,7 +47,7 @@ class Results:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What `dvc.lock` says of one stage: (path, hash) of its outs and code files, and its seconds where known.
+    """What `dvc.lock` says of one stage: (path, hash) of its outs and folders of code, and its seconds where known.
 
     seconds: None where the outs in the workspace are not those of a recorded run (they came from DVC's cache).
     """
@@ -132,7 +132,11 @@ def stage_records(lock: Path, timings: Path, workspace: Path = Path()) -> list[S
         StageRecord(
             name=name,
             outs=_hashes(stage.get("outs", [])),
-            code=[(path, digest) for path, digest in _hashes(stage.get("deps", [])) if path.endswith(".py")],
+            code=[
+                (path, digest)
+                for path, digest in _hashes(stage.get("deps", []))
+                if path.startswith(("ssdh/", "stages/"))
+            ],
             seconds=_seconds(runs.get(name, []), [workspace / out["path"] for out in stage.get("outs", [])]),
         )
         for name, stage in stages.items()

@@ -86,8 +86,8 @@ def test_a_stage_waits_for_one_of_other_parameters_that_still_writes_its_outs(tm
 
 def test_the_lock_of_a_killed_process_is_free_and_a_living_ones_is_waited_for(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from ssdh.core import resume as work\n"
-        "with work.work_folder('key') as folder:\n"
+        "import sys, time; from ssdh.core.resume import work_folder\n"
+        "with work_folder('key') as folder:\n"
         "    (folder / 'block').write_text('first'); print('held', flush=True); time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

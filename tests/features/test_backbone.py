@@ -237,8 +237,8 @@ def test_offline_names_the_file_its_place_and_its_checksum(tmp_path: Path) -> No
 
 def test_random_weights_are_checked_without_torch() -> None:
     code = (
-        "import sys; from ssdh.features.params import architectures; from ssdh.features.backbone import resolve_layer; architectures();"
-        "assert 'torchvision' not in sys.modules"
+        "import sys; from ssdh.features.backbone import resolve_layer; from ssdh.features.params import architectures\n"
+        "architectures(); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
