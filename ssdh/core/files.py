@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,9 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
+
+DIGITS = 6  # significant digits of a number in a text file; arrays and weights keep their full precision
+NOISE = 1e-12
 
 
 @contextmanager
@@ -72,19 +75,40 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
+def rounded(value: Any) -> Any:
+    """`value` with every float in its dicts, lists and tuples at DIGITS significant digits, and no -0.0.
+
+    Runs whose sums differ in a last digit (threads, a patch release of numpy) then write the same text; what is below
+    NOISE is such a difference of two equal numbers and becomes 0.
+
+    >>> rounded({"map": 0.8571394754, "worst": [-0.0, 3.1e-17, 123456789.0], "bits": 32})
+    {'map': 0.857139, 'worst': [0.0, 0.0, 123457000.0], 'bits': 32}
+    """
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return 0.0 if abs(value) < NOISE else float(f"{value:.{DIGITS}g}")
+    return value
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `value` as indented JSON with a final newline, atomically; NaN is refused: leave a missing metric out."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    """Write `value`, its floats `rounded`, as indented JSON with a final newline, atomically.
+
+    Raises ValueError for NaN and infinity: leave a missing metric out.
+    """
+    text = json.dumps(rounded(value), indent=2, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> None:
-    """Write rows as CSV with a header line, atomically; floats keep every digit."""
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows, their floats `rounded`, as CSV with a header line, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(map(rounded, rows))
 
 
 def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:

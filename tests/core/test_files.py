@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import json
 import os
 import subprocess
 import sys
@@ -86,3 +87,24 @@ def test_an_empty_array_is_read_and_a_cut_or_missing_one_named(tmp_path: Path) -
             files.read_array(tmp_path / "cut.npy")
     with pytest.raises(DataError, match=r"gone\.npy does not exist: run `dvc repro`"):
         files.read_array(tmp_path / "gone.npy")
+
+
+def test_numbers_in_text_have_six_digits_and_no_sign_of_zero(tmp_path: Path) -> None:
+    values = {"map": 2 / 3, "tiny": 1e-17, "zero": -0.0, "small": [1.23456789e-5, -1234567.8], "count": 1234567}
+    files.write_json(tmp_path / "a.json", values)
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "map": 0.666667, "tiny": 0, "zero": 0, "small": [1.23457e-5, -1234570.0], "count": 1234567,
+    }  # fmt: skip
+    assert "-0.0" not in (tmp_path / "a.json").read_text()
+    files.write_csv(
+        tmp_path / "a.csv", ("x", "name"), [(np.float32(1 / 3), "a,b"), (-0.0, ""), (np.int64(7), 1e10 / 3)]
+    )
+    assert (tmp_path / "a.csv").read_bytes() == b'x,name\n0.333333,"a,b"\n0.0,\n7,3333330000.0\n'
+
+
+def test_sums_in_another_order_write_the_same_text(tmp_path: Path) -> None:
+    parts = np.random.default_rng(0).random(10_000).tolist()
+    assert sum(parts) != sum(reversed(parts))  # else this shows nothing
+    for name, total in (("a", sum(parts)), ("b", sum(reversed(parts)))):
+        files.write_json(tmp_path / name, {"mean": total / 10_000, "difference": (total - sum(parts)) / 10_000})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

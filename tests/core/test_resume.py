@@ -71,12 +71,12 @@ def test_a_stage_waits_for_one_of_other_parameters_that_still_writes_its_outs(tm
         assert orphan.stdout.readline() == "in\n"
         waiter = start("new", str(out), "0")
         elsewhere = start("newer", str(tmp_path / "other.npy"), "0")
-        assert elsewhere.wait(timeout=30) == 0
+        assert elsewhere.wait() == 0
         with pytest.raises(subprocess.TimeoutExpired):
             waiter.wait(timeout=1.5)
         assert out.read_text() == "old"
         orphan.kill()
-        _, told = waiter.communicate(timeout=30)
+        _, told = waiter.communicate()
         assert "another process, with other parameters, is still to write" in told
         assert out.read_text() == "new"
     finally:
@@ -101,7 +101,7 @@ def test_the_lock_of_a_killed_process_is_free_and_a_living_ones_is_waited_for(tm
         with pytest.raises(subprocess.TimeoutExpired):
             waiter.wait(timeout=1.5)
         holder.send_signal(signal.SIGKILL)
-        assert waiter.communicate(timeout=30)[0] == "first\n"
+        assert waiter.communicate()[0] == "first\n"
     finally:
         holder.kill()
         holder.wait()

@@ -257,7 +257,7 @@ def test_several_processes_fetch_and_unpack_once(server: Server, tmp_path: Path)
     arguments = [server.url, hashlib.md5(server.content).hexdigest(), str(tmp_path / "cache")]
     root = Path(downloads.__file__).parents[2]
     running = [subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=root) for _ in range(4)]
-    assert [process.wait(timeout=60) for process in running] == [0, 0, 0, 0]
+    assert [process.wait() for process in running] == [0, 0, 0, 0]
     assert server.requests == [""]
 
 

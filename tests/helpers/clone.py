@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 # The whole pipeline in seconds a stage: a small network at 32 px, few epochs; names as `dvc exp run -S` takes them.
@@ -59,6 +60,14 @@ class Clone:
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`; returns the stages whose command ran, in order (cached and restored ones are left out)."""
         return stages_run(self.dvc("repro", *arguments).stdout)
+
+    def wait_for_queue(self) -> None:
+        """Wait until no queued experiment is left, as long as it takes while a worker is there to run them."""
+        unattended = 0
+        while re.search(r"\b(Queued|Running) *$", status := self.dvc("queue", "status").stdout, re.MULTILINE):
+            unattended = unattended + 1 if "0 active, 0 idle" in status else 0
+            assert unattended < 10, f"tasks, but no worker\n{status}"
+            time.sleep(2)
 
     def commit(self, message: str = "state") -> None:
         """Commit everything that is not ignored."""

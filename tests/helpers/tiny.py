@@ -108,7 +108,6 @@ def start_stage(folder: Path, home: Path, command: list[str], **more: str) -> su
         env=environment(home, **more),
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
 

@@ -65,7 +65,7 @@ class Page:
         self.wait(lambda: self.cards)
 
     def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.browser, 20, poll_frequency=0.05).until(lambda _: condition())
+        WebDriverWait(self.browser, 600, poll_frequency=0.05).until(lambda _: condition())
 
     def one(self, selector: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, selector)

@@ -15,10 +15,7 @@ import pytest
 from ssdh.experiments.dvc import INTERRUPTED, run_child
 from tests.helpers.clone import Clone, make_clone
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a process group"),
-]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a process group")
 
 # a program in a program, neither of which ends at once
 NESTED = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
@@ -46,14 +43,13 @@ def interrupted(
 ) -> tuple[int, str, list[psutil.Process]]:
     """Exit code, what was said on stderr, and what still runs, of a job that got Ctrl-C once it was under way."""
     job = start(command, cwd, env)
-    top, end = psutil.Process(job.pid), time.monotonic() + 120
+    top = psutil.Process(job.pid)
     while not under_way(top):
         assert job.poll() is None, job.communicate()[1]
-        assert time.monotonic() < end
         time.sleep(0.02)
     family = top.children(recursive=True)
     os.killpg(job.pid, signal.SIGINT)
-    _, told = job.communicate(timeout=60)
+    _, told = job.communicate()
     return job.returncode, told, [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -99,5 +95,5 @@ def test_a_run_is_one_line_and_the_next_goes_on(clone: Clone, flags: list[str], 
     assert again.stderr is not None
     found = next((line for line in again.stderr if "continuing from the snapshot" in line), "")
     os.killpg(again.pid, signal.SIGINT)
-    again.communicate(timeout=60)
+    again.communicate()
     assert re.search(r"of iteration [1-9]\d*", found)

@@ -13,8 +13,6 @@ from ssdh.features.images import read_manifest
 from ssdh.hashing.codes import unpack
 from tests.helpers.clone import Clone, make_clone
 
-pytestmark = pytest.mark.timeout(600)
-
 SETTINGS = {
     "dataset": "folder",
     "datasets.folder.images.size": "32",
@@ -145,7 +143,7 @@ def test_several_labels_a_photo_mean_that_one_shared_label_is_enough(
     distances = (12 - codes[query] @ codes[database].T) // 2
     shared = labels[query].astype(int) @ labels[database].T.astype(int) > 0
     by_hand = _average_precisions(shared, distances, 30)
-    assert metrics["map_stable"] == pytest.approx(by_hand.mean(), abs=1e-9)
+    assert metrics["map_stable"] == pytest.approx(by_hand.mean(), abs=1e-6)
     assert abs(metrics["map"] - by_hand.mean()) < 0.1
     assert metrics["queries_without_relevant"] == int((~shared.any(axis=1)).sum())
     # other readings of "relevant" give other numbers: all labels equal, or the first label equal
@@ -166,12 +164,8 @@ def test_added_folder_travels_into_queued_experiments(clone: Clone) -> None:
     assert "data/raw/mine.dvc" in clone.run("git", "ls-files").stdout
     clone.dvc("exp", "run", "--queue", "-n", "eight", "-S", "bits=8")
     clone.dvc("queue", "start")
-    clone.dvc("queue", "logs", "eight", "--follow", check=False)
-    for _ in range(60):
-        status = clone.dvc("queue", "status").stdout
-        if "Success" in status or "Failed" in status:
-            break
-        clone.run("sleep", "1")
+    clone.wait_for_queue()
+    status = clone.dvc("queue", "status").stdout
     assert "Success" in status, status + clone.dvc("queue", "logs", "eight", check=False).stdout
     clone.dvc("exp", "apply", "eight")
     assert _metrics(clone, "metrics")["bits"] == 8

@@ -32,7 +32,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         check=True,
         env=environment(two),
         cwd=PROJECT,
-        timeout=200,
     )
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -31,16 +31,12 @@ from tests.helpers.docs_blocks import (
     is_command,
     is_edit,
 )
-from tests.pipeline.test_sweeps import wait_for_queue
 
 PROJECT = Path(__file__).resolve().parents[2]
 ALL = blocks(PROJECT)
 COMMANDS = [block for block in ALL if is_command(block)]
 EXECUTED = [block for block in ALL if is_edit(block) or (is_command(block) and block.tag in ("run", "small"))]
-SECONDS = 600
 START = "start"  # a git tag
-
-pytestmark = pytest.mark.timeout(900)
 
 
 # --- every block ----------------------------------------------------------------------------------------------------
@@ -127,14 +123,14 @@ class Reader:
         with tempfile.TemporaryFile("w+") as file:  # not a pipe, which a queue worker would keep open
             done = subprocess.run(
                 [*command, block.text], cwd=self.clone.folder, env=self.clone.environment, stdout=file,
-                stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL, timeout=SECONDS,
+                stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL,
             )  # fmt: skip
             file.seek(0)
             told = file.read()
         assert done.returncode == 0, f"{block}\n{block.text}\n{told[-5000:]}"
         assert "Traceback" not in told, told
         if "queue start" in block.text:
-            wait_for_queue(self.clone)
+            self.clone.wait_for_queue()
 
     def reset(self) -> None:
         self.clone.run("git", "checkout", "-q", "-f", "-B", "main", START)

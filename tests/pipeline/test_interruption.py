@@ -27,7 +27,7 @@ def run(folder: Path, home: Path, stages: list[str], point: str | None = None) -
     """Run stages in a process of their own; returns its exit code, −9 if it was killed."""
     process = SERVER.Process(target=killing.run, args=(folder, home, stages, point))
     process.start()
-    process.join(timeout=120)
+    process.join()
     return process.exitcode
 
 
@@ -158,9 +158,8 @@ def test_only_the_dvc_process_is_killed(whole: Path, tmp_path: Path) -> None:
     subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=folder, env=own, check=True)
     log = (tmp_path / "first.log").open("w")
     first = subprocess.Popen([*dvc, "repro"], cwd=folder, env=own, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 180
     while not list((home / "work").glob("*/snapshot.pt")):  # training is under way
-        assert time.monotonic() < deadline, (tmp_path / "first.log").read_text()
+        assert first.poll() is None, (tmp_path / "first.log").read_text()
         time.sleep(0.05)
     (stage,) = [child for child in psutil.Process(first.pid).children(True) if "stages.train" in child.cmdline()]
     stage.suspend()  # so that it cannot end before the next run waits for it
@@ -169,7 +168,7 @@ def test_only_the_dvc_process_is_killed(whole: Path, tmp_path: Path) -> None:
     log = (tmp_path / "again.log").open("w")
     again = subprocess.Popen([*dvc, "repro"], cwd=folder, env=own, stdout=log, stderr=log, start_new_session=True)
     while "another process is at the same work" not in (told := (tmp_path / "again.log").read_text()):
-        assert time.monotonic() < deadline, told
+        assert again.poll() is None, told
         time.sleep(0.05)
     stage.resume()
     assert again.wait() == 0
@@ -182,7 +181,6 @@ def test_only_the_dvc_process_is_killed(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 def test_twenty_random_kills_of_a_real_repro(tmp_path: Path) -> None:
     from benchmarks import kills
 

@@ -14,8 +14,6 @@ import yaml
 
 from tests.helpers.clone import Clone, make_clone
 
-pytestmark = pytest.mark.timeout(600)
-
 AFTER_CODES = ["evaluate", "report"]
 AFTER_TRAIN = ["train", "encode", *AFTER_CODES]
 ALL = {"check", "prepare", "extract", "structure", "train", "encode", "evaluate", "baselines", "report"}
