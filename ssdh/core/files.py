@@ -89,7 +89,8 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
     if isinstance(value, float | np.floating):
-        return 0.0 if abs(value) < NOISE else float(f"{value:.{DIGITS}g}")
+        number = float(value)
+        return 0.0 if abs(number) < NOISE else float(f"{number:.{DIGITS}g}")
     return value
 
 
