@@ -29,7 +29,9 @@ from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
 from ssdh.datasets.base import Protocol
 from ssdh.datasets.prepare import draw_split
-from ssdh.evaluation.baselines import fit, float_average_precisions
+from ssdh.evaluation.baseline import CannotFitError
+from ssdh.evaluation.comparison import encode, fit
+from ssdh.evaluation.scored import float_average_precisions
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.retrieval import average_precisions
 from ssdh.structure.fit import fit_recipe
@@ -111,10 +113,11 @@ def measure(
     for method in (name for name in BASELINES if name in methods):
         for k in bits:
             started = time.perf_counter()
-            hashed = fit(method, train, k, seed)
-            if hashed is None:
+            try:
+                fitted = fit(method, train, k, seed)
+            except CannotFitError:
                 continue
-            packed = hashed.encode(features)
+            packed = encode(fitted, features)
             seconds = time.perf_counter() - started
             found.append((method, k, score(packed, labels, split, k, topk), seconds))
     for method in (name for name in methods if name not in ("float", *BASELINES)):

@@ -1,4 +1,4 @@
-"""Measure float features, LSH, PCAH and ITQ on the same split: `python -m stages.baselines`."""
+"""Measure float features and the baselines on the same split: `python -m stages.baselines`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from ssdh.core.files import read_array, write_csv, write_json
 from ssdh.core.params import Bits, Seed, TopK, lookup, read_params, section
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
-from ssdh.evaluation.baselines import CURVES, evaluate_baselines
+from ssdh.evaluation.comparison import CURVES, evaluate_baselines
 from ssdh.evaluation.params import EvaluateParams
 
 

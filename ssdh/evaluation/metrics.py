@@ -21,6 +21,9 @@ from ssdh.hashing.retrieval import DistanceCounts, count_distances, stable_avera
 BLOCK_BITS = 4_000_000
 
 
+MAP_CUTOFFS = (1000, 5000)  # of `map_at`, beside the whole database
+
+
 PER_QUERY = ("row", "ap", "ap_without_train", "num_relevant", "class")
 
 
@@ -84,7 +87,8 @@ def evaluate(
         result.pr_curve = precision_recall_rows(counts.total, counts.relevant)
         result.precision_at_n = precision_rows(counts.total, counts.relevant, kept, params.curve_points)
     result.metrics |= code_statistics(database, bits)
-    if recall := neighbor_recall(packed, features, split, counts, params.neighbors):
+    true = nearest_by_features(features, split, params.neighbors)
+    if recall := neighbor_recall(packed, split, counts, true, params.neighbors):
         result.metrics["neighbor_recall_at"] = recall
     return result
 
@@ -126,6 +130,10 @@ def label_metrics(
     total, relevant = counts.total, counts.relevant
     size, held_out = (int(part.total[0].sum()) for part in (counts, without_train))
     metrics: dict[str, Any] = {"map": float(ranking.average_precision(total, relevant, kept).mean())}
+    depths = {str(n): n for n in MAP_CUTOFFS if n < size} | {"all": size}
+    metrics["map_at"] = {
+        name: float(ranking.average_precision(total, relevant, n).mean()) for name, n in depths.items()
+    }
     if held_out:
         precisions = ranking.average_precision(without_train.total, without_train.relevant, kept)
         metrics["map_without_train"] = float(precisions.mean())
@@ -179,25 +187,48 @@ def code_statistics(packed: NDArray[np.uint8], bits: int) -> dict[str, Any]:
     return statistics
 
 
+def nearest_by_features(features: NDArray[Any], split: Split, neighbors: Sequence[int]) -> NDArray[np.int64]:
+    """Database positions of each query's nearest images by cosine of the features, nearest first, int64 (q, k).
+
+    k is the largest of `neighbors` that the database can give; 0 where there is none.
+    """
+    k = max((k for k in neighbors if k <= len(split.database)), default=0)
+    if not k or not len(split.query):
+        return np.empty((len(split.query), 0), np.int64)
+    return nearest(features, split.query, split.database, k)
+
+
 def neighbor_recall(
     packed: NDArray[np.uint8],
-    features: NDArray[Any],
     split: Split,
     counts: DistanceCounts,
+    true: NDArray[np.int64],
     neighbors: Sequence[int],
 ) -> dict[str, float]:
     """{k: share of each query's k nearest images by cosine of the features that are among its k nearest by code}.
 
-    Needs no labels. The expectation over the order of ties: a neighbour at a distance where n items stand, N before,
-    is among the first k with probability min(1, max(0, (k − N)/n)). A k of more than the database is left out.
+    true: what `nearest_by_features` found. Needs no labels. A k of more than the database is left out.
     """
-    wanted = sorted(k for k in set(neighbors) if k <= len(split.database))
+    wanted = sorted(k for k in set(neighbors) if k <= true.shape[1])
     if not wanted or not len(split.query):
         return {}
-    true = nearest(features, split.query, split.database, wanted[-1])  # (q, k), nearest first
     distance = np.stack(
         [hamming(packed[row, None], packed[split.database[true[i]]])[0] for i, row in enumerate(split.query)]
     )
-    at = np.take_along_axis(counts.total, distance.astype(np.int64), axis=1)  # items at each neighbour's distance
-    before = np.take_along_axis(np.cumsum(counts.total, axis=1), distance.astype(np.int64), axis=1) - at
-    return {str(k): float(np.clip((k - before[:, :k]) / at[:, :k], 0, 1).mean()) for k in wanted}
+    return {str(k): float(neighbors_among_first(counts.total, distance[:, :k], k).mean()) for k in wanted}
+
+
+def neighbors_among_first(total: NDArray[np.int64], group: NDArray[np.integer[Any]], k: int) -> NDArray[np.float64]:
+    """The probability that each neighbour is among its query's first `k`, over the order of ties; float64 (q, m).
+
+    total: (q, G) items of each tie group, in their order; group: (q, m), the neighbours' own. In a group of n items
+    after N others it is min(1, max(0, (k − N)/n)).
+
+    >>> neighbors_among_first(np.array([[1, 4]]), np.array([[0, 1]]), 3).tolist()
+    [[1.0, 0.5]]
+    """
+    columns = group.astype(np.int64)
+    at = np.take_along_axis(total, columns, axis=1)
+    before = np.take_along_axis(np.cumsum(total, axis=1), columns, axis=1) - at
+    share: NDArray[np.float64] = np.clip((k - before) / at, 0, 1)
+    return share

@@ -1,4 +1,4 @@
-"""Float search, LSH, PCAH and ITQ: against scikit-learn, against their definitions, and against measured values."""
+"""Float search, LSH, PCAH, ITQ and their comparison: against scikit-learn, definitions and measured values."""
 
 import functools
 from collections.abc import Callable
@@ -16,9 +16,13 @@ from threadpoolctl import threadpool_info
 from ssdh.core.split import Split
 from ssdh.datasets.base import Protocol
 from ssdh.datasets.prepare import draw_split
-from ssdh.evaluation.baselines import Hash, evaluate_baselines, fit, float_average_precisions, principal_components
+from ssdh.evaluation import linear, registry
+from ssdh.evaluation.baseline import CannotFitError, Codes
+from ssdh.evaluation.comparison import encode, evaluate_baselines, fit
 from ssdh.evaluation.float_search import cosine_blocks, nearest, ranked_counts
+from ssdh.evaluation.linear import Affine, principal_components
 from ssdh.evaluation.params import EvaluateParams
+from ssdh.evaluation.scored import float_average_precisions
 from ssdh.hashing.codes import unpack
 
 PARAMS = EvaluateParams(precision_at=[1, 10, 5000], radius=2, curve_points=4)
@@ -35,8 +39,14 @@ def digits() -> tuple[np.ndarray, np.ndarray, Split]:
 
 def codes(features: np.ndarray, method: str, train: np.ndarray, bits: int, seed: int) -> np.ndarray:
     found = fit(method, train, bits, seed)
-    assert isinstance(found, Hash)
-    return found.encode(features)
+    assert isinstance(found, Codes)
+    return encode(found, features)
+
+
+def affine(method: str, train: np.ndarray, bits: int) -> Affine:
+    found = fit(method, train, bits, seed=0)
+    assert isinstance(found, Affine)
+    return found
 
 
 def expected_float(features: np.ndarray, labels: np.ndarray, split: Split, rows: np.ndarray) -> list[float]:
@@ -68,6 +78,8 @@ def test_float_metrics_and_curves(digits: tuple) -> None:
     assert found["map_without_train"] == pytest.approx(
         np.mean(expected_float(features, labels, split, others)), abs=1e-4
     )
+    assert found["map_at"]["all"] == pytest.approx(found["map"])
+    assert set(found["map_at"]) == {"1000", "all"}
     assert set(found["precision_at"]) == {"1", "10"}
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     similarity = unit[split.query] @ unit[split.database].T
@@ -101,20 +113,19 @@ def test_every_method_has_metrics_and_both_curves(digits: tuple) -> None:
 def test_codes_depend_on_the_train_images_and_the_seed_alone(digits: tuple) -> None:
     features, _, split = digits
     train = features[split.train]
-    for method in ("lsh", "pcah", "itq"):
+    for method in ("lsh", "pcah", "itq", "pca_rr", "spectral"):
         first = codes(features, method, train, 16, 3)
         again = codes(features[::-1], method, train.copy(), 16, 3)[::-1]
         other = codes(features, method, train, 16, 4)
         assert np.array_equal(first, again)
-        assert np.array_equal(first, other) == (method == "pcah")
+        assert np.array_equal(first, other) == (method in ("pcah", "spectral"))
 
 
 def test_lsh_is_a_rotation_of_centred_features(digits: tuple) -> None:
     features, _, split = digits
     train = features[split.train]
     for bits in (16, 100):  # fewer and more than the 64 dimensions
-        found = fit("lsh", train, bits, seed=0)
-        assert found is not None
+        found = affine("lsh", train, bits)
         directions = found.weights
         assert np.abs((train @ directions.T + found.bias).mean(axis=0)).max() < 1e-3
         orthonormal = directions @ directions.T if bits < 64 else directions.T @ directions
@@ -137,7 +148,7 @@ def test_pcah_is_the_sign_of_scikit_learns_components(digits: tuple) -> None:
 def test_principal_components_are_those_of_the_covariance(
     shape: tuple[int, int], dense_side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssdh.evaluation.baselines.DENSE_SIDE", dense_side)
+    monkeypatch.setattr("ssdh.evaluation.linear.DENSE_SIDE", dense_side)
     rng = np.random.default_rng(0)
     rows = rng.standard_normal(shape) * np.geomspace(1, 0.1, shape[1])
     rows -= rows.mean(axis=0)
@@ -156,8 +167,10 @@ def test_directions_are_computed_on_one_thread(method: str, monkeypatch: pytest.
         threads.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
         return wrapped(*arguments)
 
-    for wrapped in (principal_components, Hash):
-        monkeypatch.setattr(f"ssdh.evaluation.baselines.{wrapped.__name__}", functools.partial(noted, wrapped))
+    module = registry.get(method)
+    for name in ("principal_components", "mean_of", "random_rotation"):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, functools.partial(noted, getattr(linear, name)))
     assert fit(method, np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32), 8, 0)
     assert set(threads) == {1}
 
@@ -166,8 +179,7 @@ def test_itq_loses_no_more_than_faisss_own(digits: tuple) -> None:
     """Quantisation error of train rows: faiss's ITQTransform from the same rows, started from another rotation."""
     features, _, split = digits
     train = features[split.train]
-    found = fit("itq", train, 16, seed=0)
-    assert found is not None
+    found = affine("itq", train, 16)
     peer = faiss.ITQTransform(64, 16, True)
     peer.train(train)
 
@@ -176,8 +188,7 @@ def test_itq_loses_no_more_than_faisss_own(digits: tuple) -> None:
         return float(np.square(np.where(outputs >= 0, 1, -1) - outputs / lengths).mean())
 
     ours, theirs = loss(train @ found.weights.T + found.bias), loss(peer.apply(train))
-    plain = fit("pcah", train, 16, seed=0)
-    assert plain is not None
+    plain = affine("pcah", train, 16)
     assert ours < 1.05 * theirs
     assert ours < 0.8 * loss(train @ plain.weights.T + plain.bias)
 
@@ -191,10 +202,41 @@ def test_more_bits_than_components_leave_pcah_and_itq_out(digits: tuple) -> None
     assert list(metrics) == ["float", "lsh"]
 
 
-def test_without_labels_nothing_is_measured(digits: tuple) -> None:
+def test_a_method_that_cannot_fit_says_why(digits: tuple) -> None:
+    train = digits[0][digits[2].train]
+    with pytest.raises(CannotFitError, match="64 dimensions and 300 train images have no 65 principal components"):
+        fit("itq", train, 65, 0)
+    with pytest.raises(CannotFitError, match="whole bytes, 12 bits are not"):
+        fit("pq", train, 12, 0)
+    with pytest.raises(CannotFitError, match="200 train images are fewer than its 256 centres"):
+        fit("opq", train[:200], 16, 0)
+
+
+def test_without_labels_the_neighbours_are_measured(digits: tuple) -> None:
     features, labels, split = digits
-    found = evaluate_baselines(features, labels[:, :0], split, bits=16, topk=500, seed=0, params=PARAMS)
-    assert found == ({}, [])
+    params = PARAMS.model_copy(update={"baselines": ["itq", "pq", "lsh"]})
+    metrics, curves = evaluate_baselines(features, labels[:, :0], split, bits=16, topk=500, seed=0, params=params)
+    with_labels, _ = evaluate_baselines(features, labels, split, bits=16, topk=500, seed=0, params=params)
+    assert curves == []
+    assert list(metrics) == ["float", "itq", "pq", "lsh"]
+    for method, found in metrics.items():
+        assert "map" not in found
+        assert found["neighbor_recall_at"] == with_labels[method]["neighbor_recall_at"]
+    assert metrics["float"]["neighbor_recall_at"]["10"] == pytest.approx(1, abs=1e-3)
+
+
+def test_recall_of_float_neighbours_is_that_of_two_sorts(digits: tuple) -> None:
+    features, labels, split = digits
+    params = PARAMS.model_copy(update={"baselines": ["rabitq"]})  # whose scores have no ties
+    metrics, _ = evaluate_baselines(features, labels, split, bits=32, topk=500, seed=0, params=params)
+    fitted = fit("rabitq", features[split.train], 32, 0)
+    assert not isinstance(fitted, Codes)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    true = np.argsort(-(unit[split.query] @ unit[split.database].T), axis=1)[:, :10]
+    first = np.argsort(-fitted.scores(features[split.query], encode(fitted, features[split.database])), axis=1)[:, :10]
+    expected = np.mean([len(np.intersect1d(*pair)) / 10 for pair in zip(true, first, strict=True)])
+    assert metrics["rabitq"]["neighbor_recall_at"]["10"] == pytest.approx(expected, abs=1e-6)
+    assert metrics["rabitq"]["bytes_per_image"] == 12
 
 
 def test_ranked_counts_keep_whole_tie_groups() -> None:
@@ -232,4 +274,4 @@ def test_every_seed_of_the_pipeline_has_its_hash(digits: tuple, method: str) -> 
     """faiss takes 31 bits, `seed` has 32."""
     train = np.ascontiguousarray(digits[0][:200])
     for seed in (2**31 - 2, 2**31 - 1, 2**31, 2**32 - 1):
-        assert fit(method, train, 8, seed) is not None
+        assert isinstance(fit(method, train, 8, seed), Codes)

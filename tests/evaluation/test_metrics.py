@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from ssdh.core.errors import DataError
 from ssdh.core.split import Split
 from ssdh.evaluation import metrics as evaluation
-from ssdh.evaluation.metrics import code_statistics, evaluate, neighbor_recall
+from ssdh.evaluation.metrics import code_statistics, evaluate, nearest_by_features, neighbor_recall
 from ssdh.evaluation.pair_precision import pair_precision
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing.codes import pack
@@ -136,7 +136,8 @@ def test_neighbor_recall_is_the_mean_over_orders_of_ties(images: tuple) -> None:
     packed, none = pack(codes), np.zeros((90, 0))
     query, database = split.query, split.database
     counts = count_distances(packed[query], packed[database], none[query], none[database], bits=BITS)
-    found = neighbor_recall(packed, features, split, counts, [3, 10, 500])
+    nearest = nearest_by_features(features, split, [3, 10, 500])
+    found = neighbor_recall(packed, split, counts, nearest, [3, 10, 500])
     assert list(found) == ["3", "10"]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     true = np.argsort(-(unit[query] @ unit[database].T), axis=1)

@@ -3,6 +3,12 @@
 import ast
 from pathlib import Path
 
+# modules that import all of a folder, by the names found in it
+SCANNED = {
+    "ssdh/datasets/registry.py": "ssdh/datasets",
+    "ssdh/evaluation/registry.py": "ssdh/evaluation/baselines",
+}
+
 
 def module_file(project: Path, name: str) -> Path | None:
     """The file of module `name` in the project, or None where it is someone else's."""
@@ -22,8 +28,8 @@ def imports(project: Path, path: Path) -> set[Path]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     names = {name for name in names if name.split(".")[0] in ("ssdh", "stages")}
     files = {module_file(project, name) for name in names}
-    if path == project / "ssdh/datasets/registry.py":  # which imports all that lies beside it
-        files |= set(path.parent.glob("*.py")) - {path}
+    if folder := SCANNED.get(path.relative_to(project).as_posix()):
+        files |= set((project / folder).glob("*.py")) - {path}
     return {file for file in files if file is not None and file.name != "__init__.py"}
 
 

@@ -55,6 +55,7 @@ def test_nothing_reruns_when_nothing_changed(clone: Clone) -> None:
         ("seed", "1", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
         ("datasets.digits.topk", "500", [*AFTER_CODES, "baselines"]),
         ("evaluate.radius", "3", [*AFTER_CODES, "baselines"]),
+        ("evaluate.baselines", "[lsh,pca_rr]", ["baselines", "report"]),
         ("datasets.digits.data.num_train", "200", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
         ("backbone.precision", "bf16", ["extract", "structure", *AFTER_TRAIN, "baselines"]),
     ],
@@ -85,7 +86,7 @@ def test_runtime_other_data_sets_and_other_recipes_rerun_the_check_only(restored
     ("module", "expected"),
     [
         ("ssdh/training/loss.py", {"check", "train"}),
-        ("ssdh/evaluation/baselines.py", {"check", "evaluate", "baselines"}),
+        ("ssdh/evaluation/comparison.py", {"check", "evaluate", "baselines"}),
         ("ssdh/structure/histogram.py", {"check", "structure", "train", "evaluate"}),
         ("ssdh/datasets/digits.py", {"check", "prepare"}),
         ("ssdh/report/page.py", {"report"}),

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from ssdh.core.params import read_params, read_recipe, recipe_names
+from ssdh.evaluation.params import EvaluateParams
 from ssdh.experiments.dvc import with_values
 from ssdh.report.collect import parameters
-from tests.helpers.imports import closure, imports
+from tests.helpers.imports import SCANNED, closure, imports
 
 STAGES = yaml.safe_load((Path(__file__).resolve().parents[2] / "dvc.yaml").read_text())["stages"]
 
@@ -152,13 +153,13 @@ def test_dvc_still_leaves_those_keys_out() -> None:
 
 
 def test_only_dispatch_reaches_a_module_by_a_computed_name(project: Path) -> None:
-    """`closure` sees import statements only, and knows of the registry that it imports its whole folder.
+    """`closure` sees import statements only, and knows which folder each registry imports.
 
     Methods are named in dvc.yaml.
     """
     reached = set().union(*(closure(project, project / "stages" / f"{stage}.py") for stage in STAGES))
     users = {name for name in reached if "import_module" in (project / name).read_text()}
-    assert users == {"ssdh/datasets/registry.py", "ssdh/training/method.py"}
+    assert users == {*SCANNED, "ssdh/training/method.py"}
     assert [name for name, stage in STAGES.items() if METHODS.intersection(stage["deps"])] == ["check", "train"]
 
 
@@ -171,3 +172,8 @@ def lines_of_main(path: Path) -> int:
     [main] = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     assert main.end_lineno is not None
     return main.end_lineno - main.lineno + 1
+
+
+def test_the_codes_are_measured_again_for_each_evaluation_parameter_but_the_baselines() -> None:
+    tracked = {name for name in STAGES["evaluate"]["params"] if name.startswith("evaluate")}
+    assert tracked == {f"evaluate.{name}" for name in EvaluateParams.model_fields if name != "baselines"}

@@ -12,7 +12,7 @@ import yaml
 from dvc.render.converter.vega import VegaConverter
 from dvc_render.vega import VegaRenderer
 
-from ssdh.evaluation import baselines
+from ssdh.evaluation import comparison
 from ssdh.evaluation import metrics as evaluation
 from ssdh.structure.fit import distance_table
 from ssdh.structure.thresholds import Structure
@@ -83,7 +83,7 @@ def test_the_templates_know_the_columns_that_the_stages_write(run: SmallRun) -> 
         "distances": header,
         "pr_curve": evaluation.PR_CURVE,
         "precision_at_n": evaluation.PRECISION_AT_N,
-        "baselines_curves": baselines.CURVES,
+        "baselines_curves": comparison.CURVES,
     }
     for name, columns in expected.items():
         assert tuple(rows(run.folder / f"metrics/{name}.csv")[0]) == tuple(columns), name

@@ -1,0 +1,13 @@
+"""PCA hashing: signs of the first principal components (Wang, Kumar, Chang, CVPR 2010)."""
+
+from ssdh.evaluation.baseline import Codes, Float32
+from ssdh.evaluation.linear import Affine, check_components, mean_of, principal_components
+
+TITLE, ABOUT, TIER = "PCAH", "signs of the principal components", "images only"
+
+
+def fit(train: Float32, bits: int, seed: int) -> Codes:
+    """Fit to train (n, D); the seed draws nothing. Raises CannotFitError for more bits than components."""
+    check_components(train, bits)
+    mean = mean_of(train)
+    return Affine.through(principal_components(train - mean, bits), mean)

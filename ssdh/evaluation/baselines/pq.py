@@ -1,0 +1,18 @@
+"""Product quantisation: a code is the numbers of the nearest centres, one byte a part of the vector.
+
+Jégou, Douze, Schmid, *Product quantization for nearest neighbor search*, TPAMI 2011; by faiss. The score is the
+negative squared distance from the float query to the quantised vector.
+"""
+
+from ssdh.evaluation.baseline import Float32, Quantizer
+from ssdh.evaluation.quantizer import FaissQuantizer, num_bytes, product_quantizer
+
+TITLE, ABOUT, TIER = "PQ", "product quantisation, not Hamming", "images only"
+
+
+def fit(train: Float32, bits: int, seed: int) -> Quantizer:
+    """Fit bits/8 bytes an image to train (n, D); the seed draws nothing: faiss starts its k-means from its own.
+
+    Raises CannotFitError unless `bits` is a multiple of 8 and there are 256 train images.
+    """
+    return FaissQuantizer.trained(product_quantizer(train.shape[1], num_bytes(train, bits)), train)

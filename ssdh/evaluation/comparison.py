@@ -1,0 +1,127 @@
+"""What codes are measured against, on the same features and split: float search, and the baselines that are asked for.
+
+Run it: `dvc repro baselines`, or alone `python -m stages.baselines`. Each file of `ssdh/evaluation/baselines/` is a
+method; `float` is exact search by cosine, no codes (`map_centred`: of features centred by the train mean). All are
+fitted on the train features alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from numpy.typing import NDArray
+
+from ssdh.core.runtime import one_blas_thread
+from ssdh.core.split import Split
+from ssdh.evaluation import registry
+from ssdh.evaluation.baseline import CannotFitError, Codes, Float32, Packed, Quantizer
+from ssdh.evaluation.float_search import BLOCK_BYTES, cosine_blocks
+from ssdh.evaluation.metrics import (
+    Table,
+    count_split,
+    label_metrics,
+    nearest_by_features,
+    neighbor_recall,
+    precision_recall_rows,
+    precision_rows,
+)
+from ssdh.evaluation.params import EvaluateParams
+from ssdh.evaluation.scored import float_average_precisions, score_metrics
+
+CURVES = ("method", "curve", "n", "recall", "precision")
+
+
+def evaluate_baselines(
+    features: NDArray[Any],
+    labels: NDArray[np.uint8],
+    split: Split,
+    *,
+    bits: int,
+    topk: int | None,
+    seed: int,
+    params: EvaluateParams,
+) -> tuple[dict[str, dict[str, Any]], Table]:
+    """Evaluate float search and each of `params.baselines` as `ssdh.evaluation.metrics` does the codes.
+
+    features: (N, D) of all images; labels: (N, C) multi-hot, C = 0 for none. Returns {method: {map, …}} and the rows
+    (method, curve, n, recall, precision) of both curves, curve being "pr" or "precision_at_n"; without labels only what
+    needs none. A method that cannot give `bits` bits is left out, and said in the log.
+    """
+    if not len(split.query):
+        return {}, []
+    topk = min(topk or len(split.database), len(split.database))
+    train = np.array(features[split.train], np.float32)
+    compare = _Comparison(features, labels, split, nearest_by_features(features, split, params.neighbors), topk, params)
+    found, rows = compare.scores(cosine_blocks(features, split.query, split.database))
+    if labels.shape[1]:
+        mean = train.mean(axis=0, dtype=np.float64)
+        found["map_centred"] = float(float_average_precisions(features, labels, split, topk, centre=mean).mean())
+    metrics = {"float": {"title": "Float", "about": "cosine of the features, no codes"} | found}
+    curves: Table = [("float", *row) for row in rows]
+    for name in params.baselines:
+        try:
+            fitted = fit(name, train, bits, seed)
+        except CannotFitError as error:
+            logger.warning("{} is left out at {} bits: {}", name, bits, error)
+            continue
+        packed = encode(fitted, features)
+        found, rows = compare.codes(packed, bits) if isinstance(fitted, Codes) else compare.quantizer(fitted, packed)
+        method = registry.get(name)
+        about = {"title": method.TITLE, "about": method.ABOUT, "bytes_per_image": packed.shape[1]}
+        metrics[name] = about | found | {"unique_codes": len(np.unique(packed[split.database], axis=0))}
+        curves += [(name, *row) for row in rows]
+    return metrics, curves
+
+
+def fit(name: str, train: Float32, bits: int, seed: int) -> Codes | Quantizer:
+    """Fit the baseline `name` to train features (n, D), on one BLAS thread: on two, some directions come out otherwise.
+
+    Raises CannotFitError where it cannot give so many bits.
+    """
+    with one_blas_thread():
+        return registry.get(name).fit(train, bits, seed)
+
+
+def encode(fitted: Codes | Quantizer, features: NDArray[Any]) -> Packed:
+    """The codes of all features (N, D), uint8 (N, bytes an image), likewise on one thread."""
+    with one_blas_thread():
+        return fitted.encode(features)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What each method is measured on; `true`: the database positions of each query's nearest features (q, k)."""
+
+    features: NDArray[Any]
+    labels: NDArray[np.uint8]
+    split: Split
+    true: NDArray[np.int64]
+    topk: int
+    params: EvaluateParams
+
+    def codes(self, packed: Packed, bits: int) -> tuple[dict[str, Any], Table]:
+        """Metrics and curve rows of packed codes (N, ⌈bits/8⌉) by Hamming distance."""
+        counts, without_train = count_split(packed, self.labels, self.split, bits)
+        metrics: dict[str, Any] = {}
+        rows: Table = []
+        if self.labels.shape[1]:
+            metrics = label_metrics(counts, without_train, self.topk, self.params)
+            recalls = precision_recall_rows(counts.total, counts.relevant)
+            rows = [("pr", "", recall, precision) for _, recall, precision, _ in recalls]
+            precisions = precision_rows(counts.total, counts.relevant, self.topk, self.params.curve_points)
+            rows += [("precision_at_n", n, "", precision) for n, precision in precisions]
+        recall = neighbor_recall(packed, self.split, counts, self.true, self.params.neighbors)
+        return metrics | ({"neighbor_recall_at": recall} if recall else {}), rows
+
+    def quantizer(self, fitted: Quantizer, packed: Packed) -> tuple[dict[str, Any], Table]:
+        """Metrics and curve rows of codes (N, bytes) that are scored against the float queries."""
+        query, database = self.split.query, packed[self.split.database]
+        step = max(1, BLOCK_BYTES // (4 * len(database)))
+        blocks = [slice(start, min(start + step, len(query))) for start in range(0, len(query), step)]
+        return self.scores((block, fitted.scores(self.features[query[block]], database)) for block in blocks)
+
+    def scores(self, blocks: Iterable[tuple[slice, Float32]]) -> tuple[dict[str, Any], Table]:
+        """Metrics and curve rows of scores, (queries, scores) by (queries, scores)."""
+        return score_metrics(blocks, self.labels, self.split, self.true, topk=self.topk, params=self.params)
