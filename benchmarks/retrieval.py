@@ -97,11 +97,6 @@ def torch_topk(codes: Codes, batch: int = 100) -> NDArray[np.float64]:
     return torch.cat(found).double().numpy()
 
 
-def ours_on(codes: Codes, device: str) -> NDArray[np.int64]:
-    """Our counts, from which every metric follows, on a torch device."""
-    return count_distances(**codes, device=device).relevant
-
-
 def faiss_search(codes: Codes) -> None:
     """faiss's exact binary search for the 5000 nearest codes; no metric yet."""
     import faiss
@@ -202,11 +197,8 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="an .npz file with `features` and `labels` instead of made ones")
     parser.add_argument("--small", action="store_true", help="a tenth of every size")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each timing; the best counts")
-    parser.add_argument("--device", help="a torch device, e.g. cuda, on which the counts are taken too")
     parser.add_argument("--json", type=Path, help="where to write; by default benchmarks/results/retrieval.json")
     arguments = parser.parse_args()
-    if arguments.device:
-        CANDIDATES[f"ssdh, expected, on {arguments.device}"] = partial(ours_on, device=arguments.device)
     part = 10 if arguments.small else 1
     sizes = 1000 // part, 59_000 // part
     sizes_of = {"queries": sizes[0], "items": sizes[1], "bits": 64, "topk": TOPK}

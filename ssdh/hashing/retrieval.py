@@ -106,37 +106,23 @@ def count_distances(
     *,
     bits: int,
     threads: int | None = None,
-    device: str | None = None,
 ) -> DistanceCounts:
     """Count database items and relevant ones at each Hamming distance from each query.
 
     query_packed (q, ⌈bits/8⌉), database_packed (n, ⌈bits/8⌉): uint8; query_labels (q, C), database_labels (n, C):
-    multi-hot (C = 0: nothing is relevant); threads: None for one a core; device: None for the processor, or a torch
-    device such as "cuda", for the same counts. Beside the inputs, their bits as words and the result it needs a few MB
-    a thread, whatever n. Raises ValueError where shapes do not fit.
+    multi-hot (C = 0: nothing is relevant); threads: None for one a core. Beside the inputs, their bits as words and the
+    result it needs a few MB a thread, whatever n. Raises ValueError where shapes do not fit.
     """
     pairs = _Pairs.make(query_packed, database_packed, query_labels, database_labels, bits)
-    if device is not None:
-        from ssdh.hashing.retrieval_torch import count_keys
-
-        query, database = np.asarray(query_packed), np.asarray(database_packed)
-        counts = count_keys(query, database, np.asarray(query_labels), np.asarray(database_labels), bits, device)
-        return _split_keys(counts, bits)
     counts = np.zeros((pairs.num_queries, 2 * (bits + 1)), np.int64)
 
     def count(rows: NDArray[np.int64]) -> None:
         for start in range(0, pairs.num_items, BLOCK):
             block = _Block(pairs, slice(start, min(start + BLOCK, pairs.num_items)))
-            for first in range(0, len(rows), block.together):
-                some = rows[first : first + block.together]
-                counts[some] += block.count(some)
+            for row in rows:
+                counts[row] += block.count(row)
 
     _each_core(count, np.lexsort(pairs.query_labels), threads)  # queries with the same labels follow each other
-    return _split_keys(counts, bits)
-
-
-def _split_keys(counts: NDArray[np.int64], bits: int) -> DistanceCounts:
-    """Counts of irrelevant, then of relevant items at each distance (q, 2(K + 1)) as all items and relevant ones."""
     relevant = counts[:, bits + 1 :].copy()
     return DistanceCounts(total=counts[:, : bits + 1] + relevant, relevant=relevant)
 
@@ -227,7 +213,7 @@ def _label_words(labels: NDArray[Any]) -> NDArray[Any]:
 class _Block:
     """Some rows of the database, with one thread's buffers: every step writes in place, since fresh memory costs more.
 
-    A key is distance + (K + 1)·relevant, of M = 2(K + 1) values; the key of two queries is M·(first key) + second key.
+    An item's key is distance + (K + 1)·relevant, one of 2(K + 1) values.
     """
 
     def __init__(self, pairs: _Pairs, items: slice) -> None:
@@ -237,10 +223,7 @@ class _Block:
         self.different, self.ones = np.empty(n, self.codes.dtype), np.empty(n, np.uint8)
         self.shared, self.also_shared = np.empty(n, self.labels.dtype), np.empty(n, self.labels.dtype)
         self.flags = np.empty(n, np.bool_)
-        self.distance, self.joint, self.key = np.empty(n, np.uint16), np.empty(n, np.uint16), np.empty(n, np.intp)
-        self.num_keys = 2 * (pairs.bits + 1)
-        # the joint table must be smaller than what it counts, and a joint key must fit in 16 bits
-        self.together = 2 if self.num_keys**2 <= min(n, 2**16) else 1
+        self.distance, self.key = np.empty(n, np.uint16), np.empty(n, np.intp)
         self._same_labels, self._relevant = b"", np.zeros(n, np.uint16)
 
     def distances(self, row: int) -> NDArray[Any]:
@@ -256,44 +239,24 @@ class _Block:
                 np.add(self.distance, self.ones, out=self.distance)
         return self.distance
 
-    def relevant(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
-        """What relevance adds to the keys of one or two queries; (n,), kept while the next have the same labels."""
-        same_labels = self.pairs.query_labels[:, rows].tobytes()
-        if same_labels == self._same_labels:
+    def relevant(self, row: int) -> NDArray[np.uint16]:
+        """What relevance adds to the keys of query `row`; (n,), kept while the next query has the same labels."""
+        labels = self.pairs.query_labels[:, row]
+        if labels.tobytes() == self._same_labels:
             return self._relevant
-        self._same_labels = same_labels
-        for step, row in enumerate(rows):
-            wanted = self.pairs.query_labels[:, row]
-            for place, word in enumerate(np.flatnonzero(wanted)):  # words that hold a label of the query
-                out = self.also_shared if place else self.shared
-                np.bitwise_and(self.labels[word], wanted[word], out=out)
-                if place:
-                    np.bitwise_or(self.shared, out, out=self.shared)
-            if not wanted.any():
-                self.shared.fill(0)
-            np.not_equal(self.shared, 0, out=self.flags)
-            out = self.distance if step else self._relevant
-            np.copyto(out, self.flags)
-            np.multiply(out, (self.pairs.bits + 1) * self.num_keys ** (len(rows) - 1 - step), out=out)
-            if step:
-                np.add(self._relevant, out, out=self._relevant)
+        self._same_labels = labels.tobytes()
+        self.shared.fill(0)
+        for word in np.flatnonzero(labels):
+            np.bitwise_and(self.labels[word], labels[word], out=self.also_shared)
+            np.bitwise_or(self.shared, self.also_shared, out=self.shared)
+        np.not_equal(self.shared, 0, out=self.flags)
+        np.multiply(self.flags, np.uint16(self.pairs.bits + 1), out=self._relevant)
         return self._relevant
 
-    def count(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Items at each key of one or two queries; (len(rows), M). Two are counted jointly: one step an item."""
-        for step, row in enumerate(rows):
-            if step == 0:
-                np.copyto(self.joint, self.distances(row))
-            else:
-                np.multiply(self.joint, self.num_keys, out=self.joint)
-                np.add(self.joint, self.distances(row), out=self.joint)
-        np.add(self.joint, self.relevant(rows), out=self.joint)
-        np.copyto(self.key, self.joint)
-        counts = np.bincount(self.key, minlength=self.num_keys ** len(rows))
-        if len(rows) == 1:
-            return counts[None]
-        table = counts.reshape(self.num_keys, self.num_keys)
-        return np.stack([table.sum(axis=1), table.sum(axis=0)])
+    def count(self, row: int) -> NDArray[np.int64]:
+        """Items at each key of query `row`; (2(K + 1),)."""
+        np.add(self.distances(row), self.relevant(row), out=self.key)
+        return np.bincount(self.key, minlength=2 * (self.pairs.bits + 1))
 
 
 def _each_core(work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64], threads: int | None) -> None:

@@ -90,29 +90,6 @@ def test_blocks_and_threads_change_nothing(block: int, threads: int, monkeypatch
     assert np.array_equal(found.relevant, relevant)
 
 
-@pytest.mark.parametrize(("bits", "num_labels", "block"), [(1, 3, 1 << 26), (12, 10, 1000), (65, 81, 3000)])
-def test_counts_through_torch_are_equal(
-    bits: int, num_labels: int, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the processor; a GPU runs the same lines."""
-    monkeypatch.setattr("ssdh.hashing.retrieval_torch.BLOCK_PAIRS", block)
-    query, database, query_labels, database_labels = problem(bits, 9, 700, bits, num_labels)
-    arrays = pack(query), pack(database), query_labels, database_labels
-    total, relevant = brute_counts(query, database, query_labels, database_labels)
-    found = count_distances(*arrays, bits=bits, device="cpu")
-    assert np.array_equal(found.total, total)
-    assert np.array_equal(found.relevant, relevant)
-
-
-def test_the_joint_table_holds_the_largest_keys() -> None:
-    """127 bits are the most whose two keys fit in 16 bits: every distance 127, every item relevant."""
-    items = 2**16
-    query, database = np.ones((2, 127), np.int8), -np.ones((items, 127), np.int8)
-    found = count_distances(pack(query), pack(database), np.ones((2, 1)), np.ones((items, 1)), bits=127, threads=1)
-    assert found.total[:, 127].tolist() == found.relevant[:, 127].tolist() == [items, items]
-    assert found.total.sum() == 2 * items
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 12, 65]), st.one_of(st.none(), st.integers(1, 60)))
 def test_permuting_the_database_changes_no_expectation(seed: int, bits: int, topk: int | None) -> None:

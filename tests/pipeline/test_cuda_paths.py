@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from ssdh.core.device import threads
-from ssdh.hashing.codes import pack
-from ssdh.hashing.retrieval import count_distances
 from ssdh.structure.distances import PairDistances
-from tests.hashing.test_retrieval import problem
 from tests.helpers.emulated_cuda import DeviceError, emulated_cuda
 from tests.helpers.tiny import copy_tiny, results, run_stage, start_stage, tiny_params, write_tiny
 
@@ -88,15 +85,6 @@ def test_a_killed_training_continues_on_the_device(runs: tuple[Path, Path], tmp_
     assert done.returncode == 0, done.stderr
     assert "continuing from the snapshot" in done.stderr
     equal(cpu, folder)
-
-
-def test_counts_of_a_retrieval() -> None:
-    query, database, *labels = problem(5, 7, 300, 20, 4)
-    with emulated_cuda():
-        found = count_distances(pack(query), pack(database), *labels, bits=20, device="cuda")
-    expected = count_distances(pack(query), pack(database), *labels, bits=20, device="cpu")
-    np.testing.assert_array_equal(found.total, expected.total)
-    np.testing.assert_array_equal(found.relevant, expected.relevant)
 
 
 def test_distances_of_pairs() -> None:
