@@ -21,8 +21,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import norm
 
 from benchmarks.common import best_seconds, peak_mib, write_results
-from ssdh.structure.fit import fit_structure
-from ssdh.structure.thresholds import pseudo_labels
+from ssdh import PairDistances, fit_structure, pseudo_labels
 
 BINS = 500
 DEVICE = os.environ.get("SSDH_BENCH_DEVICE", "cpu")  # of the matrix products; child processes inherit it
@@ -69,8 +68,9 @@ def thresholded(matrix: NDArray[np.float64], mode: float) -> NDArray[np.int8]:
 
 def ours(values: NDArray[np.float32], parts: int = 2) -> Any:
     """The fit and, with two parts, the labels; products on $SSDH_BENCH_DEVICE."""
-    structure = fit_structure(values, alpha=2.0, beta=2.0, bins=BINS, device=DEVICE)
-    return structure if parts == 1 else pseudo_labels(values, structure, device=DEVICE)
+    pairs = PairDistances(values, device=DEVICE)
+    structure = fit_structure(pairs, alpha=2.0, beta=2.0, bins=BINS)
+    return structure if parts == 1 else pseudo_labels(pairs, structure)
 
 
 def compare(n: int, dim: int, repeats: int) -> dict[str, Any]:

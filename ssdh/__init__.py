@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ssdh.hashing.model_file import load_hashnet
     from ssdh.hashing.retrieval import mean_average_precision
     from ssdh.search.index import Index
+    from ssdh.structure.distances import PairDistances
     from ssdh.structure.fit import fit_structure
     from ssdh.structure.thresholds import Structure, pseudo_labels
 
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Index",
+    "PairDistances",
     "Structure",
     "__version__",
     "fit_structure",
@@ -34,6 +36,7 @@ __all__ = [
 
 _MODULES = {
     "Index": "ssdh.search.index",
+    "PairDistances": "ssdh.structure.distances",
     "Structure": "ssdh.structure.thresholds",
     "fit_structure": "ssdh.structure.fit",
     "load_hashnet": "ssdh.hashing.model_file",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.core.runtime import on_cores, one_blas_thread
+from ssdh.core.runtime import on_cores
 from ssdh.structure.vectors import (
     Float32,
     Float64,
@@ -97,7 +97,6 @@ class PairDistances:
         self.num_vectors = len(features)
         self.num_pairs = self._num_all
         self._device = device
-        self._probe = self._probed(features)
         self._keep = 4 * self.num_pairs <= keep_bytes
         self._vectors: Vectors | None = None
         self.error = 0.0
@@ -141,17 +140,6 @@ class PairDistances:
         if new is not None:
             self._kept, self._vectors = new, None
         return results
-
-    def are_of(self, features: NDArray[Any]) -> bool:
-        """Whether these are the distances of this very array and it still holds the same rows."""
-        return features is self.features and np.array_equal(self._probed(features), self._probe)
-
-    @staticmethod
-    def _probed(features: NDArray[Any]) -> NDArray[Any]:
-        """A number for each row that changes when the row does, (n,)."""
-        with one_blas_thread():
-            probe: NDArray[Any] = features @ np.cos(np.arange(features.shape[1])).astype(features.dtype)
-        return probe
 
     def sample(self, max_pairs: int, seed: int) -> "PairDistances":
         """About `max_pairs` of these pairs; all of them where there are no more, or for 0."""

@@ -16,23 +16,25 @@ from ssdh.structure.distances import Block, PairDistances
 from ssdh.structure.histogram import distance_range, fullest_bin, histogram
 from ssdh.structure.manifold import Float32, diffusion_embedding
 from ssdh.structure.params import StructureParams
-from ssdh.structure.thresholds import Structure, _decide
+from ssdh.structure.thresholds import Structure, count_labels
 from ssdh.structure.vectors import power_normalise
 
 
-def fit_structure(features: NDArray[Any], *, alpha: float, beta: float, bins: int, device: str = "cpu") -> Structure:
+def fit_structure(
+    features: NDArray[Any] | PairDistances, *, alpha: float, beta: float, bins: int, device: str = "cpu"
+) -> Structure:
     """Fit the distribution of the cosine distances of all pairs of rows of `features` (n, d).
 
     The histogram has `bins` equal bins over the observed range; σ equals `scipy.stats.halfnorm.fit(|d − m|, floc=0)`.
-    The distances live as long as the result where they fit in 60 MB, so that `pseudo_labels` of the same array needs no
-    second matrix product. Raises DataError for features without a distribution: fewer than two rows, NaN, rows of
-    zeros, all distances equal.
+    `PairDistances(features)` in the place of features keeps the distances, where they fit in 60 MB, for `pseudo_labels`
+    of the same object. Raises DataError for features without a distribution: fewer than two rows, NaN, rows of zeros,
+    all distances equal.
 
-    >>> features = np.random.default_rng(0).standard_normal((100, 8))
-    >>> fit_structure(features, alpha=2.0, beta=2.0, bins=50).num_pairs
+    >>> pairs = PairDistances(np.random.default_rng(0).standard_normal((100, 8)))
+    >>> fit_structure(pairs, alpha=2.0, beta=2.0, bins=50).num_pairs
     4950
     """
-    pairs = PairDistances(features, device=device)
+    pairs = features if isinstance(features, PairDistances) else PairDistances(features, device=device)
     return fit_pairs(pairs, alpha=alpha, beta=beta, bins=bins)[0]
 
 
@@ -55,7 +57,7 @@ def fit_pairs(
     mode = float(edges[fullest] + edges[fullest + 1]) / 2
     sigma_left, sigma_right = _half_gaussians(pairs, mode)
     similar, dissimilar = mode - alpha * sigma_left, mode + beta * sigma_right
-    decided = _decide(pairs, similar, dissimilar)
+    num_similar, num_dissimilar = count_labels(pairs, similar, dissimilar)
     structure = Structure(
         mode=mode,
         sigma_left=sigma_left,
@@ -63,11 +65,9 @@ def fit_pairs(
         threshold_similar=similar,
         threshold_dissimilar=dissimilar,
         num_pairs=pairs.num_pairs,
-        fraction_similar=decided.num_similar / pairs.num_pairs,
-        fraction_dissimilar=decided.num_dissimilar / pairs.num_pairs,
+        fraction_similar=num_similar / pairs.num_pairs,
+        fraction_dissimilar=num_dissimilar / pairs.num_pairs,
     )
-    if pairs.complete:
-        object.__setattr__(structure, "_fitted", decided)
     return structure, counts, edges
 
 

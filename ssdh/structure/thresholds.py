@@ -1,14 +1,13 @@
 """Thresholds to ternary pseudo-labels: which pairs are similar, dissimilar, unknown."""
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.structure.distances import Block, PairDistances, Pairs, upper_triangle
-from ssdh.structure.histogram import MANY
+from ssdh.structure.distances import Block, PairDistances, upper_triangle
 from ssdh.structure.vectors import exact_distances
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
@@ -34,25 +33,6 @@ class Structure:
     num_pairs: int
     fraction_similar: float
     fraction_dissimilar: float
-    # no field: what was fitted, so that labels of the same array cost no second product
-    _fitted: ClassVar["_Decided | None"] = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: a copy that is stored or sent carries no distances."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """The pairs within 1e-5 of a threshold, decided in float64, and how many of all pairs got which label.
-
-    near: for each block, positions in its values and the labels there; None where they are too many to remember.
-    """
-
-    pairs: PairDistances
-    near: list[tuple[NDArray[np.int64], Labels] | None]
-    num_similar: int
-    num_dissimilar: int
 
 
 def pseudo_labels(
@@ -60,17 +40,12 @@ def pseudo_labels(
 ) -> Labels:
     """Return S (n, n) int8: 1 similar (d < threshold_similar), −1 dissimilar (d > threshold_dissimilar), 0 unknown.
 
+    features: (n, d), or the `PairDistances` that were fitted, whose distances are not computed a second time.
     S is symmetric with 1 on its diagonal. `out`, e.g. a memory map, is filled block by block and returned. Pairs within
     1e-5 of a threshold are decided in float64: no label depends on rounding, block sizes or the device. Raises
     DataError for features as `fit_structure` and for an `out` of another shape, ValueError for a sample of the pairs.
     """
-    fitted = structure._fitted
-    if isinstance(features, PairDistances):
-        pairs = features
-    elif fitted is not None and fitted.pairs.are_of(features):
-        pairs = fitted.pairs
-    else:
-        pairs = PairDistances(features, device=device)
+    pairs = features if isinstance(features, PairDistances) else PairDistances(features, device=device)
     n = pairs.num_vectors
     if not pairs.complete:
         raise ValueError("labels need the distances of all pairs, not of a sample")
@@ -80,16 +55,9 @@ def pseudo_labels(
         raise DataError(f"out must be int8 of shape ({n}, {n}), got {out.dtype} of shape {out.shape}")
     target = out
     similar, dissimilar = structure.threshold_similar, structure.threshold_dissimilar
-    decided = fitted if fitted is not None and fitted.pairs is pairs else _decide(pairs, similar, dissimilar)
 
     def fill(block: Block) -> None:
-        labels = ternary(block.values, similar, dissimilar)
-        if (near := decided.near[block.number]) is not None:
-            positions, sure = near
-        else:
-            positions = near_threshold(block.values, similar, dissimilar)
-            sure = _sure_labels(pairs, block, positions, similar, dissimilar)
-        labels[positions] = sure
+        labels = _labels(pairs, block, similar, dissimilar)
         rows = slice(int(block.rows[0]), int(block.rows[-1]) + 1)
         if block.columns is None:
             square = np.zeros((len(block.rows),) * 2, np.int8)
@@ -107,34 +75,23 @@ def pseudo_labels(
     return out
 
 
-def _sure_labels(
-    pairs: PairDistances, block: Block, positions: NDArray[np.int64], similar: float, dissimilar: float
-) -> Labels:
-    """Labels of a block's pairs at these positions, by float64."""
-    return ternary(exact_distances(pairs.features, *block.pairs(positions)), similar, dissimilar)
+def count_labels(pairs: PairDistances, similar: float, dissimilar: float) -> tuple[int, int]:
+    """The numbers of similar and of dissimilar pairs by these thresholds."""
+
+    def count(block: Block) -> tuple[int, int]:
+        labels = _labels(pairs, block, similar, dissimilar)
+        return int(np.count_nonzero(labels > 0)), int(np.count_nonzero(labels < 0))
+
+    num_similar, num_dissimilar = zip(*pairs.each(count), strict=True)
+    return sum(num_similar), sum(num_dissimilar)
 
 
-def _decide(pairs: PairDistances, similar: float, dissimilar: float) -> _Decided:
-    """Count the labels of all pairs and decide those near a threshold: over all blocks at once where they are few."""
-
-    def look(block: Block) -> tuple[int, int, NDArray[np.int64] | None, Pairs]:
-        labels = ternary(block.values, similar, dissimilar)
-        positions = near_threshold(block.values, similar, dissimilar)
-        few = len(positions) <= MANY
-        labels[positions] = 0 if few else _sure_labels(pairs, block, positions, similar, dissimilar)
-        counts = int(np.count_nonzero(labels > 0)), int(np.count_nonzero(labels < 0))
-        return *counts, positions if few else None, block.pairs(positions if few else positions[:0])
-
-    num_similar, num_dissimilar, positions, near = zip(*pairs.each(look), strict=True)
-    sure = ternary(pairs.exact_of(near), similar, dissimilar)
-    ends = np.cumsum([0 if part is None else len(part) for part in positions])
-    parts = zip(positions, np.split(sure, ends[:-1]), strict=True)
-    return _Decided(
-        pairs=pairs,
-        near=[None if part is None else (part, labels) for part, labels in parts],
-        num_similar=sum(num_similar) + int(np.count_nonzero(sure > 0)),
-        num_dissimilar=sum(num_dissimilar) + int(np.count_nonzero(sure < 0)),
-    )
+def _labels(pairs: PairDistances, block: Block, similar: float, dissimilar: float) -> Labels:
+    """Labels of a block's pairs, in the order of its values; those near a threshold are decided in float64."""
+    labels = ternary(block.values, similar, dissimilar)
+    near = near_threshold(block.values, similar, dissimilar)
+    labels[near] = ternary(exact_distances(pairs.features, *block.pairs(near)), similar, dissimilar)
+    return labels
 
 
 def ternary(distances: NDArray[np.floating[Any]], similar: float, dissimilar: float) -> Labels:

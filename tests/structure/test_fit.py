@@ -16,7 +16,6 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import halfnorm
 
 import ssdh.core.runtime
-import ssdh.structure.fit
 import ssdh.structure.histogram
 from ssdh.core.errors import DataError, SSDHError
 from ssdh.structure.distances import PairDistances
@@ -82,15 +81,11 @@ def test_many_equal_vectors(seed: int) -> None:
 
 
 def test_pairs_near_a_threshold_may_be_most_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All distances within 1e-5 of each other: each block decides its pairs itself and remembers none."""
+    """All distances within 1e-5 of each other: each block decides its bins itself and remembers no pair."""
     features = (clustered(600, mean=0.0) * 0.002 + 1).astype(np.float32)
-    for module in (ssdh.structure.thresholds, ssdh.structure.histogram):
-        monkeypatch.setattr(module, "MANY", 100)
+    monkeypatch.setattr(ssdh.structure.histogram, "MANY", 100)
     structure = fit_structure(features, alpha=0.5, beta=0.5, bins=20)
     assert structure.threshold_dissimilar < 2e-5
-    fitted = structure._fitted
-    assert fitted is not None
-    assert all(near is None for near in fitted.near)
     expected = brute_force(features, structure)
     i, j = np.triu_indices(600, 1)
     exact = exact_distances(features, i, j)
@@ -197,11 +192,11 @@ def test_labels_into_a_memory_map_and_without_kept_distances(tmp_path: Path) -> 
     assert (np.diag(labels) == 1).all()
 
 
-def test_labels_follow_features_that_were_changed_in_place_after_the_fit() -> None:
-    features = clustered()
-    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
-    np.random.default_rng(1).shuffle(features)
-    np.testing.assert_array_equal(pseudo_labels(features, structure), brute_force(features, structure))
+def test_distances_that_were_fitted_are_labelled_without_a_second_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = PairDistances(clustered())
+    structure = fit_structure(pairs, alpha=1.0, beta=1.0, bins=50)
+    monkeypatch.delattr(PairDistances, "_multiply")
+    np.testing.assert_array_equal(pseudo_labels(pairs, structure), brute_force(clustered(), structure))
 
 
 def test_labels_on_the_fly_equal_the_matrix(tmp_path: Path) -> None:
@@ -418,4 +413,3 @@ def test_a_stored_structure_carries_no_distances() -> None:
     stored = pickle.dumps(structure)
     assert len(stored) < 2000  # 180,000 distances are 720 kB
     assert pickle.loads(stored) == structure
-    assert np.array_equal(pseudo_labels(features, pickle.loads(stored)), pseudo_labels(features, structure))
