@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ssdh.core.cache_dir import ssdh_home
 from ssdh.core.files import atomic_path
 from ssdh.core.params import read_params
 from ssdh.core.stage import stage
@@ -15,7 +14,7 @@ OUT = Path("metrics/report.html")
 @stage("report")
 def main() -> None:
     """Collect what the other stages wrote and write the page."""
-    page = render(collect(Path(), read_params(), timings=ssdh_home() / "timings.csv"))
+    page = render(collect(Path(), read_params()))
     with atomic_path(OUT) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

@@ -18,7 +18,8 @@ import yaml
 from ssdh.cli.arguments import hours, positive, positives, wholes, words
 from ssdh.core.errors import ParameterError, SSDHError
 from ssdh.core.files import is_placeholder, write_csv
-from ssdh.core.params import lookup, parse_value, read_params, section
+from ssdh.core.params import lookup, read_params, section
+from ssdh.core.records import is_code, parse_lock
 from ssdh.experiments.dvc import dvc, git, parse_settings, set_options, with_values
 from ssdh.experiments.results_table import (
     HEADER,
@@ -40,7 +41,7 @@ from ssdh.experiments.results_table import (
 SKIPPED_STAGES = ("check", "report")  # they change no number
 
 
-MODEL = "models/hashnet.safetensors"
+METHODS = "ssdh/methods/"
 
 
 COMMITS = 20  # experiments of that many last commits are looked through
@@ -120,16 +121,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def fixed_files(params: dict[str, Any]) -> dict[str, str]:
-    """MD5, by path, of the files that all cells depend on.
+    """DVC's MD5, by path, of what all cells depend on: the stages' code, and weights that `params` name by path.
 
-    They are the code of the workspace's stages, as dvc.yaml lists it but for the recipe's own, and the weights that
-    `params` name by path.
+    The recipe's own file is part of a cell's key.
     """
-    listed = {dep for stage in _stages().values() for dep in stage.get("deps", [])}
-    deps = {dep for dep in listed if dep.endswith(".py") and "${" not in dep}
-    given = {str(lookup(params, name)) for name in ("backbone.weights_file", "train.init_file")}
-    deps |= {path for path in given if Path(path).is_file() and not is_placeholder(Path(path))}
-    return {path: hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest() for path in sorted(deps)}
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        deps = {dep.def_path: dep for stage in repo.index.stages if stage.name in _stages() for dep in stage.deps}
+        code = [path for path in sorted(deps) if is_code(path) and not path.startswith(METHODS)]
+        hashes = {path: str(deps[path].get_hash().value) for path in code}
+    for name in ("backbone.weights_file", "train.init_file"):
+        path = Path(lookup(params, name))
+        if path.is_file() and not is_placeholder(path):
+            hashes[str(path)] = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return hashes
 
 
 def _stages() -> dict[str, Any]:
@@ -142,22 +148,21 @@ def _stages() -> dict[str, Any]:
 def known_rows(blank: dict[str, Row], code: str, hashes: dict[str, str], earlier: Sequence[Row]) -> dict[str, Row]:
     """Rows with numbers by key: of this code from the earlier table, else from an experiment that DVC keeps.
 
-    hashes: of the files that an experiment must have run with; `code` is their digest. An experiment counts where all
-    of its results are its own: one that ran in part shows numbers of an earlier run.
+    An experiment counts where its `dvc.lock` says that every stage ran with the cell's parameters and this code
+    (hashes: MD5 by path, `code` their digest).
     """
     rows = {row["key"]: row for row in earlier if row["key"] in blank and row["code"] == code and "map" in row}
     if len(rows) == len(blank):
         return rows
     stages = {name: stage.get("params", []) for name, stage in _stages().items()}
-    commits = shown()
-    own = first_runs(commits)
-    for revision, state, data in experiments(commits):
+    for revision, state, data in experiments(shown()):
         key = _key(data)
         if state not in (None, "success") or key is None or key not in blank or key in rows:
             continue
-        if own.get(_model(data)) != _run(data):
+        try:
+            lock = parse_lock(git("show", f"{revision}:./dvc.lock") or "")
+        except ValueError:
             continue
-        lock = parse_value(git("show", f"{revision}:./dvc.lock") or "{}")
         if not is_whole_run(lock, stages, _params(data), hashes | method_hash(_params(data)["recipe"])):
             continue
         metrics = {Path(name).stem: found.get("data", {}) for name, found in data["metrics"].items()}
@@ -171,29 +176,6 @@ def shown() -> list[dict[str, Any]]:
     """The last commits with their experiments, as `dvc exp show` has them."""
     found: list[dict[str, Any]] = json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True))
     return found
-
-
-def first_runs(commits: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
-    """(data set, bits, seed) of the oldest commit or experiment that has a model, by the model's hash.
-
-    `dvc exp save` records whatever lies in the workspace as results of the parameters there, older models too; but no
-    two data sets, lengths or seeds give the same one.
-    """
-    found = [commit["data"] for commit in commits if commit["rev"] != "workspace" and commit.get("data")]
-    found += [data for _, state, data in experiments(commits) if state in (None, "success")]
-    owners: dict[str, tuple[Any, ...]] = {}
-    for data in sorted(found, key=lambda data: data.get("timestamp") or ""):
-        if _key(data):
-            owners.setdefault(_model(data), _run(data))
-    return owners
-
-
-def _model(data: dict[str, Any]) -> str:
-    return str((data.get("outs", {}).get(MODEL) or {}).get("hash"))
-
-
-def _run(data: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(_params(data)[name] for name in ("dataset", "bits", "seed"))
 
 
 def experiments(commits: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
@@ -220,26 +202,15 @@ def _key(data: dict[str, Any]) -> str | None:
 
 
 def failures() -> dict[str, str]:
-    """Why the last try of a cell failed, by key: the line that its stage said."""
+    """The cells whose last try failed, by key, with the command that shows why."""
     found = {}
     for commit in shown():
         for group in commit.get("experiments") or []:
-            executor = group.get("executor") or {}
-            if executor.get("state") == "failed":
+            if (group.get("executor") or {}).get("state") == "failed":
                 for one in group["revs"]:
                     if one.get("data") and (key := _key(one["data"])):
-                        name = one["name"] or one["rev"][:7]
-                        said = _last_line(Path((executor.get("local") or {}).get("log") or ""))
-                        found[key] = f"failed: {said} (dvc queue logs {name})"
+                        found[key] = f"failed: dvc queue logs {one['name'] or one['rev'][:7]}"
     return found
-
-
-def _last_line(log: Path) -> str:
-    """The stage's own line in the log of a queued experiment."""
-    stages = tuple(f"{path.stem}: " for path in Path("stages").glob("*.py"))
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    said = [line for line in lines if line.startswith(stages) and "earlier results" not in line]
-    return said[-1] if said else "no line in the log"
 
 
 # --- what runs ------------------------------------------------------------------------------------------------------

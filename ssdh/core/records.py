@@ -1,4 +1,4 @@
-"""The seconds of every stage, in `$SSDH_HOME/timings.csv`: no out, so that results stay the same to the bit."""
+"""What is on record of earlier runs: hashes in `dvc.lock`, seconds in `$SSDH_HOME/timings.csv` (no out)."""
 
 import contextlib
 import csv
@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from loguru import logger
 
 from ssdh.core.cache_dir import ssdh_home
+from ssdh.core.errors import DataError
 
 HEADER = "stage,seconds,time,commit\n"
 
@@ -60,6 +62,30 @@ def record_seconds(name: str, seconds: float) -> None:
 def _commit() -> str:
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def locked_stages(lock: Path) -> dict[str, Any]:
+    """The stages of a `dvc.lock` by name, {} where there is none; raises DataError where it cannot be read."""
+    try:
+        return parse_lock(lock.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        raise DataError(f"{lock} cannot be read: remove it and run `dvc repro`") from None
+
+
+def parse_lock(text: str) -> dict[str, Any]:
+    """The stages of a `dvc.lock` by name; raises ValueError for another text, such as one with the marks of a merge."""
+    try:
+        stages: dict[str, Any] = yaml.safe_load(text)["stages"]
+    except (yaml.YAMLError, TypeError, KeyError):
+        raise ValueError("it is no lock file of DVC") from None
+    return stages
+
+
+def is_code(path: str) -> bool:
+    """Whether a dependency of a stage is code of this project: a folder of `ssdh`, or an entry point."""
+    return path.startswith(("ssdh/", "stages/"))
 
 
 def hashes_by_path(stages: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:

@@ -89,40 +89,39 @@ def method_hash(recipe: str) -> dict[str, str]:
 
 
 def code_of(hashes: Mapping[str, str]) -> str:
-    """A digest of the MD5, by path, of code files and of weights that are given by path."""
+    """A digest of the MD5, by path, of the code and of weights that are given by path."""
     return _digest(dict(hashes))
 
 
 def is_whole_run(
-    lock: Mapping[str, Any],
-    stages: Mapping[str, Sequence[str | Mapping[str, Sequence[str]]]],
+    stages: Mapping[str, Any],
+    read: Mapping[str, Sequence[str | Mapping[str, Sequence[str]]]],
     params: Mapping[str, Any],
     code: Mapping[str, str],
 ) -> bool:
-    """Whether the results that a `dvc.lock` records are all of one run: of these parameters and of this code.
+    """Whether the results that a `dvc.lock` records are all of one run, of these parameters and of this code.
 
     An experiment may have run in part only; its other results are then those of an earlier run.
 
-    lock: the content of dvc.lock. stages: the parameters each stage reads, as dvc.yaml has them: dotted names of
-    params.yaml, and lists of names by file. code: MD5, by path, of the code files and of weights that are given by
-    path. True where every stage is there with the values of `params` and of its recipe, and every file that stages read
-    or wrote has one hash, that of `code` where it is one of these.
+    stages: of dvc.lock, by name. read: the parameters that each stage reads, as dvc.yaml has them: dotted names of
+    params.yaml, and lists of names by file. code: MD5, by path, of the code and of weights that are given by path. True
+    where every stage stands there with the values of `params` and of its recipe, and every file that stages read or
+    wrote has one hash, that of `code` where it is one of these.
     """
     given = dict(params)
-    recorded = lock.get("stages", {})
-    for stage, entries in stages.items():
-        found = recorded.get(stage, {}).get("params", {})
+    for stage, entries in read.items():
+        found = stages.get(stage, {}).get("params", {})
         for entry in entries:
             by_file = {"params.yaml": [entry]} if isinstance(entry, str) else entry
             for file, names in by_file.items():
                 values = given if file == "params.yaml" else read_recipe(str(given["recipe"]))
-                recorded_values = found.get(_filled(file, given), {})
+                recorded = found.get(_filled(file, given), {})
                 for name in (_filled(name, given) for name in names):
-                    if name not in recorded_values or recorded_values[name] != lookup(values, name):
+                    if name not in recorded or recorded[name] != lookup(values, name):
                         return False
-    hashes = hashes_by_path(recorded.get(stage, {}) for stage in stages)
+    hashes = hashes_by_path(stages.get(stage, {}) for stage in read)
     return (
-        stages.keys() <= recorded.keys()
+        read.keys() <= stages.keys()
         and all(len(found) == 1 for found in hashes.values())
         and all(hashes.get(path) == {md5} for path, md5 in code.items())
     )

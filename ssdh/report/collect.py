@@ -20,11 +20,10 @@ from ssdh.report.inputs import numbers, published_rows, read_results, stage_reco
 BLOCK = 65_536  # codes unpacked at a time
 
 
-def collect(project: Path, params: dict[str, Any], *, timings: Path) -> Report:
+def collect(project: Path, params: dict[str, Any]) -> Report:
     """Read a run's files under `project` (`metrics/`, `data/`, `models/codes.npy`, `dvc.lock`).
 
-    params: all of `params.yaml`; timings: `$SSDH_HOME/timings.csv`. Raises DataError where files are missing or of
-    different runs.
+    params: all of `params.yaml`. Raises DataError where files are missing or of different runs.
     """
     results = read_results(project / "metrics")
     name = str(lookup(params, "dataset"))
@@ -51,7 +50,7 @@ def collect(project: Path, params: dict[str, Any], *, timings: Path) -> Report:
     return Report(
         results=results,
         published=published_rows(project / "ssdh/report/published.csv", results),
-        stages=stage_records(project / "dvc.lock", timings, project),
+        stages=stage_records(project / "dvc.lock"),
         parameters=parameters(params),
         weights=str(lookup(params, f"datasets.{name}.images")["weights"]),
         query_labels=np.asarray(labels[split.query]),

@@ -11,20 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.core.records import read_timings
+from ssdh.core.records import is_code, locked_stages
 
 Table = dict[str, list[str]]
 
 
 Floats = NDArray[np.float64]
-
-
-# After a stage DVC may write its outs once more, as links or copies of those in its cache: start-up and a slow disk.
-RELINK_SECONDS, RELINK_BYTES_PER_SECOND = 5, 50e6
 
 
 @dataclass(frozen=True)
@@ -47,15 +42,11 @@ class Results:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What `dvc.lock` says of one stage: (path, hash) of its outs and folders of code, and its seconds where known.
-
-    seconds: None where the outs in the workspace are not those of a recorded run (they came from DVC's cache).
-    """
+    """What `dvc.lock` says of one stage: (path, hash) of its outs, and of its code."""
 
     name: str
     outs: list[tuple[str, str]]
     code: list[tuple[str, str]]
-    seconds: float | None
 
 
 def read_results(folder: Path) -> Results:
@@ -121,52 +112,18 @@ def published_rows(path: Path, results: Results) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in run.items())]
 
 
-def stage_records(lock: Path, timings: Path, workspace: Path = Path()) -> list[StageRecord]:
+def stage_records(lock: Path) -> list[StageRecord]:
     """The stages of `dvc.lock` in its order, without the report's own; empty where there is no lock file."""
-    try:
-        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
-    except (OSError, TypeError, KeyError):
-        return []
-    runs = _recorded_runs(timings)
     return [
         StageRecord(
             name=name,
             outs=_hashes(stage.get("outs", [])),
-            code=[
-                (path, digest)
-                for path, digest in _hashes(stage.get("deps", []))
-                if path.startswith(("ssdh/", "stages/"))
-            ],
-            seconds=_seconds(runs.get(name, []), [workspace / out["path"] for out in stage.get("outs", [])]),
+            code=[(path, digest) for path, digest in _hashes(stage.get("deps", [])) if is_code(path)],
         )
-        for name, stage in stages.items()
+        for name, stage in locked_stages(lock).items()
         if name != "report"
     ]
 
 
 def _hashes(entries: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(entry["path"], str(entry.get("md5", ""))) for entry in entries]
-
-
-def _recorded_runs(timings: Path) -> dict[str, list[tuple[float, float]]]:
-    """(end as a Unix time, seconds) of every recorded run of each stage, oldest first."""
-    runs: dict[str, list[tuple[float, float]]] = {}
-    for run in read_timings(timings):
-        runs.setdefault(run.stage, []).append((run.ended.timestamp(), run.seconds))
-    return runs
-
-
-def _seconds(runs: list[tuple[float, float]], outs: list[Path]) -> float | None:
-    """The seconds of the recorded run during which one of `outs` was written; None: they came from DVC's cache.
-
-    `timings.csv` is shared by every workspace of the machine, so the last line of a stage may be another's.
-    """
-    for end, seconds in reversed(runs):
-        for path in outs:
-            if not path.exists():
-                continue
-            status = path.stat()
-            relinking = RELINK_SECONDS + status.st_size / RELINK_BYTES_PER_SECOND
-            if end - seconds <= status.st_mtime <= end + relinking:
-                return seconds
-    return None

@@ -11,7 +11,6 @@ from typing import Any
 from ssdh.report import sections
 from ssdh.report.contents import Report
 from ssdh.report.gallery import Query
-from ssdh.report.inputs import StageRecord
 from ssdh.report.markup import facts, number, section, text
 from ssdh.report.sections import METHODS
 
@@ -106,8 +105,6 @@ def _run(report: Report) -> str:
         entries.append(("codes, md5", f"<code>{text(results[CODES][:12])}</code>"))
     body = facts(entries)
     if report.stages:
-        body += "<h3>Seconds of each stage, as known when this page was made</h3>"
-        body += facts((text(stage.name), _seconds(stage)) for stage in report.stages)
         code = {path: digest for stage in report.stages for path, digest in stage.code}
         body += _details("Results with their hashes, from <code>dvc.lock</code>", _hashes(results))
         body += _details("Code with its hashes, from <code>dvc.lock</code>", _hashes(code))
@@ -124,10 +121,6 @@ def _run(report: Report) -> str:
         "Data, parameters and code of this run. The same inputs give the same codes, bit for bit.",
         body,
     )
-
-
-def _seconds(stage: StageRecord) -> str:
-    return "cached" if stage.seconds is None else number(stage.seconds, 1)
 
 
 def _details(summary: str, body: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from loguru import logger
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from ssdh.core.device import select_device
 from ssdh.core.errors import DataError
 from ssdh.core.files import file_sha256, read_array
 from ssdh.core.params import read_params, section
-from ssdh.core.records import hashes_by_path
+from ssdh.core.records import hashes_by_path, locked_stages
 from ssdh.core.runtime import RuntimeParams
 from ssdh.datasets import registry
 from ssdh.datasets.base import DataParams
@@ -50,7 +49,7 @@ def check_one_run(last: str) -> None:
 
     So it is after an interruption or a run in part. Stages run by hand write no lock file: nothing is checked then.
     """
-    recorded = _recorded()
+    recorded = locked_stages(LOCK)
     for out in recorded.get("prepare", {}).get("outs", ()):  # the images may be new where what is written after is gone
         if Path(out["path"]) in PAIRED and not Path(out["path"]).exists():
             raise DataError(f"{out['path']} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
@@ -60,17 +59,6 @@ def check_one_run(last: str) -> None:
             f"the results here are of different runs ({LOCK}: {', '.join(several)}), after an interruption or a run in "
             "part: run `dvc repro`"
         )
-
-
-def _recorded() -> dict[str, Any]:
-    """The stages of `dvc.lock`; empty where there is none."""
-    try:
-        stages: dict[str, Any] = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # such as the marks of a merge
-        raise DataError(f"{LOCK} cannot be read: remove it and run `dvc repro`") from None
-    return stages
 
 
 def open_index(kind: Kind = "flat") -> Index:

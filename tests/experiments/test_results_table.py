@@ -1,6 +1,7 @@
 """The results table: what makes a cell, what replaces what, and the page; real runs are in test_sweeps.py."""
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -139,7 +140,7 @@ STAGES = {"prepare": ["dataset", "datasets.${dataset}.data"], "train": ["bits", 
 
 
 def locked(params: dict[str, Any]) -> dict[str, Any]:
-    """A small dvc.lock of one run."""
+    """The stages of a small dvc.lock of one run."""
 
     def stage(deps: dict[str, str], outs: dict[str, str], **values: Any) -> dict[str, Any]:
         files = {
@@ -150,11 +151,9 @@ def locked(params: dict[str, Any]) -> dict[str, Any]:
 
     data = {"datasets.digits.data": params["datasets"]["digits"]["data"]}
     return {
-        "stages": {
-            "prepare": stage({"a.py": "1"}, {"data/images": "2"}, dataset="digits", **data),
-            "train": stage({"a.py": "1", "data/images": "2"}, {"model": "3"}, bits=32, train=params["train"]),
-            "encode": stage({"model": "3", "a.py": "1"}, {"codes.npy": "4"}),
-        }
+        "prepare": stage({"a.py": "1"}, {"data/images": "2"}, dataset="digits", **data),
+        "train": stage({"a.py": "1", "data/images": "2"}, {"model": "3"}, bits=32, train=params["train"]),
+        "encode": stage({"model": "3", "a.py": "1"}, {"codes.npy": "4"}),
     }
 
 
@@ -167,12 +166,26 @@ def test_a_lock_file_of_one_run_is_told_from_one_that_was_renewed_in_part(params
     assert not is_whole_run(lock, STAGES, params, {"a.py": "1", "b.py": "1"})
     assert not is_whole_run({}, STAGES, params, code)
     for stage in STAGES:
-        without = {"stages": {name: one for name, one in lock["stages"].items() if name != stage}}
+        without = {name: one for name, one in lock.items() if name != stage}
         assert not is_whole_run(without, STAGES, params, code)
     for stage, kind, number in (("prepare", "outs", 0), ("train", "deps", 0), ("train", "outs", 0)):
         renewed = copy.deepcopy(lock)
-        renewed["stages"][stage][kind][number]["md5"] = "9"
+        renewed[stage][kind][number]["md5"] = "9"
         assert not is_whole_run(renewed, STAGES, params, code)
+
+
+def test_the_code_of_a_cell_is_what_dvc_hashes(project: Path, params: dict[str, Any]) -> None:
+    """The folders that dvc.yaml names, but those of `check` and `report`; an independent reading of the sources."""
+    with inside(project):
+        found = command.fixed_files(params)
+    assert {"ssdh/core", "ssdh/training", "stages/train.py"} <= found.keys()
+    assert not {"ssdh/report", "stages/report.py", "ssdh/check.py", "data/images"} & found.keys()
+    sources = sorted((project / "ssdh/training").rglob("*.py"))
+    entries = [
+        {"md5": md5(path), "relpath": path.relative_to(project / "ssdh/training").as_posix()} for path in sources
+    ]
+    assert found["ssdh/training"] == hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+    assert found["stages/train.py"] == md5(project / "stages/train.py")
 
 
 def test_weights_given_by_path_count_like_code(params: dict[str, Any], project: Path, tmp_path: Path) -> None:
@@ -187,9 +200,13 @@ def test_weights_given_by_path_count_like_code(params: dict[str, Any], project: 
     assert first.keys() - none.keys() == {str(weights)}
     assert code_of(first) != code_of(other)
     lock = locked(params)
-    lock["stages"]["prepare"].setdefault("deps", []).append({"path": str(weights), "md5": first[str(weights)]})
+    lock["prepare"].setdefault("deps", []).append({"path": str(weights), "md5": first[str(weights)]})
     assert is_whole_run(lock, STAGES, params, {"a.py": "1", str(weights): first[str(weights)]})
     assert not is_whole_run(lock, STAGES, params, {"a.py": "1", str(weights): other[str(weights)]})
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def commit_of(params: object, state: str | None = None) -> dict[str, Any]:
@@ -197,18 +214,6 @@ def commit_of(params: object, state: str | None = None) -> dict[str, Any]:
     data = {"params": {"params.yaml": {"data": params}}, "metrics": {}, "deps": {}} if params else {"params": {}}
     revision = {"rev": "0" * 40, "name": "odd", "data": data}
     return {"rev": "1" * 40, "experiments": [{"executor": {"state": state} if state else None, "revs": [revision]}]}
-
-
-def test_a_model_belongs_to_the_first_run_that_made_it(params: dict[str, Any]) -> None:
-    def of(seed: int, model: str, time: str) -> dict[str, Any]:
-        values = {"params.yaml": {"data": params | {"seed": seed}}}
-        return {"params": values, "outs": {"models/hashnet.safetensors": {"hash": model}}, "timestamp": time}
-
-    made = [of(1, "b", "2026-01-04"), of(1, "a", "2026-01-03"), of(2, "b", "2026-01-05")]
-    groups = [{"executor": None, "revs": [{"rev": "2", "name": "x", "data": data}]} for data in made]
-    workspace = {"rev": "workspace", "data": of(9, "a", ""), "experiments": None}
-    commit = {"rev": "1", "data": of(0, "a", "2026-01-01"), "experiments": groups}
-    assert command.first_runs([workspace, commit]) == {"a": ("digits", 32, 0), "b": ("digits", 32, 1)}
 
 
 @pytest.mark.parametrize("odd", [None, "text", {"bits": 3}, {"dataset": "nope"}])

@@ -49,7 +49,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 def page(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     folder = tmp_path_factory.mktemp("report") / "run"
     run = SmallRun(folder, project)
-    (folder / "report.html").write_text(render(collect(folder, run.params, timings=folder / "timings.csv")))
+    (folder / "report.html").write_text(render(collect(folder, run.params)))
     return folder / "report.html"
 
 

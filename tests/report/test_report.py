@@ -1,10 +1,8 @@
 """The report: the very numbers of the files, nothing loaded, nothing unescaped, and every kind of run has its page."""
 
 import json
-import os
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from ssdh.report import charts, sections
 from ssdh.report.collect import collect
 from ssdh.report.contents import Report
 from ssdh.report.gallery import nearest, worst_and_typical
-from ssdh.report.inputs import Results, published_rows, read_results, stage_records
+from ssdh.report.inputs import Results, published_rows, read_results
 from ssdh.report.page import render
 from tests.helpers.small_run import BASELINES, HOSTILE, METRICS, PAIRS, SPLIT, STRUCTURE, SmallRun
 
@@ -59,8 +57,8 @@ class Parsed(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def make_page(run: SmallRun, timings: Path | None = None) -> str:
-    return render(collect(run.folder, run.params, timings=timings or run.folder / "timings.csv"))
+def make_page(run: SmallRun) -> str:
+    return render(collect(run.folder, run.params))
 
 
 @pytest.fixture
@@ -267,7 +265,7 @@ def write_lock(run: SmallRun) -> None:
         "stages": {
             "encode": {
                 "deps": [
-                    {"path": "ssdh/core", "md5": "c0de" * 8},
+                    {"path": "ssdh/hashing", "md5": "c0de" * 8},
                     {"path": "features/features.npy", "md5": "f" * 32},
                 ],
                 "outs": [{"path": "models/codes.npy", "md5": "abcdef0123456789" * 2}],
@@ -278,14 +276,6 @@ def write_lock(run: SmallRun) -> None:
     (run.folder / "dvc.lock").write_text(yaml.safe_dump(lock))
 
 
-def write_timings(run: SmallRun, *rows: tuple[float, float]) -> Path:
-    """rows: (seconds, time of the end) of `encode`."""
-    path = run.folder / "timings.csv"
-    lines = [f"encode,{seconds},{datetime.fromtimestamp(end, UTC).isoformat()},abc" for seconds, end in rows]
-    path.write_text("\n".join(["stage,seconds,time,commit", *lines]) + "\n")
-    return path
-
-
 def test_hashes_of_codes_and_code_are_those_of_the_lock_file(run: SmallRun) -> None:
     write_lock(run)
     words = Parsed(make_page(run)).words
@@ -294,38 +284,8 @@ def test_hashes_of_codes_and_code_are_those_of_the_lock_file(run: SmallRun) -> N
     assert "ffffffffffff" not in words  # features are no code
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([(7.5, 1000.0)], 7.5),
-        ([(7.5, 1000.0), (2.5, 5000.0)], 7.5),  # later, in another workspace
-        ([(2.5, 500.0), (7.5, 1000.0)], 7.5),
-        ([(2.5, 900.0)], None),  # this result came from the cache
-        ([], None),
-    ],
-)
-def test_seconds_are_those_of_the_run_that_wrote_the_result(
-    run: SmallRun, rows: list[tuple[float, float]], expected: float | None
-) -> None:
-    """The codes were written at 999 s."""
-    write_lock(run)
-    os.utime(run.folder / "models/codes.npy", (999.0, 999.0))
-    timings = write_timings(run, *rows)
-    (record,) = stage_records(run.folder / "dvc.lock", timings, run.folder)
-    assert (record.name, record.seconds) == ("encode", expected)
-
-
-def test_seconds_and_cached_results_are_told_apart(run: SmallRun) -> None:
-    write_lock(run)
-    os.utime(run.folder / "models/codes.npy", (999.0, 999.0))
-    page = Parsed(make_page(run, write_timings(run, (7.5, 1000.0))))
-    assert 7.5 in page.numbers
-    assert "cached" not in page.words
-    assert "cached" in Parsed(make_page(run, write_timings(run, (7.5, 900.0)))).words
-
-
 def test_without_a_lock_file_there_is_still_a_page(run: SmallRun) -> None:
-    assert "Seconds of each stage" not in Parsed(make_page(run)).words
+    assert "Code with its hashes" not in Parsed(make_page(run)).words
 
 
 # --- charts -----------------------------------------------------------------------------------------------------------
