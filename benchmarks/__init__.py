@@ -1,1 +1,1 @@
-"""Measurements, one module each: `python -m benchmarks.NAME`. Each prints a table of ratios and writes JSON."""
+"""What `make bench` measures, one module each: `python -m benchmarks.NAME` prints ratios and writes JSON."""

@@ -1,15 +1,14 @@
-"""All benchmarks, one after the other, and one table of ratios: `python -m benchmarks` (or `make bench`).
+"""All benchmarks, one after the other: `python -m benchmarks` (or `make bench`); each prints its ratios.
 
     python -m benchmarks --quick                                 # small sizes, minutes; results in results/quick/
     python -m benchmarks --only structure,pipeline --features FILE.npz
 
 Each benchmark is a program of its own (`python -m benchmarks.NAME --help`) and writes its figures with machine,
-versions and date to `benchmarks/results/NAME.json`; the table of all that lie there goes to `summary.json`. FILE.npz
-holds `features` (N, D) and `labels` (N,); without it features are made. Nothing else should run on the machine.
+versions and date to `benchmarks/results/NAME.json`. FILE.npz holds `features` (N, D) and `labels` (N,); without it
+features are made. Nothing else should run on the machine.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,13 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import COMMITTED, RESULTS, table, write_results
-from benchmarks.headlines import HEADLINES, Row
+from benchmarks.common import COMMITTED, RESULTS
 from benchmarks.structure import features as made_features
 
+# the benchmarks, with the options of a quick round
 QUICK = {
     "structure": ["--images", "1500", "--repeats", "1", "--growth", "1500,3000"],
-    "sampling": ["--images", "2000", "--subsets", "1", "--seeds", "1"],
     "retrieval": ["--small", "--repeats", "1"],
     "training": ["--only", "head", "--repeats", "1"],
     "extraction": ["--arch", "resnet18", "--blocks", "1", "--repeats", "1"],
@@ -33,11 +31,10 @@ QUICK = {
     "serve": ["--seconds", "3", "--clients", "4", "--images", "5000"],
     "startup": ["--small", "--repeats", "1"],
     "pipeline": ["--num-train", "1000"],
-    "large": ["--images", "2000"],
     "scaling": ["--largest", "10000", "--only", "evaluation,training"],
     "decoding": ["--images", "100", "--repeats", "1"],
 }
-WITH_FEATURES = {"sampling", "retrieval", "pipeline", "large"}
+WITH_FEATURES = {"retrieval", "pipeline"}
 
 
 def make_features(path: Path, count: int) -> None:
@@ -73,29 +70,17 @@ def measure(name: str, given: list[str], results: Path) -> bool:
     return written
 
 
-def headlines(results: Path) -> list[Row]:
-    """The figures of all benchmarks whose results lie in the folder, each with its date."""
-    rows = []
-    for name, read in HEADLINES.items():
-        if (path := results / f"{name}.json").is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            rows += [line | {"date": found["machine"]["date"][:10]} for line in read(found["results"])]
-    return rows
-
-
 def main() -> int:
-    """Run what was chosen, print the table, write `summary.json`; 1 where a benchmark failed."""
+    """Run what was chosen; returns 1 where a benchmark failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help=f"of {', '.join(HEADLINES)}; by default all (decoding only with --photos)")
+    parser.add_argument("--only", help=f"of {', '.join(QUICK)}; by default all (decoding only with --photos)")
     parser.add_argument("--features", type=Path, help=".npz with features and labels, instead of made ones")
     parser.add_argument("--photos", type=Path, help="a folder of JPEG photos, for decoding")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: to see that all of it runs")
     chosen = parser.parse_args()
-    names = (
-        chosen.only.split(",") if chosen.only else [name for name in HEADLINES if name != "decoding" or chosen.photos]
-    )
-    if unknown := [name for name in names if name not in HEADLINES]:
-        parser.error(f"--only {','.join(unknown)}: known are {', '.join(HEADLINES)}")
+    names = chosen.only.split(",") if chosen.only else [name for name in QUICK if name != "decoding" or chosen.photos]
+    if unknown := [name for name in names if name not in QUICK]:
+        parser.error(f"--only {','.join(unknown)}: known are {', '.join(QUICK)}")
     if "decoding" in names and not chosen.photos:
         parser.error("decoding needs --photos")
     results = RESULTS / "quick" if chosen.quick else RESULTS
@@ -107,11 +92,8 @@ def main() -> int:
         for name in names:
             if not measure(name, arguments(name, features, chosen.photos, chosen.quick), results):
                 failed.append(name)
-    rows = headlines(results)
-    if chosen.quick:
-        rows = [line | {"wanted": ""} for line in rows]  # the marks are set for full sizes
-    print(f"\n{table(rows)}\n")
-    print(write_results("summary", {"failed": failed, "rows": rows}, results / "summary.json"))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from ssdh.core.runtime import num_cores
 
 COMMITTED = Path(__file__).resolve().parent / "results"
+STUDIES = COMMITTED.parent / "studies"
 RESULTS = Path(os.environ.get("SSDH_BENCH_RESULTS") or COMMITTED)
 PACKAGES = ("numpy", "scipy", "torch", "faiss-cpu", "scikit-learn")
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from benchmarks.quality import draw
-from benchmarks.selection import (
+from benchmarks.studies.selection import (
     ROUNDS,
     SPACE,
     START,

@@ -115,7 +115,7 @@ def test_a_run_with_other_values_of_its_recipe_is_not_whole(params: dict[str, An
 
     def lock(values: dict[str, Any]) -> dict[str, Any]:
         tracked = {"params.yaml": {"recipe": params["recipe"]}, f"ssdh/methods/{params['recipe']}.yaml": values}
-        return {"stages": {"train": {"params": tracked}}}
+        return {"train": {"params": tracked}}
 
     assert is_whole_run(lock(own), stages, params, {})
     assert not is_whole_run(lock({"train": own["train"] | {"epochs": 7}}), stages, params, {})

@@ -1,13 +1,13 @@
 """Choosing settings on validation queries: a seeded search whose survivors meet more splits and code lengths.
 
-    python -m benchmarks.selection --features FILE.npz [--candidates 150] [--rounds 3]
+    python -m benchmarks.studies.selection --features FILE.npz [--candidates 150] [--rounds 3]
 
 A candidate is the recipe as it was before the search (START) with a third of its settings drawn anew from SPACE.
 Validation queries are database images of a split that do not train; the split's own test queries are left out. The
 splits are others than those of published figures, though of the same 60,000 images: 580 of the 4,845 test queries of
 seeds 0 to 4 are validation queries of some split here. A round keeps the best by validation mAP, mean over its splits
 and code lengths. START is left only for the best of the last round, and only where that beats it by more than twice the
-standard error of their difference over the splits. Every run is written to `benchmarks/results/selection.json`; what is
+standard error of their difference over the splits. Every run is written to `benchmarks/studies/selection.json`; what is
 there is not measured again.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from benchmarks.common import RESULTS, table, write_results
+from benchmarks.common import STUDIES, table, write_results
 from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
 from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
@@ -140,7 +140,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logger.remove()
     data = Data(*load(chosen.features))
-    kept = RESULTS / "selection.json"
+    kept = STUDIES / "selection.json"
     rows: list[dict[str, Any]] = json.loads(kept.read_text())["results"]["runs"] if kept.is_file() else []
     head = {"features": chosen.features.name, "space": SPACE, "start": dict(zip(SPACE, START, strict=True))}
     field = candidates(chosen.candidates)
@@ -154,13 +154,13 @@ def main() -> None:
                 have = {r["bits"] for r in rows if tuple(r["settings"]) == settings and r["seed"] == seed}
                 if missing := [k for k in bits if k not in have]:
                     rows += measure(data, settings, seed, missing)
-            write_results("selection", head | {"runs": rows})
+            write_results("selection", head | {"runs": rows}, kept)
         results = verdict(rows, field, seeds)
         print(f"\n{len(field)} candidates, splits {seeds}, bits {bits}")
         print(table(results[:12]), flush=True)
     chosen_settings = dict(zip(SPACE, winner(results), strict=True))
     print(f"\nto use: {chosen_settings}")
-    write_results("selection", head | {"winner": chosen_settings, "last_round": results, "runs": rows})
+    write_results("selection", head | {"winner": chosen_settings, "last_round": results, "runs": rows}, kept)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """More train images than an n×n matrix allows: seconds and peak memory of structure on the manifold, and of training.
 
-    python -m benchmarks.large --features FILE.npz [--images 100000] [--bits 64]
+    python -m benchmarks.studies.large --features FILE.npz [--images 100000] [--bits 64]
 
 The default recipe of `params.yaml` on the first rows of FILE.npz; where it holds too few, mixtures of two of its rows
 follow. No pseudo-label matrix is written: `train` computes the labels of each batch from the embedding.
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import write_results
+from benchmarks.common import STUDIES, write_results
 from benchmarks.quality import load
 from ssdh.core.params import read_params, section
 from ssdh.structure.distances import PairDistances
@@ -38,7 +38,7 @@ def enough(features: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """Print seconds of each part and the peak memory, and write `benchmarks/results/large.json`."""
+    """Print seconds of each part and the peak memory, and write `benchmarks/studies/large.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True, help=".npz with features and labels")
     parser.add_argument("--images", type=int, default=100_000)
@@ -74,7 +74,9 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:.0f} MiB, features of {features.nbytes / 2**20:.0f} MiB included")
     write_results(
-        "large", {"images": chosen.images, "dimensions": features.shape[1], "seconds": seconds, "peak_mib": peak}
+        "large",
+        {"images": chosen.images, "dimensions": features.shape[1], "seconds": seconds, "peak_mib": peak},
+        STUDIES / "large.json",
     )
 
 

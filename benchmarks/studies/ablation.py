@@ -1,8 +1,8 @@
 """What each step of the method adds: variants of the recipes on the same splits, with a label-free number.
 
-    python -m benchmarks.ablation --features FILE.npz [--seeds 5] [--groups steps,k,…] [--bits 32] [--table OUT.md]
+    python -m benchmarks.studies.ablation --features FILE.npz [--groups steps,k,…] [--table OUT.md]
 
-A variant is a recipe of `ssdh/methods` with some values replaced. Results go to `benchmarks/results/ablation.json` run
+A variant is a recipe of `ssdh/methods` with some values replaced. Results go to `benchmarks/studies/ablation.json` run
 by run (variant, bits, seed): what is there is not measured again, so it can be stopped and go on; `--plot OUT.svg`
 draws it. For each run the mAP, `ssdh.evaluation.manifold_recall`'s recall of manifold neighbours on 5000 images that
 did not train, and the mAP of 1000 of these as validation queries: settings may be chosen by either, and the test
@@ -22,7 +22,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from benchmarks.common import RESULTS, write_results
+from benchmarks.common import STUDIES, write_results
 from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
 from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--groups", help="only these groups of variants")
     parser.add_argument("--bits", default="32")
     parser.add_argument("--topk", type=int, default=5000)
-    parser.add_argument("--json", type=Path, default=RESULTS / "ablation.json")
+    parser.add_argument("--json", type=Path, default=STUDIES / "ablation.json")
     parser.add_argument("--table", type=Path, help="write the table as Markdown")
     parser.add_argument("--plot", type=Path, help="write the plot as SVG")
     chosen = parser.parse_args()

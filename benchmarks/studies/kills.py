@@ -1,4 +1,4 @@
-"""Kill a real `dvc repro` at random and compare what comes out: `python -m benchmarks.kills --kills 20`.
+"""Kill a real `dvc repro` at random and compare what comes out: `python -m benchmarks.studies.kills --kills 20`.
 
 A small clone of the project trains a whole network. Each run is killed (SIGKILL) after a random time: dvc and the
 stage, dvc alone (the stage runs on), or the stage alone. The next `dvc repro` continues. Whenever one comes to its end,
@@ -20,10 +20,10 @@ from typing import Any
 
 import psutil
 
-from benchmarks.common import table, write_results
+from benchmarks.common import STUDIES, table, write_results
 from tests.helpers.clone import Clone, make_clone
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 MODES = ("dvc and stage", "dvc alone", "stage alone")
 SETTINGS = {
     "backbone.arch": "mobilenet_v3_small",
@@ -120,7 +120,7 @@ def run(kills: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print every kill and write `benchmarks/results/kills.json`."""
+    """Print every kill and write `benchmarks/studies/kills.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -132,7 +132,7 @@ def main() -> None:
         f"{len(found['kills'])} kills, {found['rounds_compared']} rounds that came to their end, "
         f"{len(found['files'])} files the same bytes as undisturbed ({found['undisturbed_s']:.0f} s)"
     )
-    print(write_results("kills", found))
+    print(write_results("kills", found, STUDIES / "kills.json"))
 
 
 if __name__ == "__main__":

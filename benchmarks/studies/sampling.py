@@ -1,4 +1,4 @@
-"""Thresholds of sampled pairs beside those of all pairs: `python -m benchmarks.sampling --features FILE.npz`.
+"""Thresholds of sampled pairs beside those of all pairs: `python -m benchmarks.studies.sampling --features FILE.npz`.
 
 For disjoint subsets of the features and several seeds each: the largest distance between the thresholds of a fit of
 `structure.max_pairs` sampled pairs and those of the fit of all pairs, in feature space (recipe `published`) and on the
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import table, write_results
+from benchmarks.common import STUDIES, table, write_results
 from ssdh.core.params import read_params, section
 from ssdh.structure.distances import PairDistances
 from ssdh.structure.fit import embed, fit_pairs
@@ -57,7 +57,7 @@ def compared(
 
 
 def main() -> None:
-    """Print the table and write `benchmarks/results/sampling.json`."""
+    """Print the table and write `benchmarks/studies/sampling.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True, help=".npz with `features` (N, D)")
     parser.add_argument("--images", type=int, default=10_000, help="of a subset; one of twice as many is fitted too")
@@ -73,7 +73,7 @@ def main() -> None:
         *compared(features, "manifold", chosen.images, [10**7], half, chosen.seeds),
     ]
     print(table(rows))
-    print(write_results("sampling", rows))
+    print(write_results("sampling", rows, STUDIES / "sampling.json"))
 
 
 if __name__ == "__main__":
