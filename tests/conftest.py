@@ -1,8 +1,12 @@
 """Fixtures that several test modules use."""
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from tests.helpers.clone import Clone, make_clone
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
@@ -20,6 +24,30 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("needs the real data beside the project (../shared/data), which only developers and CI have")
     return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def first_run(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone that has run the small pipeline once and committed it: copy it, change nothing in it.
+
+    All workers of pytest-xdist share it; the one that comes first makes it.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    clone = Clone(shared / "first-run" / "clone")
+    with FileLock(shared / "first-run.lock"):
+        if not clone.record.exists():
+            make_clone(project, clone.folder)
+            ran = clone.repro()
+            clone.commit("first run")
+            clone.record.write_text("\n".join(ran), encoding="utf-8")
+    return clone
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests are long come first, so that no worker begins one when the others are done."""
+    items.sort(key=lambda item: item.path.parent.name != "pipeline")
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder.parent / f"{folder.name}-home"
+        self.record = folder.parent / f"{folder.name}-ran.txt"  # the stages that its first run ran
         self.environment = os.environ | {
             "SSDH_HOME": str(self.home),
             "SSDH_OFFLINE": "1",
@@ -37,6 +38,13 @@ class Clone:
             "GIT_COMMITTER_NAME": "test",
             "GIT_COMMITTER_EMAIL": "test@localhost",
         }
+
+    def copy(self, folder: Path) -> "Clone":
+        """The same repository, DVC cache and $SSDH_HOME at another place."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = Clone(folder)
+        shutil.copytree(self.home, other.home)
+        return other
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone; raises with its whole output where it fails and `check` is true."""

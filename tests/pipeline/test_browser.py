@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from ssdh.search.web.app import create_app
 from tests.helpers.galleries import digits_gallery, disc, files_gallery, serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.long, pytest.mark.browser]
 
 HOSTILE = "<img src=x onerror=document.title='hacked'> & \"co\".jpg"
 

@@ -13,9 +13,12 @@ import psutil
 import pytest
 
 from ssdh.experiments.dvc import INTERRUPTED, run_child
-from tests.helpers.clone import Clone, make_clone
+from tests.helpers.clone import Clone
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a process group")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to a process group"),
+]
 
 # a program in a program, neither of which ends at once
 NESTED = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
@@ -66,11 +69,10 @@ def test_a_program_and_its_own_are_ended_without_a_word() -> None:
 
 
 @pytest.fixture(scope="module")
-def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def clone(first_run: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A run with all but the training done, which is long and takes many snapshots."""
-    clone = make_clone(project, tmp_path_factory.mktemp("interrupted") / "clone")
+    clone = first_run.copy(tmp_path_factory.mktemp("interrupted") / "clone")
     clone.set(train__epochs="2000", train__snapshot_interval="5")
-    clone.repro("structure")
     clone.commit("all but training")
     return clone
 

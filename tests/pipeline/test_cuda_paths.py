@@ -20,6 +20,8 @@ from ssdh.structure.distances import PairDistances
 from tests.helpers.emulated_cuda import DeviceError, emulated_cuda
 from tests.helpers.tiny import copy_tiny, results, run_stage, start_stage, tiny_params, write_tiny
 
+pytestmark = pytest.mark.long
+
 STAGES = ["extract", "structure", "train", "encode", "evaluate"]
 CASES: dict[str, dict[str, Any]] = {
     "hash layer": {"optimizer": "sgd", "lr": 0.1},

@@ -13,6 +13,8 @@ from ssdh.features.images import read_manifest
 from ssdh.hashing.codes import unpack
 from tests.helpers.clone import Clone, make_clone
 
+pytestmark = pytest.mark.long
+
 SETTINGS = {
     "dataset": "folder",
     "datasets.folder.images.size": "32",

@@ -20,6 +20,8 @@ from tests.helpers.tiny import (
     write_tiny,
 )
 
+pytestmark = pytest.mark.long
+
 LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 

@@ -171,6 +171,7 @@ def environment_of(clone: Clone) -> None:
     (clone.folder / ".venv" / ".ready").touch()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
 @pytest.mark.parametrize("block", EXECUTED, ids=str)
 def test_a_block_does_what_it_says(reader: Reader, block: Block) -> None:

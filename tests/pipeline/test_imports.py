@@ -55,6 +55,7 @@ def test_a_stage_imports_only_what_it_uses(project: Path, stage: str) -> None:
     assert imported(project, f"import stages.{stage}") & UNUSED[stage] == set()
 
 
+@pytest.mark.long
 def test_running_check_prepare_structure_and_head_training_imports_no_more(
     project: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -16,6 +16,8 @@ from ssdh.core.resume import work_folder
 from tests.helpers import killing
 from tests.helpers.tiny import copy_tiny, environment, results, tiny_params, write_tiny
 
+pytestmark = pytest.mark.long
+
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["tests.helpers.killing", "stages.extract", "stages.structure", "stages.train", "stages.encode"]

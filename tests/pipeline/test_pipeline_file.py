@@ -13,6 +13,7 @@ from ssdh.experiments.dvc import with_values
 from ssdh.report.collect import parameters
 from tests.helpers.imports import SCANNED, closure, imports
 
+RECIPES = Path(__file__).resolve().parents[2] / "ssdh" / "methods"
 STAGES = yaml.safe_load((Path(__file__).resolve().parents[2] / "dvc.yaml").read_text())["stages"]
 
 
@@ -150,6 +151,30 @@ def test_dvc_still_leaves_those_keys_out() -> None:
 
     assert key(64) == key(48), "the second entry of images.size in dvc.yaml is no longer needed"
     assert key(64, **{"images.size": 64}) != key(48, **{"images.size": 48})
+
+
+@pytest.mark.parametrize(
+    ("file", "setting"),
+    [
+        ("params.yaml", "bits=64"),
+        ("params.yaml", "train.lr=0.01"),
+        ("params.yaml", "datasets.digits.images.size=32"),
+        ("params.yaml", "datasets.folder.data.root=/photos"),
+        *((f"ssdh/methods/{path.stem}.yaml", "train.epochs=7") for path in RECIPES.glob("*.yaml")),
+    ],
+)
+def test_one_setting_of_dvc_changes_one_line(project: Path, tmp_path: Path, file: str, setting: str) -> None:
+    """`dvc exp run -S` writes the whole file anew, in DVC's layout: so it is stored in that."""
+    from dvc.utils.hydra import apply_overrides
+
+    before = (project / file).read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(before, encoding="utf-8")
+    apply_overrides(tmp_path / "params.yaml", [setting])
+    after = (tmp_path / "params.yaml").read_text(encoding="utf-8").splitlines()
+    lines = before.splitlines()
+    assert len(after) == len(lines)
+    [(old, new)] = [(old, new) for old, new in zip(lines, after, strict=True) if old != new]
+    assert new.split("#")[0].split()[:1] == old.split("#")[0].split()[:1]
 
 
 def test_only_dispatch_reaches_a_module_by_a_computed_name(project: Path) -> None:

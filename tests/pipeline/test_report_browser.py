@@ -13,7 +13,7 @@ from ssdh.report.collect import collect
 from ssdh.report.page import render
 from tests.helpers.small_run import SmallRun
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.long, pytest.mark.browser]
 
 # [text, colour, background behind it] of everything that is written on the page, charts included
 WRITTEN = """

@@ -18,6 +18,8 @@ from ssdh.training.loss import PairBatches
 from tests.helpers.tiny import copy_tiny, run_stage, tiny_params, write_params, write_tiny
 from tests.training.test_loop import train_params
 
+pytestmark = pytest.mark.long
+
 FILES = ("models/codes.npy", "models/hashnet.safetensors", "metrics/train.csv", "metrics/validation.csv")
 
 

@@ -1,6 +1,6 @@
 """Sweeps and sharing by DVC on the real pipeline: the queue, what it shows, diffs, apply, and remotes, in clones.
 
-One small run is made for the module; the tests run in the order of the file and add experiments to it.
+The tests run in the order of the file and add experiments to a copy of the first run.
 """
 
 import csv
@@ -20,14 +20,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.clone import Clone, make_clone
+from tests.helpers.clone import Clone
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def clone(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    clone = make_clone(project, tmp_path_factory.mktemp("sweeps") / "clone")
-    clone.repro()
-    clone.commit("first run")
+def clone(first_run: Clone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    clone = first_run.copy(tmp_path_factory.mktemp("sweeps") / "clone")
     yield clone
     clone.dvc("queue", "stop", "--kill", check=False)
 
