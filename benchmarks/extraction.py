@@ -21,7 +21,8 @@ from ssdh.core.files import write_array, write_csv
 from ssdh.core.runtime import num_cores
 from ssdh.core.stage import configure_logging
 from ssdh.features.backbone import build_network
-from ssdh.features.extract import BLOCK, compute_rows, image_blocks
+from ssdh.features.blocks import compute_rows
+from ssdh.features.forward import BLOCK, image_blocks
 from ssdh.features.images import open_images
 from ssdh.features.loader import normalise, preprocess
 from ssdh.features.params import Preprocessing

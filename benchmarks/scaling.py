@@ -31,7 +31,8 @@ from ssdh.core.distributed import Rank
 from ssdh.core.files import write_array, write_csv
 from ssdh.core.stage import configure_logging
 from ssdh.features.backbone import build_network
-from ssdh.features.extract import compute_rows, image_blocks
+from ssdh.features.blocks import compute_rows
+from ssdh.features.forward import image_blocks
 from ssdh.features.images import open_images
 from ssdh.features.params import Preprocessing
 from ssdh.hashing.network import seeded_hashnet

@@ -12,7 +12,8 @@ from ssdh.core.params import lookup, read_params, section
 from ssdh.core.resume import fingerprint
 from ssdh.core.runtime import RuntimeParams
 from ssdh.core.stage import stage
-from ssdh.features.extract import compute_rows, image_blocks
+from ssdh.features.blocks import compute_rows
+from ssdh.features.forward import image_blocks
 from ssdh.features.images import open_images
 from ssdh.hashing.encoder import feature_blocks, packed
 from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_metadata

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from loguru import logger
 
 from ssdh.core.cache_dir import raw_folder
@@ -12,16 +13,18 @@ from ssdh.core.resume import fingerprint
 from ssdh.core.runtime import RuntimeParams
 from ssdh.core.stage import stage
 from ssdh.features.backbone import load_backbone
-from ssdh.features.extract import compute_rows, image_blocks
-from ssdh.features.images import open_images
+from ssdh.features.extract import Pass, compute_features, feature_kind
+from ssdh.features.forward import image_blocks
+from ssdh.features.images import open_images, read_digests
 from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.features.store import FeatureStore
 
 IMAGES, FEATURES = Path("data/images"), Path("features/features.npy")
 
 
 @stage("extract")
 def main() -> None:
-    """Write features (N, D) float32, row order = manifest; continues where an interrupted run stopped."""
+    """Write features (N, D) float32, row order = manifest; computes only images that the store has not seen."""
     params = read_params()
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     if relaunch("stages.extract", runtime.processes):
@@ -41,10 +44,12 @@ def main() -> None:
     with process_group(device) as rank, shared_work(rank, key, [FEATURES]) as folder:
         if folder is not None:
             backbone = load_backbone(chosen, images)
+            kind = feature_kind(backbone, chosen, images, source, device, deterministic=runtime.deterministic)
             blocks = image_blocks(
                 backbone.module, backbone.preprocessing, source, device, chosen.precision, runtime.num_workers
             )
-            compute_rows(FEATURES, folder, len(source), blocks, rank)
+            rows = np.arange(len(source))
+            compute_features(FEATURES, rows.shape, rows, read_digests(IMAGES), [Pass(FeatureStore(kind), blocks)], rank)
 
 
 if __name__ == "__main__":

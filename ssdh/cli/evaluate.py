@@ -109,7 +109,7 @@ def _blocks_of_images(
     """The model's outputs of image rows."""
     from ssdh.core.params import section
     from ssdh.datasets import registry
-    from ssdh.features.extract import image_blocks
+    from ssdh.features.forward import image_blocks
     from ssdh.features.images import open_images
     from ssdh.hashing.encoder import load_encoder
     from ssdh.hashing.model_file import image_precision, read_metadata

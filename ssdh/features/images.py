@@ -107,6 +107,14 @@ def read_manifest(folder: Path) -> tuple[list[str], list[str]]:
     return [path for _, path, _ in rows], [digest for _, _, digest in rows]
 
 
+def read_digests(folder: Path) -> NDArray[np.uint8]:
+    """(N, 32) SHA-256 of the images by row, of files' bytes or of pixels, as `manifest.csv` has them."""
+    digests = bytearray()
+    for _, _, digest in _manifest_rows(folder / "manifest.csv"):
+        digests += bytes.fromhex(digest)
+    return np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32)
+
+
 def _manifest_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -5,7 +5,7 @@
         features = network(normalise(block.to(device), preprocessing))
 
 A block's pixels do not depend on the number of workers nor on what else is in the block. Memory does not grow with the
-number of images. Augmentation for training is in `ssdh.training.augment`.
+number of images. Random crops are in `ssdh.features.augment`.
 """
 
 import functools

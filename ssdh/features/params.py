@@ -46,6 +46,30 @@ class Preprocessing:
     std: tuple[float, float, float]
 
 
+class AugmentParams(Params):
+    """How a random view of an image is drawn: a crop, perhaps mirrored, perhaps in other colours.
+
+    scale: the smallest share of the image's area in a crop. flip, jitter, grey, blur: probabilities. brightness,
+    contrast, saturation: a factor is drawn from 1 ± this; hue: a shift from ± this, 0.5 being half the circle.
+    """
+
+    scale: float = Field(default=0.5, gt=0, le=1)
+    flip: float = Field(default=0.5, ge=0, le=1)
+    jitter: float = Field(default=0.7, ge=0, le=1)
+    brightness: float = Field(default=0.4, ge=0, le=1)
+    contrast: float = Field(default=0.4, ge=0, le=1)
+    saturation: float = Field(default=0.4, ge=0, le=1)
+    hue: float = Field(default=0.1, ge=0, le=0.5)
+    grey: float = Field(default=0.2, ge=0, le=1)
+    blur: float = Field(default=0.5, ge=0, le=1)
+
+
+class ViewsParams(AugmentParams):
+    """The `views` block: how many views of each train image a recipe asks for (0: none), and how they are drawn."""
+
+    count: int = Field(default=0, ge=0, le=1000)
+
+
 class BackboneParams(Params):
     """The frozen network: architecture, feature layer, precision, and the file of `images.weights: file`."""
 

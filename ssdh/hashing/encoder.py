@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssdh.core.errors import DataError
 from ssdh.features.backbone import Backbone, load_backbone
-from ssdh.features.extract import BLOCK, run_network
+from ssdh.features.forward import BLOCK, run_network
 from ssdh.features.images import Rows
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.codes import pack, sign_codes

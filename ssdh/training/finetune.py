@@ -18,10 +18,10 @@ from torchvision.ops import StochasticDepth
 from ssdh.core.device import autocast
 from ssdh.core.distributed import Rank, all_gather_rows, share
 from ssdh.core.errors import ParameterError
+from ssdh.features.augment import CROPS, Augmentation, draw
 from ssdh.features.images import ImageSource
 from ssdh.features.params import Preprocessing
 from ssdh.hashing.network import HashNet
-from ssdh.training.augment import Augmentation
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.loop import Progress, train
 from ssdh.training.loss import PairBatches, weighted_loss
@@ -113,8 +113,8 @@ class AugmentedImages:
         rank: Rank = Rank(),  # noqa: B008 (immutable)
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.augmentation = Augmentation(images, preprocessing, seed=seed, workers=workers, device=device)
-        self.rows, self.rank, self.dtype = rows, rank, dtype
+        self.augmentation = Augmentation(images, preprocessing, workers=workers, device=device)
+        self.rows, self.seed, self.rank, self.dtype = rows, seed, rank, dtype
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -123,7 +123,7 @@ class AugmentedImages:
         """Yield this rank's part of each batch, (≤ ⌈B/ranks⌉, 3, size, size); one image where it has none."""
         own = [self.rows[batch[share(len(batch), self.rank)]] for batch in batches]
         own = [rows if len(rows) else self.rows[batch[:1]] for rows, batch in zip(own, batches, strict=True)]
-        for images in self.augmentation.batches(own, epoch):
+        for images in self.augmentation.batches(own, lambda row: draw((self.seed, epoch, row), CROPS)):
             yield images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
 

@@ -12,7 +12,7 @@ from ssdh.core.device import memory_for
 from ssdh.core.distributed import Rank
 from ssdh.core.split import Split
 from ssdh.features.backbone import Backbone, load_backbone
-from ssdh.features.extract import image_blocks
+from ssdh.features.forward import image_blocks
 from ssdh.features.images import ImageSource
 from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.hashing.encoder import Blocks, feature_blocks, outputs_of

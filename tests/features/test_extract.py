@@ -1,6 +1,7 @@
-"""Blocks: padded, resumable, shared out, put together once; and the extract stage on a tiny network."""
+"""Features of images, computed once: the store is consulted by content; and the extract stage on a tiny network."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,18 @@ import torch
 from torch import nn
 
 from ssdh.core.distributed import Rank
-from ssdh.core.errors import DataError
-from ssdh.features import extract as extraction
-from ssdh.features.extract import BLOCK, compute_rows, run_network
-from tests.helpers.tiny import NUM_IMAGES, run_stage, tiny_images, tiny_params, write_tiny
+from ssdh.features import blocks, extract, forward
+from ssdh.features.extract import Pass, compute_features, weights_digest
+from ssdh.features.forward import BLOCK
+from ssdh.features.store import FeatureStore, evict, store_root
+from tests.helpers.tiny import NUM_IMAGES, run_stage, tiny_images, tiny_params, write_params, write_tiny
 
 
 class Counting:
-    """Rows r to (r, 2r), noting which blocks were computed; stops after `limit` blocks."""
+    """The row r of the manifest to (contents[r], −contents[r]), noting which rows were computed."""
 
-    def __init__(self, limit: int = 10**9) -> None:
-        self.limit = limit
+    def __init__(self, contents: np.ndarray, limit: int = 10**9) -> None:
+        self.contents, self.limit = contents, limit
         self.rows: list[int] = []
 
     def __call__(self, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -29,86 +31,178 @@ class Counting:
             self.limit -= 1
             block = rows[start : start + BLOCK]
             self.rows += block.tolist()
-            yield np.stack([block, 2 * block], axis=1).astype(np.float32)
+            yield np.stack([self.contents[block], -self.contents[block]], axis=1).astype(np.float32)
+
+
+def digests_of(contents: np.ndarray) -> np.ndarray:
+    """(n, 32): the digest of content c ends in c, and its first bytes are 0 as those of a digest may be."""
+    digests = np.zeros((len(contents), 32), np.uint8)
+    digests[:, 24:] = contents.astype(np.int64).view(np.uint8).reshape(-1, 8)
+    return digests
+
+
+def compute(path: Path, contents: np.ndarray, limit: int = 10**9, kind: str = "a") -> list[int]:
+    """Write features of these contents; returns the rows that were computed."""
+    counting = Counting(contents, limit)
+    rows = np.arange(len(contents))
+    one = Pass(FeatureStore({"kind": kind}), counting)
+    compute_features(path, rows.shape, rows, digests_of(contents), [one], Rank())
+    found = np.load(path)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.stack([contents, -contents], axis=1).astype(np.float32))
+    return counting.rows
+
+
+def test_what_was_seen_before_is_not_computed(tmp_path: Path) -> None:
+    contents = np.arange(300)
+    assert compute(tmp_path / "a.npy", contents) == list(range(300))
+    assert compute(tmp_path / "a.npy", contents) == []
+    grown = np.random.default_rng(0).permutation(np.r_[contents, 1000:1010])  # ten new photos, all files renamed
+    assert compute(tmp_path / "b.npy", grown) == np.flatnonzero(grown >= 1000).tolist()
+    assert compute(tmp_path / "c.npy", grown[::3]) == []
+    assert compute(tmp_path / "d.npy", contents, kind="another network") == list(range(300))
+
+
+def test_copies_are_computed_once(tmp_path: Path) -> None:
+    assert compute(tmp_path / "a.npy", np.array([7, 7, 3, 7, 256, 3])) == [0, 2, 4]
+
+
+def test_several_passes_stand_one_after_the_other(tmp_path: Path) -> None:
+    contents = np.arange(100)
+    rows = np.arange(100)[::-1].copy()
+    compute(tmp_path / "a.npy", contents[:40])
+    passes = [Pass(FeatureStore({"kind": name}), Counting(contents)) for name in ("a", "b")]
+    compute_features(tmp_path / "v.npy", (2, 100), rows, digests_of(contents)[rows], passes, Rank())
+    assert [sorted(one.blocks_of.rows) for one in passes] == [list(range(40, 100)), list(range(100))]  # type: ignore[attr-defined]
+    found = np.load(tmp_path / "v.npy")
+    assert found.shape == (2, 100, 2)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0, :, 0], rows)
+
+
+def test_an_interrupted_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "FLUSH_SECONDS", -1.0)
+    contents = np.arange(7 * BLOCK + 5)
+    with pytest.raises(KeyboardInterrupt):
+        compute(tmp_path / "a.npy", contents, limit=3)
+    assert not (tmp_path / "a.npy").exists()
+    assert compute(tmp_path / "a.npy", np.r_[-5, contents]) == [0, *range(3 * BLOCK + 1, 7 * BLOCK + 6)]
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, _cut], ids=["gone", "torn"])
+@pytest.mark.parametrize("suffix", [".npy", ".sha256"])
+def test_a_broken_block_is_computed_again(tmp_path: Path, suffix: str, harm: Callable[[Path], None]) -> None:
+    compute(tmp_path / "a.npy", np.arange(10))
+    compute(tmp_path / "a.npy", np.arange(20))
+    first = min(store_root().rglob(f"*{suffix}"), key=lambda path: path.stat().st_mtime_ns)
+    broken = len(np.load(first.with_suffix(".npy")))
+    harm(first)
+    assert len(compute(tmp_path / "a.npy", np.arange(20))) == broken == 10
+    assert compute(tmp_path / "a.npy", np.arange(20)) == []
+
+
+def test_rows_that_vanish_while_others_are_computed_are_computed_too(tmp_path: Path) -> None:
+    contents = np.arange(200)
+    compute(tmp_path / "a.npy", contents[:100])
+
+    class Emptying(Counting):
+        def __call__(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+            if not self.rows:
+                evict(0)  # another process, or `python -m ssdh cache clean`
+            return super().__call__(rows)
+
+    counting = Emptying(contents)
+    one = Pass(FeatureStore({"kind": "a"}), counting)
+    rows = np.arange(200)
+    compute_features(tmp_path / "b.npy", rows.shape, rows, digests_of(contents), [one], Rank())
+    assert sorted(counting.rows) == list(range(200))
+    assert np.array_equal(np.load(tmp_path / "b.npy")[:, 0], contents)
+
+
+def test_the_bound_holds_when_a_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSDH_FEATURES_GIB", "0")
+    compute(tmp_path / "a.npy", np.arange(100))
+    assert list(store_root().glob("*/*")) == []
+
+
+def test_a_digest_of_weights_knows_names_values_and_shapes() -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+
+    digests = {weights_digest(network()), weights_digest(network())}
+    assert len(digests) == 1
+    other = network()
+    with torch.no_grad():
+        other[1].running_mean[1] = 1e-30  # type: ignore[index]
+    digests |= {weights_digest(other), weights_digest(nn.Sequential(*network(), nn.Flatten()))}
+    assert len(digests) == 2  # Flatten holds nothing: the layer's name tells those apart
+    digests.add(weights_digest(nn.Sequential(nn.Flatten(), *network())))
+    assert len(digests) == 3
+
+
+def test_the_digest_of_the_code_covers_all_that_makes_a_row(project: Path) -> None:
+    from tests.helpers.imports import closure
+
+    listed = {f"ssdh/{name}.py" for name in extract.CODE}
+    reached = closure(project, project / "ssdh/features/forward.py")
+    without_pixels = {"core/distributed", "core/errors", "core/files", "core/params", "core/records", "core/resume",
+                      "core/runtime", "core/stage", "core/cache_dir", "features/images", "features/params"}  # fmt: skip
+    assert reached - {f"ssdh/{name}.py" for name in without_pixels} == listed - {"ssdh/features/backbone.py"}
+
+
+# --- the stage ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block is written at once."""
-    monkeypatch.setattr(extraction, "FLUSH_SECONDS", -1.0)
-
-
-@pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, 5 * BLOCK + 3])
-def test_all_rows_in_order(tmp_path: Path, count: int) -> None:
-    compute_rows(tmp_path / "out.npy", tmp_path, count, Counting(), Rank())
-    found = np.load(tmp_path / "out.npy")
-    assert np.array_equal(found, np.stack([np.arange(count), 2 * np.arange(count)], 1).astype(np.float32))
-
-
-@pytest.mark.usefixtures("eager")
-def test_an_interrupted_run_computes_only_what_is_missing(tmp_path: Path) -> None:
-    count = 7 * BLOCK + 5
-    with pytest.raises(KeyboardInterrupt):
-        compute_rows(tmp_path / "out.npy", tmp_path, count, Counting(limit=3), Rank())
-    assert not (tmp_path / "out.npy").exists()
-    rest = Counting()
-    compute_rows(tmp_path / "out.npy", tmp_path, count, rest, Rank())
-    assert rest.rows == list(range(3 * BLOCK, count))
-    assert np.array_equal(np.load(tmp_path / "out.npy")[:, 0], np.arange(count))
-
-
-@pytest.mark.usefixtures("eager")
-def test_torn_parts_are_computed_again(tmp_path: Path) -> None:
-    count = 4 * BLOCK
-    with pytest.raises(KeyboardInterrupt):
-        compute_rows(tmp_path / "out.npy", tmp_path, count, Counting(limit=3), Rank())
-    torn = tmp_path / "part-00000001-000001.npy"
-    torn.write_bytes(torn.read_bytes()[:-8])
-    rest = Counting()
-    compute_rows(tmp_path / "out.npy", tmp_path, count, rest, Rank())
-    assert rest.rows == [*range(BLOCK, 2 * BLOCK), *range(3 * BLOCK, 4 * BLOCK)]
-    assert np.array_equal(np.load(tmp_path / "out.npy")[:, 0], np.arange(count))
-
-
-def test_parts_that_overlap_are_put_together_once(tmp_path: Path) -> None:
-    count = 6 * BLOCK + 9
-    rows = np.arange(count)
-    for first, number in ((0, 2), (1, 3), (1, 1), (2, 1), (4, 1), (4, 3)):  # an orphaned rank wrote on
-        part = rows[first * BLOCK : (first + number) * BLOCK]
-        np.save(tmp_path / f"part-{first:08d}-{number:06d}.npy", part)
-    compute_rows(tmp_path / "out.npy", tmp_path, count, Counting(limit=0), Rank())
-    assert np.array_equal(np.load(tmp_path / "out.npy"), rows)
-
-
-def test_parts_with_a_hole_are_never_put_together(tmp_path: Path) -> None:
-    np.save(tmp_path / "part-00000000-000001.npy", np.zeros((BLOCK, 2), np.float32))
-    with pytest.raises(DataError, match="does not hold all 2 blocks"):
-        extraction._assemble(tmp_path / "out.npy", tmp_path, 2 * BLOCK, 2)
-
-
-def test_the_last_block_is_padded_so_that_its_values_do_not_depend_on_its_size() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-    images = torch.randn(BLOCK, 3, 9, 9)
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each block that goes through a network."""
     seen: list[int] = []
-    network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    (whole,) = run_network(network, [images], torch.device("cpu"))
-    (part,) = run_network(network, [images[:7]], torch.device("cpu"))
-    assert seen == [BLOCK, BLOCK]
-    assert part.shape == (7, 5)
-    assert np.array_equal(part, whole[:7])
+    padded = forward._padded
+
+    def counted(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        return padded(batch)
+
+    monkeypatch.setattr(forward, "_padded", counted)
+    return seen
 
 
-def test_order_of_batches_and_precision() -> None:
-    network = nn.Linear(4, 4)
-    batches = [torch.full((BLOCK, 4), float(number)) for number in range(4)]
-    found = list(run_network(network, batches, torch.device("cpu")))
-    for batch, output in zip(batches, found, strict=True):
-        assert np.array_equal(output, network(batch).detach().numpy())
-    (low,) = run_network(network, batches[:1], torch.device("cpu"), precision="bf16")
-    assert low.dtype == np.float32
-    assert np.array_equal(low, network.bfloat16()(batches[0].bfloat16()).detach().float().numpy())
+def test_the_stage_computes_what_is_new_and_writes_the_same_bytes(
+    tmp_path: Path, passed: list[int]
+) -> None:
+    folder = write_tiny(tmp_path / "run", tiny_params())
+    run_stage(folder, "extract")
+    assert sum(passed) == NUM_IMAGES
+    whole = (folder / "features/features.npy").read_bytes()
+    (folder / "features/features.npy").unlink()
+    run_stage(folder, "extract")
+    assert sum(passed) == NUM_IMAGES
+    assert (folder / "features/features.npy").read_bytes() == whole
+    # forget all but what is made of some of the images, in another order
+    shutil.rmtree(store_root())
+    images, order = np.load(folder / "data/images/images.npy"), np.random.default_rng(5).permutation(NUM_IMAGES)
+    some = write_tiny(tmp_path / "some", tiny_params())
+    lines = (folder / "data/images/manifest.csv").read_text().splitlines()
+    kept = [lines[0], *(f"{row},{lines[1 + old].split(',', 1)[1]}" for row, old in enumerate(order[:-10]))]
+    (some / "data/images/manifest.csv").write_text("\n".join(kept) + "\n")
+    np.save(some / "data/images/images.npy", images[order[:-10]])
+    run_stage(some, "extract")
+    assert sum(passed) == 2 * NUM_IMAGES - 10
+    (folder / "features/features.npy").unlink()
+    run_stage(folder, "extract")
+    assert sum(passed) == 2 * NUM_IMAGES
+    assert (folder / "features/features.npy").read_bytes() == whole
+    # another resolution is another kind of features
+    params = tiny_params()
+    params["datasets"]["digits"]["images"] |= {"resize": 33}
+    write_params(folder, params)
+    run_stage(folder, "extract")
+    assert sum(passed) == 3 * NUM_IMAGES
 
 
 def test_the_stage_equals_the_network_itself(tmp_path: Path) -> None:

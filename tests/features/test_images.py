@@ -242,7 +242,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from ssdh.core.distributed import Rank
-from ssdh.features.extract import compute_rows, image_blocks
+from ssdh.features.blocks import compute_rows
+from ssdh.features.forward import image_blocks
 from ssdh.features.images import open_images
 from ssdh.features.params import Preprocessing
 folder = Path(sys.argv[1])

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from ssdh.features import extract as extraction
+from ssdh.features import blocks, forward, store
 from ssdh.training import finetune as whole_network
 from ssdh.training import fit as fitting
 from ssdh.training import loop as training
@@ -45,31 +45,28 @@ def half_written(path: Path, *_: Any, **__: Any) -> NoReturn:
 
 
 def inside_block_write() -> None:
-    extraction.FLUSH_SECONDS = -1.0
+    blocks.FLUSH_SECONDS = -1.0
     np.save = call(2, np.save, half_written)  # type: ignore[assignment]
 
 
 def after_block_write() -> None:
-    extraction.FLUSH_SECONDS = -1.0
+    blocks.FLUSH_SECONDS = -1.0
     Path.replace = call(2, Path.replace, lambda *_: die())  # type: ignore[method-assign]
 
 
 def between_blocks() -> None:
-    extraction.FLUSH_SECONDS = -1.0
-    extraction._fetched = call(2, extraction._fetched, lambda *_: die())
+    blocks.FLUSH_SECONDS = -1.0
+    forward._fetched = call(2, forward._fetched, lambda *_: die())
 
 
 def in_assembly() -> None:
-    extraction.FLUSH_SECONDS = -1.0
-    reads = extraction.read_array
-    extraction._assemble = call(1, extraction._assemble, lambda *a: (patched_reads(reads), assemble(*a)))
+    blocks.FLUSH_SECONDS = -1.0
+    store.Kept.read = call(2, store.Kept.read, lambda *_: die())  # type: ignore[method-assign]
 
 
-assemble = extraction._assemble
-
-
-def patched_reads(reads: Callable[..., Any]) -> None:
-    extraction.read_array = call(3, reads, lambda *_: die())
+def between_values_and_digests() -> None:
+    blocks.FLUSH_SECONDS = -1.0
+    Path.write_bytes = call(2, Path.write_bytes, lambda *_: die())  # type: ignore[method-assign]
 
 
 def before_array_rename() -> None:
@@ -129,6 +126,7 @@ def between_outs() -> None:
 POINTS: dict[str, tuple[str, Callable[[], None]]] = {
     "extract: inside a block's write": ("extract", inside_block_write),
     "extract: between a block's write and its rename": ("extract", after_block_write),
+    "extract: between a block's values and their digests": ("extract", between_values_and_digests),
     "extract: between two blocks": ("extract", between_blocks),
     "extract: while the blocks are put together": ("extract", in_assembly),
     "extract: between the array's write and its rename": ("extract", before_array_rename),

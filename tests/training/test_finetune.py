@@ -13,7 +13,7 @@ from torch import nn
 from ssdh.cli import evaluate as command
 from ssdh.core.distributed import Rank
 from ssdh.core.errors import DataError, ParameterError, SSDHError
-from ssdh.features import extract as extraction
+from ssdh.features import forward
 from ssdh.features.backbone import build_network, feature_size, without_storage
 from ssdh.hashing.model_file import load_hashnet, read_metadata
 from ssdh.hashing.network import HashNet, seeded_hashnet
@@ -163,9 +163,9 @@ def test_out_of_memory_of_a_frozen_network_is_one_line(kind: RuntimeError, monke
         with monkeypatch.context() as patch:
             patch.setattr(network, name, full)
             with pytest.raises(SSDHError, match=told):
-                list(extraction.run_network(network, [torch.zeros(2, 4)], CPU))
+                list(forward.run_network(network, [torch.zeros(2, 4)], CPU))
     with pytest.raises(SSDHError, match=told):
-        list(extraction.run_network(network, [torch.zeros(2, 4)], CPU, prepare=full))
+        list(forward.run_network(network, [torch.zeros(2, 4)], CPU, prepare=full))
 
 
 @pytest.mark.parametrize("arch", ["alexnet", "resnet18", "googlenet", "efficientnet_b0", "vit_b_32", "swin_t"])
@@ -346,7 +346,7 @@ def test_evaluate_finds_out_first_where_it_cannot_write(tmp_path: Path, monkeypa
     [
         "ssdh.training.fit.PairBatches",
         "ssdh.training.fit.load_backbone",
-        "ssdh.training.augment.crop_on_device",
+        "ssdh.features.augment.crop_on_device",
         "ssdh.training.finetune.weighted_loss",
         "torch.optim.Adam.step",
     ],
