@@ -27,7 +27,7 @@ from ssdh.core.runtime import RuntimeParams
 from ssdh.datasets import registry
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.features.backbone import build_network, ensure_weights, feature_size, resolve_layer, without_storage
-from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.features.params import BackboneParams, ImageParams, ViewsParams
 from ssdh.structure.params import StructureParams
 from ssdh.training.params import TrainParams
 
@@ -40,7 +40,7 @@ KINDS: dict[str, Any] = {
 }
 
 
-RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": TrainParams}
+RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": TrainParams, "views": ViewsParams}
 
 
 TOP_LEVEL = {*KINDS, *RECIPE_KINDS, "dataset", "datasets", "recipe"}

@@ -17,7 +17,7 @@ from ssdh.experiments.dvc import dvc, shell_line
 IF_VARIED = ("itq.map", "params.yaml:dataset", "seed", "recipe")
 
 
-BLOCKS = ("datasets", "backbone", "structure", "train", "evaluate")
+BLOCKS = ("datasets", "backbone", "structure", "train", "views", "evaluate")
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ssdh.core.errors import DataError
 from ssdh.core.files import atomic_path
-from ssdh.core.params import effective, lookup, read_recipe, recipes_folder
+from ssdh.core.params import RECIPE_SECTIONS, effective, lookup, read_recipe, recipes_folder
 from ssdh.core.records import hashes_by_path
 
 BASELINES = {"float": "float features", "lsh": "LSH", "pcah": "PCAH", "itq": "ITQ"}
@@ -75,7 +75,7 @@ def key_of(params: Mapping[str, Any]) -> str:
     """
     chosen = dict(params)
     part = {name: chosen[name] for name in ("dataset", "bits", "seed", "recipe", "backbone", "evaluate")}
-    part |= {name: effective(chosen, name) for name in ("structure", "train")}
+    part |= {name: effective(chosen, name) for name in RECIPE_SECTIONS}
     part["method"] = method_hash(str(chosen["recipe"]))
     part["block"] = lookup(chosen, f"datasets.{chosen['dataset']}")
     return _digest(part)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ssdh.core.records import read_timings
 
-STAGES = ("check", "prepare", "extract", "structure", "train", "encode", "evaluate", "baselines", "report")
+STAGES = ("check", "prepare", "extract", "views", "structure", "train", "encode", "evaluate", "baselines", "report")
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -44,8 +44,7 @@ class Views:
         augment = self.params.model_dump(include=set(AugmentParams.model_fields))  # a further view changes no other
         kind = kind | {"augment": augment, "augment_code": code_digest(CODE)}
         return [
-            Pass(FeatureStore(kind | {"view": view}), partial(self.blocks, view))
-            for view in range(self.params.count)
+            Pass(FeatureStore(kind | {"view": view}), partial(self.blocks, view)) for view in range(self.params.count)
         ]
 
     def blocks(self, view: int, rows: Rows) -> Iterator[NDArray[np.float16]]:

@@ -72,6 +72,7 @@ def parameters(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "backbone": params["backbone"],
         "structure": effective(params, "structure"),
         "train": effective(params, "train"),
+        "views": effective(params, "views"),
         "evaluate": params["evaluate"],
     }
 

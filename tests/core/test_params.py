@@ -124,9 +124,10 @@ def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
 
 def test_the_committed_parameters_leave_every_recipe_value_to_the_recipe(project: Path) -> None:
     params = read_params(project / "params.yaml")
-    assert [key for key, value in params["structure"].items() if value is not None] == []
+    for name in ("structure", "views"):
+        assert [key for key, value in params[name].items() if value is not None] == []
     assert [key for key, value in params["train"].items() if value is not None] == ["init_file"]
-    for name in ("structure", "train"):
+    for name in ("structure", "train", "views"):
         assert set(read_recipe("manifold")[name]) <= set(params[name])
 
 

@@ -172,9 +172,7 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_the_stage_computes_what_is_new_and_writes_the_same_bytes(
-    tmp_path: Path, passed: list[int]
-) -> None:
+def test_the_stage_computes_what_is_new_and_writes_the_same_bytes(tmp_path: Path, passed: list[int]) -> None:
     folder = write_tiny(tmp_path / "run", tiny_params())
     run_stage(folder, "extract")
     assert sum(passed) == NUM_IMAGES

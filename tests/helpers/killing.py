@@ -129,6 +129,8 @@ POINTS: dict[str, tuple[str, Callable[[], None]]] = {
     "extract: between a block's values and their digests": ("extract", between_values_and_digests),
     "extract: between two blocks": ("extract", between_blocks),
     "extract: while the blocks are put together": ("extract", in_assembly),
+    "views: between two blocks": ("views", between_blocks),
+    "views: between a block's values and their digests": ("views", between_values_and_digests),
     "extract: between the array's write and its rename": ("extract", before_array_rename),
     "extract: with the array in place": ("extract", after_outs_before_cleaning),
     "train: in mid-epoch": ("train", mid_epoch),

@@ -113,8 +113,9 @@ def start_stage(folder: Path, home: Path, command: list[str], **more: str) -> su
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """The bytes of everything that extract, train and encode write."""
-    return {name: (folder / name).read_bytes() for name in ("features/features.npy", *OUTS) if (folder / name).exists()}
+    """The bytes of everything that extract, views, train and encode write."""
+    names = ("features/features.npy", "features/views.npy", *OUTS)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
 
 
 def copy_tiny(source: Path, target: Path) -> Path:

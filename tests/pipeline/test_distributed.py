@@ -72,20 +72,23 @@ def test_training_moved_the_weights_and_left_the_statistics(weights: tuple[Path,
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny workspace, whole network, that one process has run through."""
-    folder = write_tiny(tmp_path_factory.mktemp("alone") / "run", tiny_params(finetune=True, epochs=2))
-    run_stage(folder, "extract", "structure", "train", "encode")
+    folder = write_tiny(
+        tmp_path_factory.mktemp("alone") / "run", tiny_params(finetune=True, epochs=2) | {"views": {"count": 2}}
+    )
+    run_stage(folder, "extract", "views", "structure", "train", "encode")
     return folder
 
 
 def test_stages_in_two_processes(alone: Path, tmp_path: Path) -> None:
     folder = copy_tiny(alone, tmp_path / "run")
-    for name in ("features/features.npy", "models/codes.npy"):
+    written = {"extract": "features/features.npy", "views": "features/views.npy", "encode": "models/codes.npy"}
+    for name in written.values():
         (folder / name).unlink()
-    for stage in ("extract", "encode"):
+    for stage in written:
         done = start_stage(folder, tmp_path / "home", ["-m", f"stages.{stage}"], SSDH_NPROC="2")
         assert done.returncode == 0, done.stderr
         assert f"stages.{stage}: 2 processes" in done.stderr
-    for name in ("features/features.npy", "models/codes.npy"):
+    for name in written.values():
         assert (folder / name).read_bytes() == (alone / name).read_bytes(), name
     done = start_stage(folder, tmp_path / "home", ["-m", "stages.train"], SSDH_NPROC="2")
     assert done.returncode == 0, done.stderr
@@ -96,7 +99,7 @@ def test_stages_in_two_processes(alone: Path, tmp_path: Path) -> None:
     assert all(np.allclose(one[name], two[name], rtol=1e-3, atol=1e-4) for name in one)
     assert done.stderr.count("epoch 2/2") == 1  # only rank 0 speaks of progress
     lines = (tmp_path / "home" / "timings.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["stage", "extract", "encode", "train"]
+    assert [line.split(",")[0] for line in lines] == ["stage", *written, "train"]
 
 
 def test_torchrun_itself_starts_a_stage(alone: Path, tmp_path: Path) -> None:

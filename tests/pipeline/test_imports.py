@@ -21,6 +21,7 @@ UNUSED = {
     "check": TORCH | TOOLS,
     "prepare": TORCH | TOOLS,
     "extract": COMPILER | TOOLS,
+    "views": TORCH | TOOLS | {"PIL"},
     "structure": TORCH | TOOLS | {"scipy", "PIL"},
     "train": COMPILER | TOOLS,
     "encode": COMPILER | TOOLS,
@@ -63,7 +64,7 @@ def test_running_check_prepare_structure_and_head_training_imports_no_more(
     folder = tmp_path_factory.mktemp("imports") / "clone"
     clone = make_clone(project, folder)
     clone.environment["PYTHONPATH"] = str(folder)
-    names = ("check", "prepare", "extract", "structure", "train", "encode")
+    names = ("check", "prepare", "extract", "views", "structure", "train", "encode")
     unused = UNUSED | {"structure": UNUSED["structure"] - {"faiss", "scipy", "scipy.sparse"}}  # the graph's neighbours
     for name in names:
         code = f"import json, sys, stages.{name} as stage\nstage.main()\nprint(json.dumps(sorted(sys.modules)))"

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.long
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["tests.helpers.killing", "stages.extract", "stages.structure", "stages.train", "stages.encode"]
+    ["tests.helpers.killing", "stages.extract", "stages.views", "stages.structure", "stages.train", "stages.encode"]
 )
-STAGES = ["extract", "structure", "train", "encode"]
+STAGES = ["extract", "views", "structure", "train", "encode"]
 
 
 def run(folder: Path, home: Path, stages: list[str], point: str | None = None) -> int | None:
@@ -37,7 +37,7 @@ def run(folder: Path, home: Path, stages: list[str], point: str | None = None) -
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace that nothing has interrupted."""
     place = tmp_path_factory.mktemp("whole")
-    folder = write_tiny(place / "run", tiny_params(finetune=True, lr_backbone=0.001))
+    folder = write_tiny(place / "run", tiny_params(finetune=True, lr_backbone=0.001) | {"views": {"count": 2}})
     assert run(folder, place / "home", STAGES) == 0
     return folder
 
@@ -47,6 +47,7 @@ def test_killed_at_a_named_point(whole: Path, tmp_path: Path, point: str) -> Non
     stage = killing.POINTS[point][0]
     folder, home = copy_tiny(whole, tmp_path / "run"), tmp_path / "home"
     outs = {"extract": ["features/features.npy"], "encode": ["models/codes.npy"]}
+    outs["views"] = ["features/views.npy"]
     outs["train"] = ["models/hashnet.safetensors", "metrics/train.csv", "metrics/validation.csv"]
     for name in outs[stage]:  # as DVC does before it runs a stage
         (folder / name).unlink()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long
 
 AFTER_CODES = ["evaluate", "report"]
 AFTER_TRAIN = ["train", "encode", *AFTER_CODES]
-ALL = {"check", "prepare", "extract", "structure", "train", "encode", "evaluate", "baselines", "report"}
+ALL = {"check", "prepare", "extract", "views", "structure", "train", "encode", "evaluate", "baselines", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,13 @@ def untouched(clone: Clone) -> Iterator[Clone]:
     [
         ("structure.alpha", "1.5", ["structure", *AFTER_TRAIN]),
         ("train.lr", "2.0e-3", AFTER_TRAIN),
-        ("seed", "1", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
+        ("views.count", "1", ["views", "train", "report"]),
+        ("seed", "1", ["prepare", "views", "structure", *AFTER_TRAIN, "baselines"]),
         ("datasets.digits.topk", "500", [*AFTER_CODES, "baselines"]),
         ("evaluate.radius", "3", [*AFTER_CODES, "baselines"]),
         ("evaluate.baselines", "[lsh,pca_rr]", ["baselines", "report"]),
-        ("datasets.digits.data.num_train", "200", ["prepare", "structure", *AFTER_TRAIN, "baselines"]),
-        ("backbone.precision", "bf16", ["extract", "structure", *AFTER_TRAIN, "baselines"]),
+        ("datasets.digits.data.num_train", "200", ["prepare", "views", "structure", *AFTER_TRAIN, "baselines"]),
+        ("backbone.precision", "bf16", ["extract", "views", "structure", *AFTER_TRAIN, "baselines"]),
     ],
 )
 def test_a_parameter_reruns_exactly_the_stages_that_read_it(

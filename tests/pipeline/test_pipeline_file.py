@@ -135,9 +135,9 @@ def test_the_report_is_made_again_for_every_parameter_that_it_shows(project: Pat
     def cut(other: dict[str, Any]) -> list[Any]:
         return [_at(other, name) for name in names]
 
-    assert {"ssdh/methods/${recipe}.yaml": ["structure", "train"]} in STAGES["report"]["params"]
-    for name in ("bits", "seed", "train.momentum", "structure.alpha", "evaluate.radius", "backbone.layer",
-                 "datasets.digits.topk", "datasets.digits.data.num_query"):  # fmt: skip
+    assert {"ssdh/methods/${recipe}.yaml": ["structure", "train", "views"]} in STAGES["report"]["params"]
+    for name in ("bits", "seed", "train.momentum", "structure.alpha", "views.count", "evaluate.radius",
+                 "backbone.layer", "datasets.digits.topk", "datasets.digits.data.num_query"):  # fmt: skip
         changed = with_values(params, {name: 7})
         assert parameters(changed) != parameters(params), name
         assert cut(changed) != cut(params), name
