@@ -45,6 +45,9 @@ class Draw(NamedTuple):
 Draws = Sequence[Draw]
 
 
+DrawRow = Callable[[int], Draw]  # the draw of a manifest row
+
+
 def draw(numbers: Sequence[int], params: AugmentParams) -> Draw:
     """The draw of the sample that `numbers` (not negative, of any size) name."""
     area, ratio, x, y, flip, jitter, *colours, grey, blur, sigma = np.random.default_rng(list(numbers)).random(13)
@@ -88,14 +91,14 @@ class Augmentation:
         self.workers, self.device = workers, device
         self._loader: BlockLoader | None = None
 
-    def batches(self, batches: Sequence[Rows], draw_row: Callable[[int], Draw]) -> Iterator[Tensor]:
+    def batches(self, batches: Sequence[tuple[Rows, DrawRow]]) -> Iterator[Tensor]:
         """Yield one (B, 3, size, size) float32 batch for each of `batches`.
 
-        batches: int64 manifest rows of each batch, in the order they are wanted (of one process, or of the rest of an
-        epoch after resuming). draw_row: the draw of a row. Raises DataError where a file is gone, changed or bad.
+        batches: int64 manifest rows of each batch and what draws one of them, in the order they are wanted (of one
+        process, or of the rest of an epoch after resuming). Raises DataError where a file is gone, changed or bad.
         """
-        drawn = ((rows, [draw_row(int(row)) for row in rows]) for rows in batches)
-        largest = max((len(rows) for rows in batches), default=0)
+        drawn = ((rows, [draw_row(int(row)) for row in rows]) for rows, draw_row in batches)
+        largest = max((len(rows) for rows, _ in batches), default=0)
         for cropped, draws in self._cropped(drawn, largest):
             yield normalise(recolour(cropped, [one.colours for one in draws]), self.preprocessing)
 

@@ -53,7 +53,7 @@ class Views:
         def draw_row(row: int) -> Draw:
             return draw((int.from_bytes(self.digests[row].tobytes(), "big"), view), self.params)
 
-        batches = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-        pixels = self.augmentation.batches(batches, draw_row)
+        batches = [(rows[start : start + BLOCK], draw_row) for start in range(0, len(rows), BLOCK)]
+        pixels = self.augmentation.batches(batches)
         for values in run_network(self.backbone.module, pixels, self.device, self.precision):
             yield values.astype(np.float16)

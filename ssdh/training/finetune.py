@@ -123,7 +123,9 @@ class AugmentedImages:
         """Yield this rank's part of each batch, (≤ ⌈B/ranks⌉, 3, size, size); one image where it has none."""
         own = [self.rows[batch[share(len(batch), self.rank)]] for batch in batches]
         own = [rows if len(rows) else self.rows[batch[:1]] for rows, batch in zip(own, batches, strict=True)]
-        for images in self.augmentation.batches(own, lambda row: draw((self.seed, epoch, row), CROPS)):
+        for images in self.augmentation.batches(
+            [(rows, lambda row: draw((self.seed, epoch, row), CROPS)) for rows in own]
+        ):
             yield images.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
 

@@ -48,7 +48,7 @@ def _batches(
 ) -> list[torch.Tensor]:
     rows = [np.array(batch) for batch in batches]
     augmentation = Augmentation(source, RAW, workers=workers)
-    return list(augmentation.batches(rows, lambda row: draw((seed, epoch, row), params)))
+    return list(augmentation.batches([(part, lambda row: draw((seed, epoch, row), params)) for part in rows]))
 
 
 def test_sample_does_not_depend_on_its_batch_nor_on_workers(source: ImageSource) -> None:
@@ -79,7 +79,8 @@ def test_workers_live_from_epoch_to_epoch(tmp_path: Path) -> None:
     before = _children()  # of tests that ran in this process
     alive = []
     for epoch, part in ((0, batches), (1, batches[1:]), (2, batches)):
-        found = list(augmentation.batches(part, lambda row, epoch=epoch: draw((0, epoch, row), CROPS)))
+        drawn = [(rows, lambda row, epoch=epoch: draw((0, epoch, row), CROPS)) for rows in part]
+        found = list(augmentation.batches(drawn))
         alive.append(_children() - before)
         expected = _batches(source, *(rows.tolist() for rows in part), epoch=epoch)
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
