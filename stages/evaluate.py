@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ssdh.core.files import read_array, write_csv, write_json
+from ssdh.core.files import read_array, read_json, write_csv, write_json
 from ssdh.core.params import Bits, TopK, read_params, section
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
@@ -17,7 +17,7 @@ METRICS = Path("metrics")
 
 @stage("evaluate")
 def main() -> None:
-    """Read codes, labels, split, features and structure; write metrics, pairs, and three tables."""
+    """Read codes, labels, split, class names, features and structure; write metrics, pairs, and three tables."""
     params = read_params()
     dataset: str = section(params, "dataset", str)
     split = read_split(Path("data/split"))
@@ -34,6 +34,7 @@ def main() -> None:
         bits=bits,
         topk=section(params, f"datasets.{dataset}.topk", TopK),
         params=section(params, "evaluate", EvaluateParams),
+        classes=read_json(METRICS / "data.json").get("classes", []),
     )
     if (recall := manifold_recall(packed, features, split, bits=bits)) is not None:
         result.metrics["manifold_recall"] = recall

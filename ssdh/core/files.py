@@ -104,6 +104,19 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; raises DataError for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist: run `dvc repro`") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}): run `dvc repro`") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path} must hold an object, got {type(value).__name__}: run `dvc repro`")
+    return value
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write rows, their floats `rounded`, as CSV with a header line, atomically."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -17,6 +17,7 @@ from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import hamming, unpack, width
 from ssdh.hashing.retrieval import DistanceCounts, count_distances, stable_average_precisions
+from ssdh.hashing.tie_range import average_precision_range
 
 BLOCK_BITS = 4_000_000
 
@@ -24,7 +25,7 @@ BLOCK_BITS = 4_000_000
 MAP_CUTOFFS = (1000, 5000)  # of `map_at`, beside the whole database
 
 
-PER_QUERY = ("row", "ap", "ap_without_train", "num_relevant", "class")
+PER_QUERY = ("row", "ap", "ap_without_train", "num_relevant", "class", "class_name")
 
 
 PR_CURVE = ("radius", "recall", "precision", "retrieved")
@@ -55,12 +56,13 @@ def evaluate(
     bits: int,
     topk: int | None,
     params: EvaluateParams,
+    classes: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate the codes of all images; a metric that does not exist is left out.
 
     packed: (N, ⌈bits/8⌉) uint8; labels: (N, C) multi-hot, C = 0 for none; features: (N, D); rows are the manifest's.
-    topk: of every mAP; None or more than the database for all of it. Raises DataError where the arrays do not belong
-    together.
+    topk: of every mAP but `map_at`; None or more than the database for all of it; classes: the C names. Raises
+    DataError where the arrays do not belong together.
     """
     if not len(packed) == len(labels) == len(features):
         raise DataError(
@@ -83,7 +85,7 @@ def evaluate(
         )  # fmt: skip
         found = label_metrics(counts, without_train, kept, params)
         result.metrics |= {"map": found.pop("map"), "map_stable": float(stable.mean()), **found}
-        result.per_query = _per_query(labels, split, counts, without_train, kept)
+        result.per_query = _per_query(labels, split, counts, without_train, kept, classes)
         result.pr_curve = precision_recall_rows(counts.total, counts.relevant)
         result.precision_at_n = precision_rows(counts.total, counts.relevant, kept, params.curve_points)
     result.metrics |= code_statistics(database, bits)
@@ -111,16 +113,27 @@ def count_split(
 
 
 def _per_query(
-    labels: NDArray[np.uint8], split: Split, counts: DistanceCounts, without_train: DistanceCounts, kept: int
+    labels: NDArray[np.uint8],
+    split: Split,
+    counts: DistanceCounts,
+    without_train: DistanceCounts,
+    kept: int,
+    classes: Sequence[str],
 ) -> Table:
-    """Rows of `per_query.csv`, one a query: its manifest row, AP, AP without train images, relevant items, class."""
+    """Rows of `per_query.csv`, one a query.
+
+    Its manifest row, AP, AP without train images, relevant items, its class where it has one, and the names of all of
+    its classes, set apart by semicolons.
+    """
     precisions = ranking.average_precision(counts.total, counts.relevant, kept).tolist()
     held_out = ranking.average_precision(without_train.total, without_train.relevant, kept).tolist()
     if not without_train.total.any():  # every database image trained
         held_out = [""] * len(held_out)
     num_relevant = counts.relevant.sum(axis=1).tolist()
-    classes = [_single_class(row) for row in labels[split.query]]
-    return list(zip(split.query.tolist(), precisions, held_out, num_relevant, classes, strict=True))
+    own = [np.flatnonzero(row).tolist() for row in labels[split.query]]
+    single = [columns[0] if len(columns) == 1 else "" for columns in own]
+    names = ["; ".join(classes[column] for column in columns) if classes else "" for columns in own]
+    return list(zip(split.query.tolist(), precisions, held_out, num_relevant, single, names, strict=True))
 
 
 def label_metrics(
@@ -134,6 +147,8 @@ def label_metrics(
     metrics["map_at"] = {
         name: float(ranking.average_precision(total, relevant, n).mean()) for name, n in depths.items()
     }
+    lowest, highest = average_precision_range(total, relevant, kept)
+    metrics |= {"map_lowest": float(lowest.mean()), "map_highest": float(highest.mean())}
     if held_out:
         precisions = ranking.average_precision(without_train.total, without_train.relevant, kept)
         metrics["map_without_train"] = float(precisions.mean())
@@ -157,12 +172,6 @@ def precision_rows(total: NDArray[np.int64], relevant: NDArray[np.int64], limit:
     """Rows (n, mean precision@n) of `precision_at_n.csv`, n from 1 to `limit` in `points` even steps."""
     cutoffs = np.unique(np.linspace(1, limit, points).round().astype(np.int64))
     return [(int(n), float(ranking.precision_at(total, relevant, int(n)).mean())) for n in cutoffs]
-
-
-def _single_class(label: NDArray[np.uint8]) -> int | str:
-    """The class of a row with exactly one label, else an empty cell."""
-    present = np.flatnonzero(label)
-    return int(present[0]) if len(present) == 1 else ""
 
 
 def code_statistics(packed: NDArray[np.uint8], bits: int) -> dict[str, Any]:

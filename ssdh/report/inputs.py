@@ -4,7 +4,6 @@ A file that does not exist, or that a run without labels left empty, gives an em
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.core.errors import DataError
+from ssdh.core.files import read_json
 from ssdh.core.records import is_code, locked_stages
 
 Table = dict[str, list[str]]
@@ -58,17 +57,6 @@ def read_results(folder: Path) -> Results:
         if path.is_file():
             parts[name] = read_table(path) if is_table else read_json(path)
     return Results(**parts)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; raises DataError for anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): run `dvc repro`") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path} must hold an object, got {type(value).__name__}: run `dvc repro`")
-    return value
 
 
 def read_table(path: Path) -> Table:

@@ -34,11 +34,15 @@ def images() -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.float32], 
 
 def test_metrics_are_those_of_the_definitions(images: tuple) -> None:
     codes, labels, features, split = images
-    found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS)
+    names = ["ant", "bee", "cat", "dog"]
+    found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS, classes=names)
     metrics = found.metrics
     q, d = split.query, split.database
     others = np.setdiff1d(d, split.train)
     assert metrics["map"] == pytest.approx(mean_average_precision(codes[q], codes[d], labels[q], labels[d], 20))
+    assert metrics["map_at"] == {"all": pytest.approx(mean_average_precision(codes[q], codes[d], labels[q], labels[d]))}
+    assert metrics["map_lowest"] <= min(metrics["map"], metrics["map_stable"])
+    assert max(metrics["map"], metrics["map_stable"]) <= metrics["map_highest"]
     stable = mean_average_precision(codes[q], codes[d], labels[q], labels[d], 20, ties="stable")
     assert metrics["map_stable"] == pytest.approx(stable)
     without = mean_average_precision(codes[q], codes[others], labels[q], labels[others], 20)
@@ -56,6 +60,7 @@ def test_metrics_are_those_of_the_definitions(images: tuple) -> None:
     assert np.mean([row[2] for row in found.per_query]) == pytest.approx(metrics["map_without_train"])
     assert [row[3] for row in found.per_query] == same.sum(axis=1).tolist()
     assert [row[4] for row in found.per_query] == labels[q].argmax(axis=1).tolist()
+    assert [row[5] for row in found.per_query] == [names[label] for label in labels[q].argmax(axis=1)]
     for radius, recall, precision, retrieved in found.pr_curve:
         near = distance <= radius
         assert retrieved == near.sum() > 0
@@ -83,10 +88,12 @@ def test_several_labels_leave_the_class_empty_and_queries_without_relevant_are_c
     labels = labels.copy()
     labels[split.query[0]] = [1, 1, 0, 0]
     labels[split.query[1]] = 0
-    found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS)
+    names = ["ant", "bee", "cat", "dog"]
+    found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS, classes=names)
     assert found.metrics["queries_without_relevant"] == 1
     assert [row[4] == "" for row in found.per_query] == [True, True] + [False] * 6
     assert found.per_query[1][1:4] == (0.0, 0.0, 0)
+    assert [row[5] for row in found.per_query[:2]] == ["ant; bee", ""]
 
 
 def test_when_every_database_image_trained_nothing_is_said_without_train(images: tuple) -> None:
@@ -174,3 +181,25 @@ def test_a_kind_of_pair_that_does_not_exist_is_left_out(images: tuple) -> None:
     structure = fit_structure(vectors, alpha=100.0, beta=1.0, bins=20)  # no distance is that small
     assert structure.fraction_similar == 0
     assert list(pair_precision(PairLabels(vectors, structure), labels[split.train])) == ["dissimilar_precision"]
+
+
+def test_map_at_every_depth_and_its_range_are_those_of_the_ranked_lists() -> None:
+    """5,200 images at 7 distances, against stable orders of databases with relevant images first and last."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 5210)
+    labels = np.eye(3, dtype=np.uint8)[classes]
+    codes = np.where(rng.random((5210, 6)) < 0.3 + 0.2 * classes[:, None], 1, -1).astype(np.int8)
+    split = Split(query=np.arange(5), train=np.arange(10, 5210), database=np.arange(10, 5210))
+    found = evaluate(pack(codes), labels, codes.astype(np.float32), split, bits=6, topk=None, params=PARAMS).metrics
+    q, d = split.query, split.database
+    for name, topk in (("1000", 1000), ("5000", 5000), ("all", None)):
+        expected = mean_average_precision(codes[q], codes[d], labels[q], labels[d], topk)
+        assert found["map_at"][name] == pytest.approx(expected)
+    ranges = []
+    for row in q:
+        relevant = labels[d] @ labels[row] > 0
+        orders = d[np.argsort(relevant, kind="stable")], d[np.argsort(~relevant, kind="stable")]
+        ranges.append(
+            [mean_average_precision(codes[[row]], codes[o], labels[[row]], labels[o], ties="stable") for o in orders]
+        )
+    assert (found["map_lowest"], found["map_highest"]) == pytest.approx(np.mean(ranges, axis=0))
