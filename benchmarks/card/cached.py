@@ -1,0 +1,136 @@
+"""What runs from cached features, on the card and on the CPU: the same pseudo-labels and counts, and the ratios."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.card.options import Options, Row
+from benchmarks.card.workspace import Workspace, prepared
+from benchmarks.common import best_seconds
+from benchmarks.structure import features as made_features
+from benchmarks.training import IMAGES, our_epoch, sample
+from benchmarks.training import NOTHING as NO_STRUCTURE
+from ssdh.core.device import use_device
+from ssdh.core.files import read_array
+from ssdh.core.split import read_split
+from ssdh.hashing.codes import unpack
+from ssdh.hashing.retrieval import count_distances
+from ssdh.structure.distances import PairDistances
+from ssdh.structure.fit import fit_pairs
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.thresholds import pseudo_labels
+from ssdh.training.loss import PairBatches
+
+Codes = NDArray[np.uint8]
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Structure, hash layer and counts, then the whole way through the stages."""
+    device = use_device(options.device, deterministic=True)
+    workspace, _ = prepared(options)
+    features = read_array(workspace.folder / "features/features.npy")
+    split = read_split(workspace.folder / "data/split")
+    own = np.ascontiguousarray(features[split.train])
+    yield {"what": "structure, features of this data set", **_structure(own, options.device)}
+    count = 300 if options.small else IMAGES
+    yield {"what": "structure, made features", **_structure(made_features(count, 4096), options.device)}
+    yield from _hash_layer(device, options)
+    yield _counts(options.device, options.small)
+    yield from _stages(workspace, options)
+
+
+def _structure(features: NDArray[np.float32], device: str) -> Row:
+    labels: dict[str, NDArray[np.int8]] = {}
+
+    def label(where: str) -> Callable[[], None]:
+        def work() -> None:
+            pairs = PairDistances(features, device=where)
+            structure, *_ = fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)
+            labels[where] = pseudo_labels(pairs, structure)
+
+        return work
+
+    label(device)()  # warm
+    seconds = best_seconds({where: label(where) for where in ("cpu", device)}, 3)
+    return {
+        "shape": list(features.shape),
+        "same_labels": bool(np.array_equal(labels["cpu"], labels[device])),
+        "different_labels": int(np.count_nonzero(labels["cpu"] != labels[device])),
+        **_ratio(seconds["cpu"], seconds[device]),
+    }
+
+
+def _ratio(cpu: float, device: float) -> Row:
+    return {"cpu_seconds": cpu, "device_seconds": device, "times_as_fast": cpu / device}
+
+
+def _hash_layer(device: torch.device, options: Options) -> Iterator[Row]:
+    """An epoch of batches on the CPU's cores and on the device, from the same features and labels."""
+    for dim in (512,) if options.small else (512, 4096):
+        values, matrix = sample(dim)
+        features = torch.from_numpy(values)
+        for batch in (256,) if options.small else (24, 256):
+            epochs = {
+                place: our_epoch(features, PairBatches(PairLabels(values, NO_STRUCTURE, matrix), on), batch, on)
+                for place, on in (("cpu", torch.device("cpu")), ("device", device))
+            }
+            losses = {place: np.array(epoch()) for place, epoch in epochs.items()}
+            seconds = best_seconds(epochs, 3)
+            yield {
+                "what": "hash layer, an epoch",
+                "dimensions": dim,
+                "batch": batch,
+                "steps_s_cpu": len(losses["cpu"]) / seconds["cpu"],
+                "steps_s_device": len(losses["cpu"]) / seconds["device"],
+                "loss_difference": float(np.abs(losses["cpu"] - losses["device"]).max()),
+                **_ratio(seconds["cpu"], seconds["device"]),
+            }
+
+
+def _counts(device: str, small: bool) -> Row:
+    rng = np.random.default_rng(0)
+    queries, items = (100, 2000) if small else (1000, 59_000)
+    query, database = (rng.integers(0, 256, (count, 8), np.uint8) for count in (queries, items))
+    labels = [np.eye(10, dtype=np.uint8)[rng.integers(0, 10, count)] for count in (queries, items)]
+    found: dict[str, Any] = {}
+
+    def count(where: str, on: str | None) -> Callable[[], None]:
+        def work() -> None:
+            found[where] = count_distances(query, database, *labels, bits=64, device=on)
+
+        return work
+
+    count("device", device)()  # warm
+    seconds = best_seconds({"cpu": count("cpu", None), "device": count("device", device)}, 3)
+    same = np.array_equal(found["cpu"].total, found["device"].total)
+    same = same and np.array_equal(found["cpu"].relevant, found["device"].relevant)
+    shape = [queries, items]
+    return {"what": "counts", "shape": shape, "same_counts": bool(same), **_ratio(seconds["cpu"], seconds["device"])}
+
+
+def _stages(workspace: Workspace, options: Options) -> Iterator[Row]:
+    """structure, train (the hash layer) and encode of both recipes, as processes, on the CPU and on the device."""
+    for recipe in ("published", "manifold"):
+        found: dict[str, tuple[bytes, Codes, dict[str, float]]] = {}
+        for place, where in (("cpu", "cpu"), ("device", options.device)):
+            run = workspace.copy(options.work / f"cached-{recipe}-{place}")
+            run.set(recipe=recipe, bits=64, train__finetune=None, train__epochs=None, train__precision=None)
+            run.set(runtime__device=where)
+            started = time.perf_counter()
+            seconds = run.run("structure", "train", "encode")
+            seconds["all"] = time.perf_counter() - started
+            labels = (run.folder / "features/pseudo_labels.npy").read_bytes()
+            found[place] = (labels, read_array(run.folder / "models/codes.npy"), seconds)
+        codes = [unpack(found[place][1], 64) for place in ("cpu", "device")]
+        yield {
+            "what": "stages, hash layer on cached features",
+            "recipe": recipe,
+            "same_labels": found["cpu"][0] == found["device"][0],
+            "share_of_equal_bits": float((codes[0] == codes[1]).mean()),
+            "seconds_cpu": found["cpu"][2],
+            "seconds_device": found["device"][2],
+        }
