@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.core.split import Split
+from ssdh.evaluation.metrics import neighbors_among_first
 from ssdh.hashing.codes import hamming
 from ssdh.structure.manifold import diffusion_embedding
 from ssdh.structure.vectors import power_normalise
@@ -54,8 +55,7 @@ def manifold_recall(
 def neighbor_share(packed: NDArray[np.uint8], vectors: NDArray[np.float32], *, bits: int, neighbors: int) -> float:
     """Mean share of the `neighbors` nearest by cosine of unit `vectors` (n, r) among the as many nearest by code.
 
-    The expectation over the order of ties: an image at a distance where m others stand, N before, is among the first k
-    with probability min(1, max(0, (k − N)/m)). An image is no neighbour of its own.
+    The expectation over the order of ties (`neighbors_among_first`). An image is no neighbour of its own.
     """
     n = len(packed)
     k = min(neighbors, n - 1)
@@ -69,8 +69,6 @@ def neighbor_share(packed: NDArray[np.uint8], vectors: NDArray[np.float32], *, b
         distance[np.arange(len(own)), own] = bits + 1
         keys = distance + (bits + 2) * np.arange(len(own))[:, None]
         counts = np.bincount(keys.ravel(), minlength=(bits + 2) * len(own)).reshape(len(own), bits + 2)
-        before = np.cumsum(counts, axis=1) - counts
-        at = np.take_along_axis(distance, true, axis=1)
-        ahead, tied = np.take_along_axis(before, at, axis=1), np.take_along_axis(counts, at, axis=1)
-        found += float(np.clip((k - ahead) / tied, 0, 1).sum())
+        at = np.take_along_axis(distance, true, axis=1)  # (b, k)
+        found += float(neighbors_among_first(counts, at, k).sum())
     return found / (n * k)

@@ -1,7 +1,6 @@
 """Queries and the images nearest to them: which to show, who is nearest, and small pictures as data URIs."""
 
 import base64
-import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssdh.core.errors import DataError
-from ssdh.core.files import read_array
 from ssdh.features.decode import BadImageError, decode_image
+from ssdh.features.images import ArrayImages, open_images, read_manifest
 from ssdh.hashing.codes import hamming
-from ssdh.report.inputs import read_table
 
 Rows = NDArray[np.int64]
 
@@ -59,11 +57,10 @@ class Query:
 class Pictures:
     """Thumbnails of manifest rows as `data:` URIs; "" for a file that is gone, changed or broken."""
 
-    def __init__(self, images: Path, root: Path | None) -> None:
-        self._array = read_array(images / "images.npy") if (images / "images.npy").is_file() else None
-        self._manifest = read_table(images / "manifest.csv")
-        self._root = root
-        self.tiny = self._array is not None and max(self._array.shape[1:3]) <= TINY
+    def __init__(self, images: Path, root: Path) -> None:
+        self._source = open_images(images, root)
+        self._names, _ = read_manifest(images)
+        self.tiny = isinstance(self._source, ArrayImages) and max(self._source.shape[1:3]) <= TINY
 
     def uri(self, row: int) -> str:
         """The picture of a row: PNG as it is where images are tiny, else a JPEG of at most SIDE pixels."""
@@ -82,19 +79,14 @@ class Pictures:
 
     def name(self, row: int) -> str:
         """The last part of the row's path, or of its name in an array set."""
-        return self._manifest["path"][row].rsplit("/", 1)[-1]
+        return self._names[row].rsplit("/", 1)[-1]
 
     def _pixels(self, row: int) -> NDArray[np.uint8] | None:
-        if self._array is not None:
-            return np.array(self._array[row])
-        if self._root is None:
-            return None
+        if isinstance(self._source, ArrayImages):
+            return np.array(self._source.read(np.array([row]))[0])
         try:
-            data = (self._root / self._manifest["path"][row]).read_bytes()
-            if hashlib.sha256(data).hexdigest() != self._manifest["sha256"][row]:
-                return None
-            return decode_image(data, SIDE)
-        except (OSError, BadImageError):
+            return decode_image(self._source.read_bytes(row), SIDE)
+        except (DataError, BadImageError):
             return None
 
 
