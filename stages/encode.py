@@ -38,9 +38,7 @@ def main() -> None:
         settings = {"stage": "encode"} | device_key(device, runtime.deterministic)
         return fingerprint([MODEL, IMAGES if whole else FEATURES], settings)
 
-    with process_group(device) as rank, shared_work(rank, key, [CODES]) as folder:
-        if folder is None:
-            return
+    with process_group(device) as rank, shared_work(rank, key) as folder:
         model = load_hashnet(MODEL)
         if whole:
             name: str = section(params, "dataset", str)

@@ -41,15 +41,14 @@ def main() -> None:
         kind = {"stage": "extract"} | device_key(device, runtime.deterministic)
         return fingerprint([IMAGES, Path(chosen.weights_file)], settings | kind)
 
-    with process_group(device) as rank, shared_work(rank, key, [FEATURES]) as folder:
-        if folder is not None:
-            backbone = load_backbone(chosen, images)
-            kind = feature_kind(backbone, chosen, images, source, device, deterministic=runtime.deterministic)
-            blocks = image_blocks(
-                backbone.module, backbone.preprocessing, source, device, chosen.precision, runtime.num_workers
-            )
-            rows = np.arange(len(source))
-            compute_features(FEATURES, rows.shape, rows, read_digests(IMAGES), [Pass(FeatureStore(kind), blocks)], rank)
+    with process_group(device) as rank, shared_work(rank, key):
+        backbone = load_backbone(chosen, images)
+        kind = feature_kind(backbone, chosen, images, source, device, deterministic=runtime.deterministic)
+        blocks = image_blocks(
+            backbone.module, backbone.preprocessing, source, device, chosen.precision, runtime.num_workers
+        )
+        rows = np.arange(len(source))
+        compute_features(FEATURES, rows.shape, rows, read_digests(IMAGES), [Pass(FeatureStore(kind), blocks)], rank)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,7 @@ def main() -> None:
         files = map(Path, (chosen.init_file, backbone.weights_file))
         return fingerprint([*INPUTS, *files], settings | {"stage": "train"} | device_key(device, runtime.deterministic))
 
-    with process_group(device) as rank, shared_work(rank, key, OUTS) as folder:
-        if folder is None:
-            return
+    with process_group(device) as rank, shared_work(rank, key) as folder:
         features = read_array(FEATURES)
         pairs = open_pair_labels(STRUCTURE, read_array(PSEUDO, mode="c"), features)
         source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))

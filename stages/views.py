@@ -50,14 +50,13 @@ def main() -> None:
         kind = {"stage": "views"} | device_key(device, runtime.deterministic)
         return fingerprint([IMAGES, SPLIT, Path(network.weights_file)], settings | kind)
 
-    with process_group(device) as rank, shared_work(rank, key, [VIEWS]) as folder:
-        if folder is not None:
-            backbone = load_backbone(network, images)
-            kind = feature_kind(backbone, network, images, source, device, deterministic=runtime.deterministic)
-            digests = read_digests(IMAGES)
-            views = Views(backbone, source, digests, chosen, device, network.precision, runtime.num_workers)
-            shape = (chosen.count, len(rows))
-            compute_features(VIEWS, shape, rows, digests[rows], views.passes(kind), rank)
+    with process_group(device) as rank, shared_work(rank, key):
+        backbone = load_backbone(network, images)
+        kind = feature_kind(backbone, network, images, source, device, deterministic=runtime.deterministic)
+        digests = read_digests(IMAGES)
+        views = Views(backbone, source, digests, chosen, device, network.precision, runtime.num_workers)
+        shape = (chosen.count, len(rows))
+        compute_features(VIEWS, shape, rows, digests[rows], views.passes(kind), rank)
 
 
 if __name__ == "__main__":

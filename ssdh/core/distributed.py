@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from loguru import logger
 
 from ssdh.core.errors import ParameterError, SSDHError
-from ssdh.core.resume import finished_before, mark_finished, outs_lock, work_folder
+from ssdh.core.resume import work_folder
 from ssdh.core.runtime import num_cores
 from ssdh.core.stage import LAUNCH_ID
 
@@ -150,23 +150,18 @@ def broadcast(value: T, rank: Rank) -> T:
 
 
 @contextmanager
-def shared_work(rank: Rank, make_key: Callable[[], str], outs: Sequence[Path]) -> Iterator[Path | None]:
-    """Give every rank the folder of this resumable work; None where a run that we waited for has put the outs in place.
+def shared_work(rank: Rank, make_key: Callable[[], str]) -> Iterator[Path]:
+    """Give every rank the folder of this resumable work (`work_folder` of the key, which rank 0 makes and locks).
 
-    Rank 0 holds the locks of the work and of its outs; the folder goes when the body has ended on every rank.
+    The folder goes when the body has ended on every rank.
     """
     if not rank.first:
-        yield broadcast(None, rank)
+        yield broadcast(Path(), rank)
         barrier(rank)
         return
-    key = make_key()
-    with work_folder(key) as folder, outs_lock(outs):
-        finished = finished_before(key, outs)
-        if finished:
-            logger.info("another process has finished this work: {} in place", ", ".join(map(str, outs)))
-        yield broadcast(None if finished else folder, rank)
+    with work_folder(make_key()) as folder:
+        yield broadcast(folder, rank)
         barrier(rank)
-        mark_finished(key, outs)
 
 
 # --- a batch shared out over the ranks ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 from loguru import logger
 
 from ssdh.core.cache_dir import ssdh_home
-from ssdh.core.files import file_lock, file_sha256, write_json
+from ssdh.core.files import file_lock, file_sha256
 
 KEEP_WORK_DAYS = 14
 
@@ -49,9 +49,9 @@ def _own_sources() -> dict[str, Path]:
 def work_folder(key: str) -> Iterator[Path]:
     """Give the folder `$SSDH_HOME/work/<key>` for resumable work, under an exclusive lock that dies with the process.
 
-    A second process with the same key waits (a killed `dvc` may leave its stage running) and then finds the first
-    one's work. The folder is removed when the body succeeds and kept when it fails; folders that nobody touched for
-    14 days are removed first.
+    A second process with the same key, in another workspace say, waits and then goes on from what the first one left.
+    The folder is removed when the body succeeds and kept when it fails; folders that nobody touched for 14 days are
+    removed first.
     """
     root = ssdh_home() / "work"
     folder = root / key
@@ -62,35 +62,6 @@ def work_folder(key: str) -> Iterator[Path]:
         os.utime(folder)
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def outs_lock(outs: Sequence[Path]) -> Iterator[None]:
-    """Let one process at a time write these files: a stage whose `dvc` was killed, with other parameters, may still.
-
-    The lock dies with the process. A link to DVC's cache is another file each time, its place is the same.
-    """
-    places = sorted(str(path.parent.resolve() / path.name) for path in outs)
-    name = hashlib.sha256("\n".join(places).encode()).hexdigest()[:32]
-    root = ssdh_home() / "work"
-    root.mkdir(parents=True, exist_ok=True)
-    told = f"another process, with other parameters, is still to write {', '.join(map(str, outs))}: waiting for it"
-    with file_lock(root / f"outs-{name}.lock", waiting_for=told):
-        yield
-
-
-def mark_finished(key: str, outs: Sequence[Path]) -> None:
-    """Note that the work `key` put `outs` in place: for a run that waited for this one and need not do it again."""
-    write_json(ssdh_home() / "work" / f"{key}.done", {str(path.resolve()): file_sha256(path) for path in outs})
-
-
-def finished_before(key: str, outs: Sequence[Path]) -> bool:
-    """Whether the same work was finished by another process and all its outs stand in place, byte for byte."""
-    note = ssdh_home() / "work" / f"{key}.done"
-    if not note.is_file() or not all(path.is_file() for path in outs):
-        return False
-    known = json.loads(note.read_text(encoding="utf-8"))
-    return all(known.get(str(path.resolve())) == file_sha256(path) for path in outs)
 
 
 def _remove_old_work(root: Path) -> None:
@@ -105,5 +76,5 @@ def _remove_old_work(root: Path) -> None:
         if folder.is_dir():
             logger.info("removing unfinished work older than {} days: {}", KEEP_WORK_DAYS, folder)
             shutil.rmtree(folder, ignore_errors=True)
-        elif folder.suffix in (".lock", ".done"):
+        elif folder.suffix == ".lock":
             folder.unlink(missing_ok=True)

@@ -2,11 +2,14 @@
 
 import functools
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
+import psutil
 from loguru import logger
 
 from ssdh.core.errors import ParameterError, SSDHError
@@ -14,6 +17,12 @@ from ssdh.core.params import read_params
 from ssdh.core.records import record_seconds
 
 RESTORE = "git checkout HEAD -- params.yaml dvc.lock metrics && dvc checkout --force --allow-missing"
+
+
+LOOK_SECONDS = 0.5  # between two looks at the process that started this one
+
+
+SHELLS = {"sh", "bash", "dash", "zsh", "fish", "cmd.exe"}
 
 
 LAUNCH_ID = "ssdh-"  # begins the run id of ranks that a stage started itself: that stage notes the seconds
@@ -33,6 +42,8 @@ def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
         def run() -> None:
             first = os.environ.get("RANK", "0") == "0"  # of several processes, one speaks
             configure_logging(_log_level() if first else "WARNING")
+            if "DVC_STAGE" in os.environ:  # set by DVC, inherited by ranks
+                end_with(_starter())
             started = time.perf_counter()
             try:
                 main()
@@ -47,6 +58,24 @@ def stage(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
         return run
 
     return decorate
+
+
+def end_with(process: psutil.Process) -> None:
+    """End this process within a second of the end of `process`, so that a killed dvc leaves no stage at work."""
+
+    def watch() -> None:
+        with suppress(psutil.NoSuchProcess):
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end_with", daemon=True).start()
+
+
+def _starter() -> psutil.Process:
+    """The process that started this one; a shell between them, through which DVC runs commands, is passed over."""
+    parents = psutil.Process().parents()
+    return next((parent for parent in parents if parent.name() not in SHELLS), parents[0])
 
 
 def _way_back(name: str) -> str:

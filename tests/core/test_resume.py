@@ -53,37 +53,6 @@ def test_work_that_vanishes_while_old_work_is_looked_for(monkeypatch: pytest.Mon
         assert folder.exists()
 
 
-def test_a_stage_waits_for_one_of_other_parameters_that_still_writes_its_outs(tmp_path: Path) -> None:
-    out = tmp_path / "out.npy"
-    code = (
-        "import sys, time; from pathlib import Path; from ssdh.core.distributed import Rank, shared_work\n"
-        "with shared_work(Rank(), lambda: sys.argv[1], [Path(sys.argv[2])]):\n"
-        "    Path(sys.argv[2]).write_text(sys.argv[1]); print('in', flush=True); time.sleep(float(sys.argv[3]))\n"
-    )
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    orphan = start("old", str(out), "60")
-    try:
-        assert orphan.stdout is not None
-        assert orphan.stdout.readline() == "in\n"
-        waiter = start("new", str(out), "0")
-        elsewhere = start("newer", str(tmp_path / "other.npy"), "0")
-        assert elsewhere.wait() == 0
-        with pytest.raises(subprocess.TimeoutExpired):
-            waiter.wait(timeout=1.5)
-        assert out.read_text() == "old"
-        orphan.kill()
-        _, told = waiter.communicate()
-        assert "another process, with other parameters, is still to write" in told
-        assert out.read_text() == "new"
-    finally:
-        orphan.kill()
-        orphan.wait()
-
-
 def test_the_lock_of_a_killed_process_is_free_and_a_living_ones_is_waited_for(tmp_path: Path) -> None:
     code = (
         "import sys, time; from ssdh.core.resume import work_folder\n"

@@ -5,6 +5,7 @@
 
 import importlib
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -80,9 +81,7 @@ def before_array_rename() -> None:
 
 
 def after_outs_before_cleaning() -> None:
-    import ssdh.core.distributed
-
-    ssdh.core.distributed.mark_finished = lambda *_: die()
+    shutil.rmtree = lambda *_, **__: die()
 
 
 def mid_epoch() -> None:
