@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-COMMANDS = ["run", "datasets", "evaluate", "compare", "show", "table", "search", "export", "serve"]
+COMMANDS = ["run", "datasets", "evaluate", "compare", "show", "table", "search", "export", "serve", "cache"]
 
 
 def load(name: str) -> ModuleType:

@@ -45,12 +45,21 @@ def words(text: str) -> list[str]:
 
 def hours(text: str) -> float:
     """A number of hours, at least 0; `inf` has no limit."""
+    return _number(text, "hours")
+
+
+def gibibytes(text: str) -> float:
+    """A number of GiB, at least 0."""
+    return _number(text, "GiB")
+
+
+def _number(text: str, unit: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not value >= 0:
-        raise argparse.ArgumentTypeError(f"must be a number of hours of at least 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of {unit} of at least 0, got {text!r}")
     return value
 
 

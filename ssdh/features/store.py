@@ -151,10 +151,15 @@ def _as_text(digests: Digests) -> NDArray[np.bytes_]:
     return np.ascontiguousarray(digests).view("S32").ravel()
 
 
+def _digest_files(folder: Path) -> list[Path]:
+    """The files that make blocks known; what a writer has not renamed yet begins with a dot."""
+    return [path for path in folder.glob("*.sha256") if not path.name.startswith(".")]
+
+
 def _read_keys(folder: Path) -> tuple[list[Path], list[Digests]]:
     """The files of values of every known block, and its digests (n, 32)."""
     blocks, keys = [], []
-    for path in sorted(folder.glob("*.sha256")):
+    for path in sorted(_digest_files(folder)):
         with suppress(FileNotFoundError, ValueError):  # removed meanwhile; not whole
             keys.append(np.fromfile(path, np.uint8).reshape(-1, 32))
             blocks.append(path.with_suffix(".npy"))
@@ -217,7 +222,7 @@ def evict(limit: int) -> int:
             _remove(block.path)
             freed += block.size
         for folder in root.glob("*/"):
-            if not any(folder.glob("*.sha256")) and not any(folder.glob("*.npy")):
+            if {path.name for path in folder.iterdir()} <= {ABOUT}:
                 (folder / ABOUT).unlink(missing_ok=True)
                 with suppress(OSError):  # a writer has begun meanwhile
                     folder.rmdir()
@@ -233,7 +238,7 @@ def _remove(block: Path) -> None:
 
 def _remove_orphans(folder: Path) -> None:
     """Remove what writers that were killed left: values that never became known."""
-    known = {path.stem for path in folder.glob("*.sha256") if not path.name.startswith(".")}
+    known = {path.stem for path in _digest_files(folder)}
     for path in folder.iterdir():
         with suppress(OSError):
             old = time.time() - path.stat().st_mtime > ORPHAN_SECONDS
