@@ -1,6 +1,7 @@
 """Fixtures that several test modules use."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,14 @@ def first_run(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose tests are long come first, so that no worker begins one when the others are done."""
     items.sort(key=lambda item: item.path.parent.name != "pipeline")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each thing that is missing, with the number of tests that need it."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"SKIPPED {count}: {reason}")
 
 
 @pytest.fixture(autouse=True)

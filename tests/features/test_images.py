@@ -269,6 +269,7 @@ def _peak_kib(folder: Path) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.long
 def test_extraction_of_a_hundred_times_more_images_needs_no_more_memory(tmp_path: Path) -> None:
     """2000 and 200,000 images: the peak grows by a fraction of the pixels read and of the features written."""
     peaks = []

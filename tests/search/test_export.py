@@ -33,6 +33,8 @@ from tests.helpers.docs_blocks import blocks
 from tests.helpers.finished_run import finished_run
 from tests.helpers.galleries import disc
 
+pytestmark = pytest.mark.long  # ONNX
+
 
 @pytest.fixture(scope="module", params=[(12, 0.0), (65, 0.5)], ids=["12 bits", "65 bits, normalised features"])
 def exported(request: pytest.FixtureRequest, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

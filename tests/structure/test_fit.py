@@ -334,6 +334,7 @@ print(json.dumps({"mb": peak() - before, "torch": "torch" in sys.modules, "simil
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "dim", "limit_mb"), [(5000, 4096, 150), (5000, 512, 150), (12_000, 512, 300)])
 def test_peak_memory_above_features_and_labels(n: int, dim: int, limit_mb: int, project: Path) -> None:
     done = subprocess.run(

@@ -168,7 +168,12 @@ def test_out_of_memory_of_a_frozen_network_is_one_line(kind: RuntimeError, monke
         list(forward.run_network(network, [torch.zeros(2, 4)], CPU, prepare=full))
 
 
-@pytest.mark.parametrize("arch", ["alexnet", "resnet18", "googlenet", "efficientnet_b0", "vit_b_32", "swin_t"])
+LARGE = ("googlenet", "efficientnet_b0", "vit_b_32", "swin_t")
+
+
+@pytest.mark.parametrize(
+    "arch", ["alexnet", "resnet18", *(pytest.param(arch, marks=pytest.mark.long) for arch in LARGE)]
+)
 def test_any_network_can_be_trained(arch: str) -> None:
     layer = "fc7" if arch == "alexnet" else "penultimate"
     size = 64
