@@ -65,11 +65,11 @@ def measure(
 
         def usual() -> None:
             resized = preprocess(pixels, preprocessing)
-            found = []
+            result = []
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=low):
                 for (batch,) in DataLoader(TensorDataset(resized), batch_size=BLOCK):
-                    found.append(plain(normalise(batch.to(device), preprocessing)).float().cpu())
-            np.save(folder / "usual.npy", torch.cat(found).numpy())
+                    result.append(plain(normalise(batch.to(device), preprocessing)).float().cpu())
+            np.save(folder / "usual.npy", torch.cat(result).numpy())
 
         bare()
         seconds = best_seconds({"bare": bare, "usual": usual, "ours": ours}, repeats)

@@ -73,16 +73,16 @@ def ours(
     model, _ = clock("train", lambda: train_head(train, batches, chosen, bits=bits, seed=SEED, device=device))
     blocks_of = packed(feature_blocks(model.eval(), features, device))
     codes = clock("encode", lambda: np.concatenate(list(blocks_of(np.arange(len(features))))))
-    wanted: EvaluateParams = section(params, "evaluate", EvaluateParams)
+    expected: EvaluateParams = section(params, "evaluate", EvaluateParams)
 
     def measured() -> float:
-        found = evaluate(codes, labels, features, split, bits=bits, topk=TOPK, params=wanted).metrics
+        result = evaluate(codes, labels, features, split, bits=bits, topk=TOPK, params=expected).metrics
         manifold_recall(codes, features, split, bits=bits)
         pair_precision(pairs, labels[split.train])
-        return float(found["map"])
+        return float(result["map"])
 
-    found = clock("evaluate", measured)
-    return clock.seconds, found
+    result = clock("evaluate", measured)
+    return clock.seconds, result
 
 
 def usual(

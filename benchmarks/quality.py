@@ -88,8 +88,8 @@ def recipe_codes(
 def score(packed: NDArray[np.uint8], labels: NDArray[np.uint8], split: Split, bits: int, topk: int) -> float:
     """Tie-aware mAP@topk of packed codes of all images."""
     query, database = split.query, split.database
-    found = average_precisions(packed[query], packed[database], labels[query], labels[database], bits=bits, topk=topk)
-    return float(found.mean())
+    result = average_precisions(packed[query], packed[database], labels[query], labels[database], bits=bits, topk=topk)
+    return float(result.mean())
 
 
 def measure(
@@ -104,12 +104,12 @@ def measure(
 ) -> list[tuple[str, int, float, float]]:
     """(method, bits, mAP, seconds) of each method and code length on one split; seconds hold fit and codes, no mAP."""
     params = read_params()
-    found: list[tuple[str, int, float, float]] = []
+    result: list[tuple[str, int, float, float]] = []
     train = features[split.train]
     if "float" in methods:
         started = time.perf_counter()
         value = float(float_average_precisions(features, labels, split, topk).mean())
-        found += [("float", k, value, time.perf_counter() - started) for k in bits]
+        result += [("float", k, value, time.perf_counter() - started) for k in bits]
     for method in (name for name in BASELINES if name in methods):
         for k in bits:
             started = time.perf_counter()
@@ -119,7 +119,7 @@ def measure(
                 continue
             packed = encode(fitted, features)
             seconds = time.perf_counter() - started
-            found.append((method, k, score(packed, labels, split, k, topk), seconds))
+            result.append((method, k, score(packed, labels, split, k, topk), seconds))
     for method in (name for name in methods if name not in ("float", *BASELINES)):
         recipe = params | {"recipe": params["recipe"] if method == "default" else method}
         started = time.perf_counter()
@@ -129,15 +129,15 @@ def measure(
             started = time.perf_counter()
             packed = recipe_codes(features, split, pairs, section(recipe, "train", TrainParams), k, seed)
             seconds = time.perf_counter() - started
-            found.append((method, k, score(packed, labels, split, k, topk), shared + seconds))
-    return found
+            result.append((method, k, score(packed, labels, split, k, topk), shared + seconds))
+    return result
 
 
-def summarise(found: Sequence[tuple[str, int, float, float]]) -> list[Row]:
+def summarise(result: Sequence[tuple[str, int, float, float]]) -> list[Row]:
     """Mean and deviation over seeds (of the sample; 0 for a single seed), mean seconds; in the order of first sight."""
     rows: list[Row] = []
-    for method, k in dict.fromkeys((method, k) for method, k, _, _ in found):
-        values = np.array([(value, seconds) for name, bits, value, seconds in found if (name, bits) == (method, k)])
+    for method, k in dict.fromkeys((method, k) for method, k, _, _ in result):
+        values = np.array([(value, seconds) for name, bits, value, seconds in result if (name, bits) == (method, k)])
         deviation = float(values[:, 0].std(ddof=1)) if len(values) > 1 else 0.0
         row = {"method": method, "bits": k, "map_mean": float(values[:, 0].mean()), "map_std": deviation}
         rows.append(row | {"seconds": float(values[:, 1].mean())})
@@ -175,12 +175,12 @@ def main() -> None:
     os.chdir(PROJECT)  # whose params.yaml and placeholder of weights are read
     bits, methods = [int(k) for k in chosen.bits.split(",")], chosen.methods.split(",")
     features, labels = load(chosen.features)
-    found = []
+    result = []
     for seed in range(chosen.seeds):
         split = draw(labels, chosen.num_query, chosen.num_train, seed)
-        found += measure(features, labels, split, bits=bits, seed=seed, topk=chosen.topk, methods=methods)
+        result += measure(features, labels, split, bits=bits, seed=seed, topk=chosen.topk, methods=methods)
         print(f"seed {seed} done", flush=True)
-    rows = summarise(found)
+    rows = summarise(result)
     print_table(rows)
     if chosen.json:
         chosen.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -87,14 +87,14 @@ def torch_topk(codes: Codes, batch: int = 100) -> NDArray[np.float64]:
     )
     labels = tensors["database_labels"].float()
     ranks = torch.arange(1, min(TOPK, len(database)) + 1)
-    found = []
+    result = []
     for start in range(0, len(query), batch):
         part = slice(start, start + batch)
         order = (query[part] @ database.T).topk(len(ranks), dim=1).indices
         relevant = (tensors["query_labels"][part].float() @ labels.T > 0).gather(1, order)
         precision = relevant.cumsum(1) / ranks
-        found.append((precision * relevant).sum(1) / relevant.sum(1).clamp(min=1))
-    return torch.cat(found).double().numpy()
+        result.append((precision * relevant).sum(1) / relevant.sum(1).clamp(min=1))
+    return torch.cat(result).double().numpy()
 
 
 def faiss_search(codes: Codes) -> None:

@@ -53,12 +53,12 @@ LARGEST_GRAPH = 100_000  # a graph of a million codes takes minutes to build
 
 def best(work: Callable[[], Any], rounds: int = 3) -> float:
     """The least processor seconds of several rounds."""
-    found = []
+    result = []
     for _ in range(rounds):
         started = time.process_time()
         work()
-        found.append(time.process_time() - started)
-    return min(found)
+        result.append(time.process_time() - started)
+    return min(result)
 
 
 def evaluation(largest: int) -> Points:
@@ -187,15 +187,15 @@ LABELS = {
 
 def fits(points: Points) -> Points:
     """c and p of t = c·n^p for each curve, least squares in logarithms over its largest three sizes."""
-    found = []
+    result = []
     for curve in dict.fromkeys(point["curve"] for point in points):
         own = sorted((point["n"], point["seconds"]) for point in points if point["curve"] == curve)[-3:]
         if len(own) < 2:
             continue
         n, seconds = np.log(np.array(own)).T
         power, constant = np.polyfit(n, seconds, 1)
-        found.append({"curve": curve, "power": float(power), "constant": float(np.exp(constant)), "points": len(own)})
-    return found
+        result.append({"curve": curve, "power": float(power), "constant": float(np.exp(constant)), "points": len(own)})
+    return result
 
 
 def draw(name: str, points: Points, folder: Path) -> Path:
@@ -207,7 +207,7 @@ def draw(name: str, points: Points, folder: Path) -> Path:
 
     plt.rcParams |= {"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9}
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    model = {found["curve"]: found for found in fits(points)}
+    model = {result["curve"]: result for result in fits(points)}
     for number, curve in enumerate(dict.fromkeys(point["curve"] for point in points)):
         own = np.array(sorted((point["n"], point["seconds"]) for point in points if point["curve"] == curve))
         label, colour = curve, f"C{number}"

@@ -60,7 +60,7 @@ def measure(
         index.search(query[None], TOP)
         milliseconds.append(1000 * (time.perf_counter() - started))
     started = time.perf_counter()
-    found = index.search(queries, TOP)
+    result = index.search(queries, TOP)
     together = 1000 * (time.perf_counter() - started) / len(queries)
     with tempfile.TemporaryDirectory() as folder:  # read, not made, there: making leaves freed memory to be used again
         np.save(Path(folder) / "codes.npy", packed)
@@ -74,7 +74,7 @@ def measure(
         "p99_ms": float(np.percentile(milliseconds, 99)),
         "batch_ms": together,
         "mib_above_codes": memory,
-        "recall@20": recall(found, exact.search(queries, TOP)),
+        "recall@20": recall(result, exact.search(queries, TOP)),
     }
 
 

@@ -154,12 +154,12 @@ def load(address: str, clients: int, seconds: float, photos: list[bytes]) -> tup
 
 def jpegs(count: int) -> list[bytes]:
     """Photos to send, 640 px, about 10 kB each."""
-    found = []
+    result = []
     for seed in range(count):
         out = io.BytesIO()
         Image.fromarray(picture(seed, 640)).save(out, "JPEG", quality=90)
-        found.append(out.getvalue())
-    return found
+        result.append(out.getvalue())
+    return result
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ def head(device: torch.device, repeats: int) -> list[dict[str, Any]]:
                 {
                     "dimensions": dim,
                     "batch": batch,
-                    **{f"loader, {name}": steps / found for name, found in loaders.items()},
+                    **{f"loader, {name}": steps / result for name, result in loaders.items()},
                     "ours": steps / seconds["ours"],
                     "ratio to the best": min(loaders.values()) / seconds["ours"],
                     "loss difference": gap,
@@ -228,9 +228,9 @@ def determinism(
 ) -> list[dict[str, Any]]:
     """The same step with `runtime.deterministic` on and off: its cost on a CUDA device."""
     rows = []
-    for wanted in (True, False):
-        make_deterministic(device, wanted)
-        rows.append({"deterministic": wanted} | network(arch, size, batch, device, "fp32", steps, repeats))
+    for expected in (True, False):
+        make_deterministic(device, expected)
+        rows.append({"deterministic": expected} | network(arch, size, batch, device, "fp32", steps, repeats))
     make_deterministic(device, True)
     return rows
 

@@ -46,8 +46,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "`python -m ssdh --train --help` lists them.",
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    wanted = [name for name in COMMANDS if name in arguments[:1]] or COMMANDS
-    for name in wanted:
+    names = [name for name in COMMANDS if name in arguments[:1]] or COMMANDS
+    for name in names:
         load(name).register(subparsers)
     return parser.parse_args(arguments)
 

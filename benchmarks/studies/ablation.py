@@ -126,52 +126,52 @@ def held_out_reference(
             power_normalise(features[rows], POWER), neighbors=GRAPH_NEIGHBORS, rank=RANK, steps=STEPS, decay=DECAY
         )
         references["held out", seed] = rows, embedding
-    found: tuple[NDArray[np.int64], NDArray[np.float32]] = references["held out", seed]
-    return found
+    result: tuple[NDArray[np.int64], NDArray[np.float32]] = references["held out", seed]
+    return result
 
 
 def summary(rows: list[dict[str, Any]], order: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """Mean and deviation over seeds of each variant and code length, in the order of the variants."""
-    found = []
+    result = []
     for group, name in order:
         for bits in sorted({row["bits"] for row in rows}):
             own = [r for r in rows if (r["group"], r["variant"], r["bits"]) == (group, name, bits)]
             if own:
                 maps = np.array([r["map"] for r in own])
-                found.append({
+                result.append({
                     "group": group, "variant": name, "bits": bits, "seeds": len(own), "map": float(maps.mean()),
                     "deviation": float(maps.std(ddof=1)) if len(own) > 1 else 0.0,
                     "manifold_recall": float(np.mean([r["manifold_recall"] for r in own])),
                     "validation_map": float(np.mean([r["validation_map"] for r in own])),
                 })  # fmt: skip
-    return found
+    return result
 
 
-def rank_correlation(found: list[dict[str, Any]], bits: int) -> float:
+def rank_correlation(result: list[dict[str, Any]], bits: int) -> float:
     """Spearman's correlation of mAP and recall over the variants (of `found`) at one code length."""
-    own = [row for row in found if row["bits"] == bits]
+    own = [row for row in result if row["bits"] == bits]
     return float(spearmanr([r["map"] for r in own], [r["manifold_recall"] for r in own]).statistic)
 
 
-def markdown(found: list[dict[str, Any]]) -> str:
+def markdown(result: list[dict[str, Any]]) -> str:
     """The table of `docs/method.md`."""
     lines = ["| what | value | bits | mAP@5000 | validation mAP | neighbours found | seeds |", "|---|" + 6 * "---|"]
     lines += [
         f"| {r['group']} | {r['variant']} | {r['bits']} | {r['map']:.4f} ± {r['deviation']:.4f} | "
         f"{r['validation_map']:.4f} | {r['manifold_recall']:.3f} | {r['seeds']} |"
-        for r in found
+        for r in result
     ]
     return "\n".join(lines) + "\n"
 
 
-def plot(found: list[dict[str, Any]], path: Path, bits: int) -> None:
+def plot(result: list[dict[str, Any]], path: Path, bits: int) -> None:
     """Two panels: what each step adds, and mAP against the number without labels."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    own = [row for row in found if row["bits"] == bits]
+    own = [row for row in result if row["bits"] == bits]
     steps = [row for row in own if row["group"] == "steps"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2), layout="constrained")
     left.barh([r["variant"] for r in steps], [r["map"] for r in steps], xerr=[r["deviation"] for r in steps],
@@ -181,7 +181,7 @@ def plot(found: list[dict[str, Any]], path: Path, bits: int) -> None:
     right.scatter([r["manifold_recall"] for r in own], [r["map"] for r in own], s=14, color="#4c72b0")
     right.set_xlabel("manifold neighbours found (no labels)")
     right.set_ylabel("mAP@5000")
-    right.set_title(f"rank correlation {rank_correlation(found, bits):.2f}", fontsize=10)
+    right.set_title(f"rank correlation {rank_correlation(result, bits):.2f}", fontsize=10)
     figure.savefig(path)
 
 
@@ -200,11 +200,11 @@ def main() -> None:
     logger.disable("ssdh")
     bits = [int(k) for k in chosen.bits.split(",")]
     rows = json.loads(chosen.json.read_text(encoding="utf-8"))["results"] if chosen.json.exists() else []
-    wanted = [v for v in variants() if not chosen.groups or v.group in chosen.groups.split(",")]
+    expected = [v for v in variants() if not chosen.groups or v.group in chosen.groups.split(",")]
     if chosen.features:
         features, labels = load(chosen.features)
         references: dict[Any, Any] = {}
-        for variant in wanted:
+        for variant in expected:
             for seed in map(int, chosen.seeds.split(",")):
                 done = {
                     r["bits"]
@@ -217,17 +217,17 @@ def main() -> None:
                 rows += run(variant, features, labels, references, bits=missing, seed=seed, topk=chosen.topk)
                 write_results("ablation", rows, chosen.json)
             print(markdown(summary(rows, [(variant.group, variant.name)])).splitlines()[-1], flush=True)
-    found = summary(rows, [(v.group, v.name) for v in variants()])
+    result = summary(rows, [(v.group, v.name) for v in variants()])
     for k in bits:
-        fine = [row for row in found if row["group"] not in ("steps", "train images") or "(default)" in row["variant"]]
+        fine = [row for row in result if row["group"] not in ("steps", "train images") or "(default)" in row["variant"]]
         print(
-            f"Spearman's rank correlation of mAP and neighbours found, {k} bits: {rank_correlation(found, k):.3f}; "
+            f"Spearman's rank correlation of mAP and neighbours found, {k} bits: {rank_correlation(result, k):.3f}; "
             f"where one value of the default was changed: {rank_correlation(fine, k):.3f}"
         )
     if chosen.table:
-        chosen.table.write_text(markdown(found), encoding="utf-8")
+        chosen.table.write_text(markdown(result), encoding="utf-8")
     if chosen.plot:
-        plot(found, chosen.plot, bits[0])
+        plot(result, chosen.plot, bits[0])
 
 
 if __name__ == "__main__":

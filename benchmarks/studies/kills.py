@@ -95,7 +95,7 @@ def run(kills: int, seed: int, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     assert start(clone).wait() == 0, (folder / "repro.log").read_text()
     seconds = time.perf_counter() - started
-    wanted = results(clone.folder)
+    expected = results(clone.folder)
     begin_again(clone)
     done: list[dict[str, Any]] = []
     rounds = 0
@@ -109,13 +109,13 @@ def run(kills: int, seed: int, folder: Path) -> dict[str, Any]:
             done.append({"kill": len(done) + 1, "after_s": round(wait, 2), "what": mode, "stage": kill(process, mode)})
             continue
         assert code == 0, (folder / "repro.log").read_text()[-3000:]
-        found = results(clone.folder)
-        assert found.keys() == wanted.keys()
-        different = [name for name in wanted if found[name] != wanted[name]]
+        result = results(clone.folder)
+        assert result.keys() == expected.keys()
+        different = [name for name in expected if result[name] != expected[name]]
         assert not different, f"after {done}: {different} differ"
         rounds += 1
         if len(done) >= kills:
-            return {"undisturbed_s": seconds, "rounds_compared": rounds, "files": sorted(wanted), "kills": done}
+            return {"undisturbed_s": seconds, "rounds_compared": rounds, "files": sorted(expected), "kills": done}
         begin_again(clone)
 
 
@@ -126,13 +126,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = run(chosen.kills, chosen.seed, Path(folder))
-    print(table(found["kills"]))
+        result = run(chosen.kills, chosen.seed, Path(folder))
+    print(table(result["kills"]))
     print(
-        f"{len(found['kills'])} kills, {found['rounds_compared']} rounds that came to their end, "
-        f"{len(found['files'])} files the same bytes as undisturbed ({found['undisturbed_s']:.0f} s)"
+        f"{len(result['kills'])} kills, {result['rounds_compared']} rounds that came to their end, "
+        f"{len(result['files'])} files the same bytes as undisturbed ({result['undisturbed_s']:.0f} s)"
     )
-    print(write_results("kills", found, STUDIES / "kills.json"))
+    print(write_results("kills", result, STUDIES / "kills.json"))
 
 
 if __name__ == "__main__":

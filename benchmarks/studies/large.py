@@ -61,10 +61,10 @@ def main() -> None:
     embedding = embed(scaled, structure, seed=0)
     note("embedding")
     vectors = scaled if embedding is None else embedding
-    found, _, _ = fit_pairs(PairDistances(vectors), alpha=structure.alpha, beta=structure.beta, bins=structure.bins)
+    result, _, _ = fit_pairs(PairDistances(vectors), alpha=structure.alpha, beta=structure.beta, bins=structure.bins)
     note("fit")
     batches = PairBatches(
-        PairLabels(vectors, found),
+        PairLabels(vectors, result),
         torch.device("cpu"),
         unknown_weight=training.unknown_weight,
         target=training.target,

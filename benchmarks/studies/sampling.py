@@ -34,13 +34,13 @@ def compared(
         return np.array([fitted.threshold_similar, fitted.threshold_dissimilar])
 
     order = np.random.default_rng(0).permutation(len(features))
-    found: dict[int, list[NDArray[np.float64]]] = {count: [] for count in counts}
+    result: dict[int, list[NDArray[np.float64]]] = {count: [] for count in counts}
     for rows in order[: images * subsets].reshape(subsets, images):
         values = power_normalise(features[np.sort(rows)].astype(np.float32), params.power)
         embedded = embed(values, params, seed=0)
         pairs = PairDistances(values if embedded is None else embedded)
         whole = thresholds(pairs)
-        for count, errors in found.items():
+        for count, errors in result.items():
             errors += [np.abs(thresholds(pairs.sample(count, seed)) - whole) for seed in range(seeds)]
     return [
         {
@@ -52,7 +52,7 @@ def compared(
             "dissimilar, largest": float(np.max(errors, axis=0)[1]),
             "both ≤ 0.002": float((np.array(errors) <= 0.002).all(axis=1).mean()),
         }
-        for count, errors in found.items()
+        for count, errors in result.items()
     ]
 
 

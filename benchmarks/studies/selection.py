@@ -76,13 +76,13 @@ def chosen_of(settings: Settings) -> tuple[StructureParams, TrainParams]:
 def candidates(count: int) -> list[Settings]:
     """START and `count` − 1 others, drawn with a fixed seed: each setting is drawn anew one time in three."""
     rng = np.random.default_rng(0)
-    found = [START]
-    while len(found) < count:
+    result = [START]
+    while len(result) < count:
         others = [values[rng.integers(len(values))] for values in SPACE.values()]
         drawn = tuple(old if rng.random() < 2 / 3 else new for old, new in zip(START, others, strict=True))
-        if drawn not in found:
-            found.append(drawn)
-    return found
+        if drawn not in result:
+            result.append(drawn)
+    return result
 
 
 def validation_split(labels: NDArray[np.uint8], seed: int) -> Split:
@@ -115,13 +115,13 @@ def standing(rows: Sequence[dict[str, Any]], settings: Settings, seeds: Sequence
 def verdict(rows: Sequence[dict[str, Any]], field: Sequence[Settings], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Mean of each candidate, its gain on START and the standard error of the gain; best first."""
     reference = standing(rows, START, seeds)
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     for settings in field:
         gains = standing(rows, settings, seeds) - reference
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None
         measured = {"validation": float((gains + reference).mean()), "gain": float(gains.mean()), "error": error}
-        found.append(dict(zip(SPACE, settings, strict=True)) | measured)
-    return sorted(found, key=lambda row: -row["validation"])
+        result.append(dict(zip(SPACE, settings, strict=True)) | measured)
+    return sorted(result, key=lambda row: -row["validation"])
 
 
 def winner(results: Sequence[dict[str, Any]]) -> Settings:

@@ -51,12 +51,12 @@ def run(options: argparse.Namespace) -> int:
     first, second = (read_experiment(name, column) for name in (options.first, options.second))
     same = SAME + HELD_OUT * options.without_train
     values = pair(first, second, options.first, options.second, same=same)
-    found = paired_bootstrap(*values, confidence=options.confidence, resamples=options.resamples, seed=options.seed)
+    result = paired_bootstrap(*values, confidence=options.confidence, resamples=options.resamples, seed=options.seed)
     if options.json:
-        print(json.dumps(asdict(found) | {"beyond_noise": found.beyond_noise}, indent=2))
+        print(json.dumps(asdict(result) | {"beyond_noise": result.beyond_noise}, indent=2))
     else:
         metric = f"mAP@{first[1]['topk']}" if "topk" in first[1] else "mAP"
-        print(verdict(found, options.first, options.second, metric + " without train images" * options.without_train))
+        print(verdict(result, options.first, options.second, metric + " without train images" * options.without_train))
     return 0
 
 
@@ -132,14 +132,14 @@ def _text(path: Path) -> str:
 def _revision(name: str) -> str:
     """The commit of an experiment's name (refs/exps/…/NAME) or of any other git revision."""
     experiments = (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or "").splitlines()
-    found = dict(line.split(" ", 1)[::-1] for line in experiments if line.rpartition("/")[2] == name)
-    found = {
-        ref: commit for ref, commit in found.items() if not ref.startswith(("refs/exps/exec/", "refs/exps/celery/"))
+    result = dict(line.split(" ", 1)[::-1] for line in experiments if line.rpartition("/")[2] == name)
+    result = {
+        ref: commit for ref, commit in result.items() if not ref.startswith(("refs/exps/exec/", "refs/exps/celery/"))
     }
-    if len(set(found.values())) > 1:
-        raise DataError(f"{name} names {len(found)} experiments: say which one, {' or '.join(sorted(found))}")
-    if found:
-        return next(iter(found.values()))
+    if len(set(result.values())) > 1:
+        raise DataError(f"{name} names {len(result)} experiments: say which one, {' or '.join(sorted(result))}")
+    if result:
+        return next(iter(result.values()))
     commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     if commit is None:
         raise DataError(f"{name} is no experiment, git revision or path here: `dvc exp list` names the experiments")

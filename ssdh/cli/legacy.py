@@ -214,7 +214,7 @@ def _result() -> str:
     """The mAP as the last line, as the earlier program ended."""
     from ssdh.experiments.summary import read_metrics
 
-    found = read_metrics(Path("metrics"))["metrics"]
-    if "map" not in found:
+    result = read_metrics(Path("metrics"))["metrics"]
+    if "map" not in result:
         return "no labels, no mAP: metrics/metrics.json"
-    return f"[map@{found['topk']}:{found['map']:.4f}] (ties as a stable sort leaves them: {found['map_stable']:.4f})"
+    return f"[map@{result['topk']}:{result['map']:.4f}] (ties as a stable sort leaves them: {result['map_stable']:.4f})"

@@ -49,7 +49,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
         blocks = _blocks_of_images(path, weights_file, params, dataset, runtime, device)
     split = read_split(Path("data/split"))
     codes = pack(sign_codes(outputs_of(blocks)(np.arange(len(features)))))
-    found = evaluate(
+    result = evaluate(
         codes,
         read_array(Path("data/labels.npy")),
         features,
@@ -59,8 +59,8 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
         params=section(params, "evaluate", EvaluateParams),
     )
     if (recall := manifold_recall(codes, features, split, bits=int(metadata["bits"]))) is not None:
-        found.metrics["manifold_recall"] = recall
-    return {"dataset": dataset, "weights": metadata["weights"], "model": str(path), **found.metrics}
+        result.metrics["manifold_recall"] = recall
+    return {"dataset": dataset, "weights": metadata["weights"], "model": str(path), **result.metrics}
 
 
 def _blocks_of_images(

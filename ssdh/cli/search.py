@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
     queries: list[dict[str, Any]] = []
     for batch in read_photos(paths, encoder.min_side, skipped):
         codes = encoder([pixels for _, pixels in batch])
-        found = index.search(codes, options.top, options.radius)
-        for (path, _), code, distances, rows in zip(batch, codes, *found, strict=True):
+        result = index.search(codes, options.top, options.radius)
+        for (path, _), code, distances, rows in zip(batch, codes, *result, strict=True):
             queries.append(
                 {"photo": str(path), "code": code.tobytes().hex(), "results": _results(index, distances, rows)}
             )

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         raise SSDHError(f"{error.name} is not installed: pip install -e '.[web]'") from None
     from ssdh.search.finished_run import open_gallery
 
-    listening = _listen(options.host, options.port)  # before the network is loaded: a port in use is told at once
+    listening = _listen(options.host, options.port)  # before the network is loaded: a port in use is an error at once
     with listening:
         app = create_app(open_gallery(options.index), hosts=tuple(options.allow_host))
         host, port = listening.getsockname()[:2]
@@ -63,6 +63,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(512)
     except OSError as error:
-        way_out = "choose another --port" if host == "127.0.0.1" else "choose another --host or --port"
-        raise SSDHError(f"cannot listen on {host}:{port} ({error.strerror or error}): {way_out}") from None
+        hint = "choose another --port" if host == "127.0.0.1" else "choose another --host or --port"
+        raise SSDHError(f"cannot listen on {host}:{port} ({error.strerror or error}): {hint}") from None
     return listening

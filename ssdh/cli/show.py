@@ -39,8 +39,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Run `dvc exp show`; returns 0."""
     every = ["-A"] if options.all_commits else []
-    told = list(csv.DictReader(dvc("exp", "show", "--csv", *every, quiet=True).splitlines()))
-    command = ["exp", "show", "--no-pager", *columns(told, options.add), *every]
+    rows = list(csv.DictReader(dvc("exp", "show", "--csv", *every, quiet=True).splitlines()))
+    command = ["exp", "show", "--no-pager", *columns(rows, options.add), *every]
     command += ["--sort-by", options.sort_by, "--sort-order", "desc"] if options.sort_by else []
     command += [flag for flag, on in (("--md", options.md), ("--csv", options.csv)) if on]
     if options.dry_run:
@@ -86,9 +86,9 @@ def _anywhere(pattern: str, names: Sequence[str]) -> str:
     """A pattern that finds `pattern` anywhere in a name, by `re.match` as DVC uses it."""
     whole = f".*(?:{pattern})"
     try:
-        found = [name for name in names if re.match(whole, name)]
+        result = [name for name in names if re.match(whole, name)]
     except re.error as error:
         raise ParameterError(f"--add {pattern!r} is no regular expression ({error}): lsh.map is one") from None
-    if not found:
+    if not result:
         raise ParameterError(f"--add {pattern!r} is found in no column's name: `dvc exp show --csv` has them all")
     return whole

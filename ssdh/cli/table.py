@@ -165,7 +165,7 @@ def known_rows(blank: dict[str, Row], code: str, hashes: dict[str, str], earlier
             continue
         if not is_whole_run(lock, stages, _params(data), hashes | method_hash(_params(data)["recipe"])):
             continue
-        metrics = {Path(name).stem: found.get("data", {}) for name, found in data["metrics"].items()}
+        metrics = {Path(name).stem: result.get("data", {}) for name, result in data["metrics"].items()}
         row = measured(blank[key], metrics.get("metrics", {}), metrics.get("baselines", {}), revision[:7])
         if row:
             rows[key] = row
@@ -174,8 +174,8 @@ def known_rows(blank: dict[str, Row], code: str, hashes: dict[str, str], earlier
 
 def shown() -> list[dict[str, Any]]:
     """The last commits with their experiments, as `dvc exp show` has them."""
-    found: list[dict[str, Any]] = json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True))
-    return found
+    result: list[dict[str, Any]] = json.loads(dvc("exp", "show", "--json", "-n", str(COMMITS), quiet=True))
+    return result
 
 
 def experiments(commits: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
@@ -189,8 +189,8 @@ def experiments(commits: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str | 
 
 
 def _params(data: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = data["params"]["params.yaml"]["data"]
-    return found
+    result: dict[str, Any] = data["params"]["params.yaml"]["data"]
+    return result
 
 
 def _key(data: dict[str, Any]) -> str | None:
@@ -203,14 +203,14 @@ def _key(data: dict[str, Any]) -> str | None:
 
 def failures() -> dict[str, str]:
     """The cells whose last try failed, by key, with the command that shows why."""
-    found = {}
+    result = {}
     for commit in shown():
         for group in commit.get("experiments") or []:
             if (group.get("executor") or {}).get("state") == "failed":
                 for one in group["revs"]:
                     if one.get("data") and (key := _key(one["data"])):
-                        found[key] = f"failed: dvc queue logs {one['name'] or one['rev'][:7]}"
-    return found
+                        result[key] = f"failed: dvc queue logs {one['name'] or one['rev'][:7]}"
+    return result
 
 
 # --- what runs ------------------------------------------------------------------------------------------------------

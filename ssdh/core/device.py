@@ -100,7 +100,7 @@ def use_device(name: str, *, deterministic: bool) -> "torch.device":
     return device
 
 
-def make_deterministic(device: "torch.device", wanted: bool) -> None:
+def make_deterministic(device: "torch.device", deterministic: bool) -> None:
     """Let CUDA use only kernels that give the same bits every time (`runtime.deterministic`); the CPU always does.
 
     Operations without such a kernel warn. Fused attention is off: its gradient is not deterministic even then.
@@ -109,14 +109,14 @@ def make_deterministic(device: "torch.device", wanted: bool) -> None:
 
     if device.type != "cuda":
         return
-    torch.backends.cudnn.benchmark = not wanted
-    torch.backends.cudnn.deterministic = wanted
-    if wanted:
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # (nothing reads it)
     for enable in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
-        getattr(torch.backends.cuda, enable)(not wanted)
+        getattr(torch.backends.cuda, enable)(not deterministic)
 
 
 def autocast(device: "torch.device", precision: str) -> AbstractContextManager[Any]:
@@ -155,13 +155,13 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def memory_for(work: str, device: "torch.device", way_out: str) -> Iterator[None]:
-    """Turn running out of memory in the body into SSDHError: `out of memory on cuda:0 with <work>: <way out>`."""
+def memory_for(work: str, device: "torch.device", hint: str) -> Iterator[None]:
+    """Turn running out of memory in the body into SSDHError: `out of memory on cuda:0 with <work>: <hint>`."""
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise SSDHError(f"out of memory on {device} with {work}: {way_out}") from None
+            raise SSDHError(f"out of memory on {device} with {work}: {hint}") from None
         raise
 
 

@@ -1,4 +1,4 @@
-"""Errors that a person can act on: one line that names the parameter or file and the way out."""
+"""Errors that a person can act on: one line that names the parameter or file and what to do."""
 
 
 class SSDHError(Exception):
@@ -10,4 +10,4 @@ class ParameterError(SSDHError):
 
 
 class DataError(SSDHError):
-    """A file, folder or download is missing, broken or does not fit; the message names it and the way out."""
+    """A file, folder or download is missing, broken or does not fit; the message names it and what to do."""

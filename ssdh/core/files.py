@@ -47,7 +47,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Find out before a long computation whether `path` can be written; raises DataError where it cannot."""
     if not path.name or path.is_dir():
-        raise DataError(f"{path} could not be written: it is a folder, a file's name is wanted")
+        raise DataError(f"{path} could not be written: it is a folder, a file's name is needed")
     try:
         try_folder(path.parent)
     except OSError as error:

@@ -175,10 +175,10 @@ def _describe(name: str, value: Any, item: Any, file: str) -> str:
     """One line for one pydantic error: the parameter, what it must be, the value found and a hint."""
     parts = [str(part) for part in item["loc"]]
     # pydantic names the branch of a union in the location; a parameter's path holds real keys only
-    found, keys = value, []
+    result, keys = value, []
     for part in parts:
-        if isinstance(found, dict) and part in found:
-            found = found[part]
+        if isinstance(result, dict) and part in result:
+            result = result[part]
             keys.append(part)
         elif item["type"] in ("missing", "extra_forbidden"):
             keys.append(part)
@@ -191,9 +191,9 @@ def _describe(name: str, value: Any, item: Any, file: str) -> str:
     message = _OF_PYDANTIC.sub("must ", message)
     message = _OF_LENGTHS.sub("", message)
     hint = ""
-    if isinstance(found, str) and _is_number(found):
+    if isinstance(result, str) and _is_number(result):
         hint = " (a string: write it without quotes)"
-    return f"{path} {message}, got {found!r}{hint} ({file}: {path})"
+    return f"{path} {message}, got {result!r}{hint} ({file}: {path})"
 
 
 def _is_number(text: str) -> bool:

@@ -30,15 +30,15 @@ class Timing:
 
 def read_timings(path: Path) -> list[Timing]:
     """All recorded runs, oldest first; lines that a killed process left torn are passed over."""
-    found: list[Timing] = []
+    result: list[Timing] = []
     if not path.is_file():
-        return found
+        return result
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
             with contextlib.suppress(TypeError, ValueError):  # a field is missing, or no number and no time
                 ended = datetime.fromisoformat(row["time"]).astimezone(UTC)
-                found.append(Timing(row["stage"], float(row["seconds"]), ended))
-    return found
+                result.append(Timing(row["stage"], float(row["seconds"]), ended))
+    return result
 
 
 def record_seconds(name: str, seconds: float) -> None:
@@ -60,8 +60,8 @@ def record_seconds(name: str, seconds: float) -> None:
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else ""
+    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def locked_stages(lock: Path) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def hashes_by_path(stages: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
     >>> hashes_by_path([{"outs": [{"path": "a", "md5": "1"}]}, {"deps": [{"path": "a", "md5": "1"}]}])
     {'a': {'1'}}
     """
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for stage in stages:
         for file in (*stage.get("deps", ()), *stage.get("outs", ())):
-            found.setdefault(file["path"], set()).add(file.get("md5", ""))
-    return found
+            result.setdefault(file["path"], set()).add(file.get("md5", ""))
+    return result

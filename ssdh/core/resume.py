@@ -36,13 +36,13 @@ def fingerprint(inputs: Sequence[Path], parameters: dict[str, Any]) -> str:
 
 def _own_sources() -> dict[str, Path]:
     """The files of the project's loaded modules; the one that `python -m` runs goes by its own name."""
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for name, module in list(sys.modules.items()):
         spec, source = getattr(module, "__spec__", None), getattr(module, "__file__", None)
         own_name = spec.name if name == "__main__" and spec is not None else name
         if own_name.split(".")[0] in ("ssdh", "stages") and source:
-            found[own_name] = Path(source)
-    return found
+            result[own_name] = Path(source)
+    return result
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def read_split(folder: Path) -> Split:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `dvc repro`") from None
     database = np.asarray(read_array(folder / "order.npy"), dtype=np.int64)
-    rows = {role: [int(row) for row, found in pairs if found == role] for role in ("query", "train", "database")}
+    rows = {role: [int(row) for row, result in pairs if result == role] for role in ("query", "train", "database")}
     is_train = np.zeros(len(pairs), dtype=bool)
     is_train[rows["train"]] = True
     if sorted(database.tolist()) != sorted(rows["train"] + rows["database"]):

@@ -75,26 +75,26 @@ def _resampled_means(values: NDArray[np.float64], resamples: int, rng: np.random
     return means
 
 
-def verdict(found: PairedDifference, first: str, second: str, metric: str = "mAP") -> str:
+def verdict(result: PairedDifference, first: str, second: str, metric: str = "mAP") -> str:
     """The result in words, two sentences.
 
     first, second: names of the two experiments; metric: what the means are called.
     """
-    percent = f"{100 * found.confidence:g}%"
-    interval = f"{percent} interval {found.low:+.4f} to {found.high:+.4f}"
-    numbers = f"{metric} {found.first:.4f} for {first}, {found.second:.4f} for {second}, over the same {{}} queries"
-    lines = [numbers.format(found.num_queries) + "."]
-    if found.low == found.high == 0:
+    percent = f"{100 * result.confidence:g}%"
+    interval = f"{percent} interval {result.low:+.4f} to {result.high:+.4f}"
+    numbers = f"{metric} {result.first:.4f} for {first}, {result.second:.4f} for {second}, over the same {{}} queries"
+    lines = [numbers.format(result.num_queries) + "."]
+    if result.low == result.high == 0:
         lines.append("Every query has the same average precision in both: there is no difference.")
-    elif found.beyond_noise:
-        better, worse = (second, first) if found.difference > 0 else (first, second)
+    elif result.beyond_noise:
+        better, worse = (second, first) if result.difference > 0 else (first, second)
         lines.append(
-            f"{better} is better than {worse} by {abs(found.difference):.4f} ({interval} for {second} − {first}): more "
-            "than the noise of which queries were drawn."
+            f"{better} is better than {worse} by {abs(result.difference):.4f} ({interval} for {second} − {first}): "
+            "more than the noise of which queries were drawn."
         )
     else:
         lines.append(
-            f"The difference {second} − {first} of {found.difference:+.4f} ({interval}) is no more than the noise of "
+            f"The difference {second} − {first} of {result.difference:+.4f} ({interval}) is no more than the noise of "
             "which queries were drawn: 0 lies inside."
         )
     return "\n".join(lines)

@@ -110,19 +110,19 @@ def is_whole_run(
     """
     given = dict(params)
     for stage, entries in read.items():
-        found = stages.get(stage, {}).get("params", {})
+        result = stages.get(stage, {}).get("params", {})
         for entry in entries:
             by_file = {"params.yaml": [entry]} if isinstance(entry, str) else entry
             for file, names in by_file.items():
                 values = given if file == "params.yaml" else read_recipe(str(given["recipe"]))
-                recorded = found.get(_filled(file, given), {})
+                recorded = result.get(_filled(file, given), {})
                 for name in (_filled(name, given) for name in names):
                     if name not in recorded or recorded[name] != lookup(values, name):
                         return False
     hashes = hashes_by_path(stages.get(stage, {}) for stage in read)
     return (
         read.keys() <= stages.keys()
-        and all(len(found) == 1 for found in hashes.values())
+        and all(len(result) == 1 for result in hashes.values())
         and all(hashes.get(path) == {md5} for path, md5 in code.items())
     )
 
@@ -156,8 +156,8 @@ def measured(row: Row, metrics: Mapping[str, Any], baselines: Mapping[str, Any],
     """The row with its numbers; None where metrics are of another data set or length, or have no mAP."""
     if (metrics.get("dataset"), metrics.get("bits")) != (row["dataset"], row["bits"]) or "map" not in metrics:
         return None
-    found = {name: baselines[name]["map"] for name in BASELINES if "map" in baselines.get(name, {})}
-    return {**row, "map": metrics["map"], "map_stable": metrics["map_stable"], **found, "commit": commit}
+    result = {name: baselines[name]["map"] for name in BASELINES if "map" in baselines.get(name, {})}
+    return {**row, "map": metrics["map"], "map_stable": metrics["map_stable"], **result, "commit": commit}
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -244,11 +244,9 @@ def _published_rows(published: Sequence[Mapping[str, str]], lengths: Sequence[in
     """A line for each method and source; the order of ties is whatever its authors' sort gave."""
     by_method = itertools.groupby(published, key=lambda line: (line["method"], line["setting"], line["source"]))
     for (method, setting, source), group in by_method:
-        found = list(group)
-        values = {int(line["bits"]): f"{float(line['map']):.4f}" for line in found}
-        about = (
-            f"{found[0]['num_query']} / {found[0]['num_train']} | {setting} | {found[0]['topk']}, as its authors sorted"
-        )
+        own = list(group)
+        values = {int(line["bits"]): f"{float(line['map']):.4f}" for line in own}
+        about = f"{own[0]['num_query']} / {own[0]['num_train']} | {setting} | {own[0]['topk']}, as its authors sorted"
         cells = " | ".join(values.get(length, "–") for length in lengths)
         yield f"| {method}, published{_note(notes, source)} | {about} | {cells} |"
 

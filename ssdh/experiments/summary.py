@@ -46,8 +46,8 @@ def _quality(results: Mapping[str, Any], baselines: Mapping[str, Any]) -> list[t
     """mAP and that of the baselines; of a run without labels, the shares of neighbours that the codes keep."""
     if "map" in results:
         others = [(f"  {method.upper()}", baselines.get(method, {})) for method in ("itq", "lsh", "float")]
-        found = [(f"mAP@{results['topk']}", results), *((name, own) for name, own in others if "map" in own)]
-        return [(name, f"{own['map']:.4f}") for name, own in found]
+        result = [(f"mAP@{results['topk']}", results), *((name, own) for name, own in others if "map" in own)]
+        return [(name, f"{own['map']:.4f}") for name, own in result]
     recalls = {f"recall of {k} nearest": value for k, value in results.get("neighbor_recall_at", {}).items()}
     if "manifold_recall" in results:
         recalls["manifold recall"] = results["manifold_recall"]

@@ -96,9 +96,9 @@ def _divided_group(sums: Floats, hits: Counts, before: Counts, size: Counts, rel
     logs[:, 1:] = np.cumsum(np.where(inside[:, 1:], steps[:, :-1], 0.0), axis=1)
     weights = np.where(inside, np.exp(logs - logs.max(axis=1, keepdims=True)), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
-    found = hits[:, None] + h
+    result = hits[:, None] + h
     inner = sums[:, None] + _precision_sum(hits[:, None], before[:, None], c, h)
-    values = np.divide(inner, found, out=np.zeros(h.shape), where=found > 0)
+    values = np.divide(inner, result, out=np.zeros(h.shape), where=result > 0)
     expected: Floats = (weights * values).sum(axis=1)
     return expected
 
@@ -116,8 +116,8 @@ def precision_at(total: Counts, relevant: Counts, n: int) -> Floats:
         raise ValueError(f"n must be between 1 and the number of database items, got {n}")
     before = np.cumsum(total, axis=1) - total
     kept = np.clip(n - before, 0, total)  # items of each group inside the first n
-    found: Floats = (kept * relevant / np.maximum(total, 1)).sum(axis=1) / n
-    return found
+    result: Floats = (kept * relevant / np.maximum(total, 1)).sum(axis=1) / n
+    return result
 
 
 def precision_within(total: Counts, relevant: Counts, radius: int) -> Floats:

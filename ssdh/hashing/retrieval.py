@@ -65,10 +65,10 @@ def mean_average_precision(
     if query.ndim != 2 or database.ndim != 2 or query.shape[1] != database.shape[1]:
         raise ValueError(f"codes must be (q, K) and (n, K), got {query.shape} and {database.shape}")
     bits = query.shape[1]
-    found = average_precisions(
+    result = average_precisions(
         pack(query), pack(database), query_labels, database_labels, bits=bits, topk=topk, ties=ties
     )
-    return float(found.mean()) if len(found) else 0.0
+    return float(result.mean()) if len(result) else 0.0
 
 
 def average_precisions(

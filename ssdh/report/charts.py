@@ -236,7 +236,7 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*|font-family: [^;\"]*;? ?", "", text, flags=re.DOTALL)
-    text = re.sub(r'="[^"]*\d\.\d{3}[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
+    text = re.sub(r'="[^"]*\d\.\d{3}[^"]*"', lambda result: re.sub(r"(\.\d\d)\d+", r"\1", result[0]), text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
     for stand_in, variable in VARIABLES.items():

@@ -173,11 +173,11 @@ def _query(query: Query) -> str:
     named = query.classes or query.name
     ap = "" if query.average_precision is None else f"<br><span>AP</span> {number(query.average_precision, 3)}"
     near = []
-    for place, other in enumerate(query.nearest, 1):
+    for rank, other in enumerate(query.nearest, 1):
         kind = {True: "right", False: "wrong", None: "plain"}[other.relevant]
         mark = {"right": "✓", "wrong": "✕"}.get(kind)
         said = {"right": ", shares a label", "wrong": ", shares no label"}.get(kind, "")
-        alt = f"nearest {place}: {other.classes or other.name}, distance {other.distance}{said}"
+        alt = f"nearest {rank}: {other.classes or other.name}, distance {other.distance}{said}"
         badge = f'<span class="mark" aria-hidden="true">{mark}</span> ' if mark else ""
         near.append(
             f'<li class="{kind}"><div class="frame">{_picture(other.picture, alt)}</div>'

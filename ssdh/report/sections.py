@@ -60,20 +60,20 @@ def quality(report: Report) -> str:
 
 def _ranked(report: Report) -> list[tuple[str, ...]]:
     """One row a method, best first."""
-    found: list[tuple[float, str, str, str]] = [(report.results.metrics["map"], "own", "SSDH", "this run")]
+    result: list[tuple[float, str, str, str]] = [(report.results.metrics["map"], "own", "SSDH", "this run")]
     for method, values in report.results.baselines.items():
         if isinstance(values, dict) and "map" in values:
             name, about = METHODS.get(method, text(method)), ABOUT_METHODS.get(method, "")
-            found.append((values["map"], "", name, about))
+            result.append((values["map"], "", name, about))
             if "map_centred" in values:
-                found.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
+                result.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
     for row in report.published:
         about = f"published: {text(row['setting'])} ({text(row['source'])})"
-        found.append((float(row["map"]), "published", text(row["method"]), about))
-    found.sort(key=lambda item: -item[0])
+        result.append((float(row["map"]), "published", text(row["method"]), about))
+    result.sort(key=lambda item: -item[0])
     return [
         (f"class:{mark}", f'{name}<span class="note">{about}</span>', number(value), bar(value))
-        for value, mark, name, about in found
+        for value, mark, name, about in result
     ]
 
 
@@ -96,16 +96,16 @@ def _measures(report: Report) -> str:
 
 def _labelled(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that MEASURES names, by their labels as HTML; `precision_at: {10: …}` gives "precision@10"."""
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for key, label in MEASURES.items():
         if isinstance(metrics.get(key), Mapping):
-            found |= {label.format(number(int(n))): value for n, value in metrics[key].items()}
+            result |= {label.format(number(int(n))): value for n, value in metrics[key].items()}
         elif key in metrics:
-            found[label] = metrics[key]
+            result[label] = metrics[key]
         else:
             named = [name for name in metrics if name.startswith(f"{key}_")]
-            found |= {label.format(text(name.removeprefix(f"{key}_"))): metrics[name] for name in named}
-    return found
+            result |= {label.format(text(name.removeprefix(f"{key}_"))): metrics[name] for name in named}
+    return result
 
 
 def structure(report: Report) -> str:

@@ -26,7 +26,7 @@ def fit_structure(
     """Fit the distribution of the cosine distances of all pairs of rows of `features` (n, d).
 
     The histogram has `bins` equal bins over the observed range; σ equals `scipy.stats.halfnorm.fit(|d − m|, floc=0)`.
-    `PairDistances(features)` in the place of features keeps the distances, where they fit in 60 MB, for `pseudo_labels`
+    `PairDistances(features)` instead of features keeps the distances, where they fit in 60 MB, for `pseudo_labels`
     of the same object. Raises DataError for features without a distribution: fewer than two rows, NaN, rows of zeros,
     all distances equal.
 

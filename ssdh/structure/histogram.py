@@ -40,8 +40,8 @@ def histogram(pairs: PairDistances, edges: NDArray[np.float64]) -> NDArray[np.in
 
     counts = np.sum(pairs.each(count), axis=0)
     counts[bins - 1] += counts[bins]
-    found: NDArray[np.int64] = counts[:bins]
-    return found
+    result: NDArray[np.int64] = counts[:bins]
+    return result
 
 
 def fullest_bin(pairs: PairDistances, counted: NDArray[np.int64], edges: NDArray[np.float64]) -> int:
@@ -90,10 +90,10 @@ def _count_between(
         number /= width
         near = np.abs(number - np.rint(number)) <= 2 * margin / width  # low and high are rounded
         counts = np.bincount(number[~near].astype(np.intp), minlength=bins)
-        found = block.pairs(positions[near])
-        if len(found[0]) > MANY:
-            return counts + decided(exact_distances(pairs.features, *found)), block.pairs(positions[:0])
-        return counts, found
+        result = block.pairs(positions[near])
+        if len(result[0]) > MANY:
+            return counts + decided(exact_distances(pairs.features, *result)), block.pairs(positions[:0])
+        return counts, result
 
     counts, near = zip(*pairs.each(count), strict=True)
     total: NDArray[np.int64] = np.sum(counts, axis=0) + decided(pairs.exact_of(near))
