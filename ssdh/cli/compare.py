@@ -4,7 +4,6 @@ EXP is an experiment's name, any git revision, "workspace", or a path: a per-que
 """
 
 import argparse
-import csv
 import io
 import json
 from dataclasses import asdict
@@ -92,17 +91,23 @@ def read_experiment(name: str, column: str) -> tuple[dict[int, float], dict[str,
         data, metrics = (json.loads(content or "{}") for content in beside)
     except ValueError as error:  # not UTF-8, or no JSON
         raise DataError(f"{name}: its tables cannot be read ({error}): run `dvc repro evaluate`") from None
-    rows = list(csv.DictReader(io.StringIO(text)))
-    if rows and not {"row", column} <= rows[0].keys():
-        raise DataError(f"{name}: {PER_QUERY} has no columns row and {column}, got {', '.join(rows[0])}")
+    import pandas as pd
+
     try:
-        values = {int(row["row"]): float(row[column]) for row in rows if row[column] != ""}
+        table = pd.read_csv(io.StringIO(text))
+    except ValueError as error:
+        raise DataError(f"{name}: {PER_QUERY} is no table ({error}): run `dvc repro evaluate`") from None
+    if not {"row", column} <= set(table):
+        raise DataError(f"{name}: {PER_QUERY} has no columns row and {column}, got {', '.join(table)}")
+    try:
+        values = table.set_index("row")[column].dropna().astype(float)
+        rows = values.index.astype(int)
     except (TypeError, ValueError):
         raise DataError(f"{name}: {PER_QUERY} is not a whole table of numbers: run `dvc repro evaluate`") from None
-    if not values:
-        why = "its images have no labels" if not rows else f"column {column} is empty: every database image trained"
+    if values.empty:
+        why = "its images have no labels" if table.empty else f"column {column} is empty: every database image trained"
         raise DataError(f"{name}: {PER_QUERY} holds no average precision ({why})")
-    return values, data | metrics
+    return dict(zip(rows, values, strict=True)), data | metrics
 
 
 def _files(name: str) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import psutil
@@ -117,10 +117,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+class _UnixLines:
+    """Writes lines that end in "\\r\\n" with "\\n" alone."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows, their floats `rounded`, as CSV with a header line, atomically."""
+    """Write rows, their floats `rounded`, as CSV with a header line, atomically; lines end in "\\n".
+
+    Any text comes back as it was, a name with a carriage return too (`csv.reader` on a file opened with newline="").
+    """
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(_UnixLines(file))  # whose own "\r\n" makes it quote cells that hold either
         writer.writerow(header)
         writer.writerows(map(rounded, rows))
 

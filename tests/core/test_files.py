@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import csv
 import json
 import os
 import subprocess
@@ -108,3 +109,12 @@ def test_sums_in_another_order_write_the_same_text(tmp_path: Path) -> None:
     for name, total in (("a", sum(parts)), ("b", sum(reversed(parts)))):
         files.write_json(tmp_path / name, {"mean": total / 10_000, "difference": (total - sum(parts)) / 10_000})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_odd_names_come_back_from_a_table_as_they_were(tmp_path: Path) -> None:
+    names = ["cr\r.jpg", "lf\n.jpg", "crlf\r\n.jpg", 'a "quoted", name.jpg', " blank ", "ünï.jpg", "", "ends\r\n"]
+    files.write_csv(tmp_path / "t.csv", ("row", "name"), list(enumerate(names)))
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["row", "name"], *([str(i), name] for i, name in enumerate(names))]
+    files.write_csv(tmp_path / "plain.csv", ("row", "name"), [(1, "a.jpg")])
+    assert (tmp_path / "plain.csv").read_bytes() == b"row,name\n1,a.jpg\n"
