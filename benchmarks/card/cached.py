@@ -1,8 +1,7 @@
-"""What runs from cached features, on the card and on the CPU: the same pseudo-labels and counts, and the ratios."""
+"""What runs from cached features, on the card and on the CPU: the same pseudo-labels, and the ratios."""
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from ssdh.core.device import use_device
 from ssdh.core.files import read_array
 from ssdh.core.split import read_split
 from ssdh.hashing.codes import unpack
-from ssdh.hashing.retrieval import count_distances
 from ssdh.structure.distances import PairDistances
 from ssdh.structure.fit import fit_pairs
 from ssdh.structure.pseudo_labels import PairLabels
@@ -29,7 +27,7 @@ Codes = NDArray[np.uint8]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Structure, hash layer and counts, then the whole way through the stages."""
+    """Structure and hash layer, then the whole way through the stages."""
     device = use_device(options.device, deterministic=True)
     workspace, _ = prepared(options)
     features = read_array(workspace.folder / "features/features.npy")
@@ -39,7 +37,6 @@ def rows(options: Options) -> Iterator[Row]:
     count = 300 if options.small else IMAGES
     yield {"what": "structure, made features", **_structure(made_features(count, 4096), options.device)}
     yield from _hash_layer(device, options)
-    yield _counts(options.device, options.small)
     yield from _stages(workspace, options)
 
 
@@ -89,27 +86,6 @@ def _hash_layer(device: torch.device, options: Options) -> Iterator[Row]:
                 "loss_difference": float(np.abs(losses["cpu"] - losses["device"]).max()),
                 **_ratio(seconds["cpu"], seconds["device"]),
             }
-
-
-def _counts(device: str, small: bool) -> Row:
-    rng = np.random.default_rng(0)
-    queries, items = (100, 2000) if small else (1000, 59_000)
-    query, database = (rng.integers(0, 256, (count, 8), np.uint8) for count in (queries, items))
-    labels = [np.eye(10, dtype=np.uint8)[rng.integers(0, 10, count)] for count in (queries, items)]
-    found: dict[str, Any] = {}
-
-    def count(where: str, on: str | None) -> Callable[[], None]:
-        def work() -> None:
-            found[where] = count_distances(query, database, *labels, bits=64, device=on)
-
-        return work
-
-    count("device", device)()  # warm
-    seconds = best_seconds({"cpu": count("cpu", None), "device": count("device", device)}, 3)
-    same = np.array_equal(found["cpu"].total, found["device"].total)
-    same = same and np.array_equal(found["cpu"].relevant, found["device"].relevant)
-    shape = [queries, items]
-    return {"what": "counts", "shape": shape, "same_counts": bool(same), **_ratio(seconds["cpu"], seconds["device"])}
 
 
 def _stages(workspace: Workspace, options: Options) -> Iterator[Row]:

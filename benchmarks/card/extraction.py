@@ -16,7 +16,8 @@ from ssdh.core.distributed import Rank
 from ssdh.core.files import write_array
 from ssdh.core.runtime import num_cores
 from ssdh.features.backbone import Backbone, load_backbone
-from ssdh.features.extract import BLOCK, compute_rows, image_blocks
+from ssdh.features.blocks import compute_rows
+from ssdh.features.forward import BLOCK, image_blocks
 from ssdh.features.images import ArrayImages
 from ssdh.features.loader import PREFETCH, normalise, preprocess
 from ssdh.features.params import BackboneParams, ImageParams

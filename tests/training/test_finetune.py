@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ssdh.cli import evaluate as command
+from ssdh.cli import measure as measuring
 from ssdh.core.distributed import Rank
 from ssdh.core.errors import DataError, ParameterError, SSDHError
 from ssdh.features import forward
@@ -304,17 +305,17 @@ def test_evaluate_measures_a_model_without_training(
     modes: list[bool] = []
     monkeypatch.setattr("ssdh.core.device.make_deterministic", lambda device, wanted: modes.append(wanted))
     with inside(workspace):
-        assert command.measure(Path("models/hashnet.safetensors")).items() >= wanted.items()
+        assert measuring.measure(Path("models/hashnet.safetensors")).items() >= wanted.items()
         assert modes == [True]  # as `encode`
         params = tiny_params()
         params["backbone"]["layer"] = "penultimate"
         write_params(workspace, params)
-        assert command.measure(Path("models/hashnet.safetensors"))["map"] == pytest.approx(wanted["map"], abs=1e-6)
+        assert measuring.measure(Path("models/hashnet.safetensors"))["map"] == pytest.approx(wanted["map"], abs=1e-6)
         with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
-            command.measure(Path("gone.safetensors"))
+            measuring.measure(Path("gone.safetensors"))
         write_params(workspace, params | {"dataset": "fashion_mnist"})
         with pytest.raises(DataError, match=r"dataset is 'fashion_mnist', but the results here are of 'digits'"):
-            command.measure(Path("models/hashnet.safetensors"))
+            measuring.measure(Path("models/hashnet.safetensors"))
 
 
 def test_evaluate_names_weights_that_are_not_whole_by_what_named_them(workspace: Path) -> None:
@@ -329,16 +330,16 @@ def test_evaluate_names_weights_that_are_not_whole_by_what_named_them(workspace:
             params["backbone"]["weights_file"] = named
             write_params(workspace, params)
             with pytest.raises(DataError, match=rf"^backbone\.weights_file {named} {told}"):
-                command.measure(model)
+                measuring.measure(model)
             with pytest.raises(DataError, match=rf"^--weights-file {named} {told}(?!.*params\.yaml)"):
-                command.measure(model, Path(named))
+                measuring.measure(model, Path(named))
         with pytest.raises(DataError, match=r"^--weights-file /nope does not exist"):
-            command.measure(model, Path("/nope"))
+            measuring.measure(model, Path("/nope"))
 
 
 def test_evaluate_finds_out_first_where_it_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "README.md").touch()
-    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured before"))
+    monkeypatch.setattr(measuring, "measure", lambda *_: pytest.fail("measured before"))
     parser = argparse.ArgumentParser()
     command.register(parser.add_subparsers())
     options = parser.parse_args(["evaluate", "--json", str(tmp_path / "README.md/x.json")])
