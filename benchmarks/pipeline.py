@@ -37,8 +37,9 @@ from ssdh.hashing.network import seeded_hashnet
 from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import train_head
-from ssdh.training.loss import PairBatches, ssdh_loss
-from ssdh.training.params import TrainParams
+from ssdh.training.loop import Run
+from ssdh.training.loss import ssdh_loss
+from ssdh.training.method import chosen_method
 
 SEED, TOPK = 0, 5000
 STEPS = ("structure", "train", "encode", "evaluate")
@@ -64,13 +65,11 @@ def ours(
 ) -> tuple[dict[str, float], float]:
     """Seconds of each step, and the mAP; the functions are those of the stages."""
     params = read_params() | {"recipe": recipe}
-    chosen: TrainParams = section(params, "train", TrainParams)
     device, clock = torch.device("cpu"), Clock()
     train = np.ascontiguousarray(features[split.train])
     structure: StructureParams = section(params, "structure", StructureParams)
     pairs: PairLabels = clock("structure", lambda: recipe_pairs(train, structure, SEED))
-    batches = PairBatches(pairs, device, unknown_weight=chosen.unknown_weight, target=chosen.target)
-    model, _ = clock("train", lambda: train_head(train, batches, chosen, bits=bits, seed=SEED, device=device))
+    model, _ = clock("train", lambda: train_head(train, pairs, Run(chosen_method(params), bits, SEED)))
     blocks_of = packed(feature_blocks(model.eval(), features, device))
     codes = clock("encode", lambda: np.concatenate(list(blocks_of(np.arange(len(features))))))
     expected: EvaluateParams = section(params, "evaluate", EvaluateParams)

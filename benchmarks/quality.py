@@ -39,8 +39,8 @@ from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import pseudo_labels
 from ssdh.training.head import train_head
-from ssdh.training.loss import PairBatches
-from ssdh.training.params import TrainParams
+from ssdh.training.loop import Run
+from ssdh.training.method import Method, chosen_method
 
 PROJECT = Path(__file__).resolve().parents[1]
 BASELINES = ("lsh", "pcah", "itq")
@@ -74,13 +74,11 @@ def recipe_pairs(features: NDArray[np.float32], chosen: StructureParams, seed: i
 
 
 def recipe_codes(
-    features: NDArray[np.float32], split: Split, pairs: PairLabels, chosen: TrainParams, bits: int, seed: int
+    features: NDArray[np.float32], split: Split, pairs: PairLabels, method: Method, bits: int, seed: int
 ) -> NDArray[np.uint8]:
     """Packed codes (N, ⌈bits/8⌉) of all features by a hash layer trained on the split's train rows."""
-    device = torch.device("cpu")
-    batches = PairBatches(pairs, device, unknown_weight=chosen.unknown_weight, target=chosen.target)
     train = np.ascontiguousarray(features[split.train])
-    model, _ = train_head(train, batches, chosen, bits=bits, seed=seed, device=device)
+    model, _ = train_head(train, pairs, Run(method, bits, seed))
     with torch.inference_mode():
         return pack(sign_codes(model(torch.from_numpy(features)).numpy()))
 
@@ -127,7 +125,7 @@ def measure(
         shared = time.perf_counter() - started
         for k in bits:
             started = time.perf_counter()
-            packed = recipe_codes(features, split, pairs, section(recipe, "train", TrainParams), k, seed)
+            packed = recipe_codes(features, split, pairs, chosen_method(recipe), k, seed)
             seconds = time.perf_counter() - started
             result.append((method, k, score(packed, labels, split, k, topk), shared + seconds))
     return result

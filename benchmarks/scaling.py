@@ -41,9 +41,9 @@ from ssdh.structure.distances import KEEP_BYTES, PairDistances
 from ssdh.structure.fit import fit_pairs
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import Structure, pseudo_labels
-from ssdh.training.head import FeatureSource, HeadStep
+from ssdh.training.head import ClosedFormStep, FeatureSource
 from ssdh.training.loss import PairBatches
-from ssdh.training.optimizer import FusedOptimizer
+from ssdh.training.optimizer import HeadOptimizer
 
 Points = list[dict[str, Any]]
 BITS, QUERIES, TOP = 64, 500, 20
@@ -132,14 +132,14 @@ def training(largest: int) -> Points:
 def steps_seconds(x: torch.Tensor, pairs: PairBatches, batch: int, steps: int = 200) -> float:
     """Seconds of one step, of the loop's parts: features, labels, loss, gradient, update."""
     model = seeded_hashnet(x.shape[1], BITS, 0)
-    step, source = HeadStep(model), FeatureSource(x)
-    optimizer = FusedOptimizer([step.weight, step.bias], train_params(batch_size=batch))
+    step, source = ClosedFormStep(model), FeatureSource(x)
+    optimizer = HeadOptimizer([step.weight, step.bias], train_params(batch_size=batch))
     rng = np.random.default_rng(0)
     batches = [rng.choice(len(x), batch, replace=False) for _ in range(steps)]
 
     def run() -> None:
-        for inputs, (targets, weights) in zip(source.batches(batches, 0), pairs.of(batches), strict=True):
-            step(0, inputs, targets, weights)
+        for inputs, (targets, weights) in zip(source.batches(batches), pairs.of(batches), strict=True):
+            step(inputs, targets, weights)
             optimizer.step()
 
     with threads(1):

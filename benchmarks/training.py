@@ -1,6 +1,6 @@
 """Training beside the usual way: `python -m benchmarks.training [--device auto] [--only head|network]`.
 
-Hash layer: steps a second of `ssdh.training.loop.train` against a DataLoader loop over the same features (autograd,
+Hash layer: steps a second of `ssdh.training.head` against a DataLoader loop over the same features (autograd,
 torch.optim, the loss read each step), with equal losses step by step. Whole network: a training step, with
 augmentation, labels and bookkeeping, against the bare forward + backward + step on a batch that lies on the device,
 both with `runtime.deterministic`, the default; what that costs on a CUDA device is a table of its own.
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,17 +27,19 @@ from ssdh.features.backbone import build_network, feature_size
 from ssdh.features.images import open_images
 from ssdh.features.params import Preprocessing
 from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.methods.published import Published
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import Structure
 from ssdh.training.checkpoint import Snapshots
-from ssdh.training.finetune import AugmentedImages, NetworkStep, exact_pooling
-from ssdh.training.head import FeatureSource, HeadStep
-from ssdh.training.loop import epoch_batches, train
+from ssdh.training.finetune import AugmentedImages, NetworkTrainer
+from ssdh.training.head import HeadTrainer
+from ssdh.training.loop import Run, epoch_batches
 from ssdh.training.loss import PairBatches, ssdh_loss
-from ssdh.training.optimizer import FusedOptimizer, make_optimizer
+from ssdh.training.optimizer import HeadOptimizer, make_optimizer
 from ssdh.training.params import TrainParams
 
 IMAGES, BITS, SEED = 5000, 32, 0
+NONE = Path(__file__).resolve().parents[1] / "models/pretrained/none.safetensors"
 NOTHING = Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0)  # the matrix is given: no label is computed
 
 
@@ -45,7 +47,7 @@ def train_params(**more: Any) -> TrainParams:
     """The published recipe, without intervals."""
     values: dict[str, Any] = {"finetune": False, "epochs": 1, "optimizer": "sgd", "lr": 1e-3, "momentum": 0.9}
     values |= {"weight_decay": 1e-5, "batch_size": 24, "centre": False, "unknown_weight": 0.0, "eval_interval": 0}
-    return TrainParams(**(values | {"snapshot_interval": 0, "init_file": "none"} | more))
+    return TrainParams(**(values | {"snapshot_interval": 0, "init_file": str(NONE)} | more))
 
 
 def sample(dim: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
@@ -86,26 +88,31 @@ def _usual_epoch(
     return losses
 
 
+class NotingTrainer(HeadTrainer):
+    """Keeps the losses of the steps."""
+
+    seen: list[torch.Tensor]
+
+    def step(self, *arguments: Any) -> torch.Tensor:
+        """As the class it derives from."""
+        self.seen.append(super().step(*arguments))
+        return self.seen[-1]
+
+
 def our_epoch(
-    features: torch.Tensor, pairs: PairBatches, batch: int, device: torch.device
+    features: NDArray[np.float32], structure: PairLabels, batch: int, device: torch.device
 ) -> Callable[[], list[float]]:
-    """One epoch of `train`, everything in place; returns the losses of its steps."""
-    params = train_params(batch_size=batch)
-    source = FeatureSource(features.to(device))
+    """One epoch of `HeadTrainer`, everything in place; returns the losses of its steps."""
+    method = Published(train_params(batch_size=batch))
+    trainer = NotingTrainer(Run(method, BITS, SEED, device), features, structure)
+    start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
     def run() -> list[float]:
-        model = seeded_hashnet(features.shape[1], BITS, SEED).to(device)
-        step = HeadStep(model)
-        optimizer = FusedOptimizer([step.weight, step.bias], params)
-        losses: list[torch.Tensor] = []
-
-        def noted(*arguments: Any) -> torch.Tensor:
-            losses.append(step(*arguments))
-            return losses[-1]
-
-        with threads(1 if device.type == "cpu" else None):
-            train(model, source, pairs, noted, optimizer, params, seed=SEED)
-        return torch.stack(losses).tolist()
+        trainer.seen = []
+        trainer.model.load_state_dict(start)
+        trainer.optimizer = HeadOptimizer(cast("HeadOptimizer", trainer.optimizer).tensors, method.params)
+        trainer.train()
+        return torch.stack(trainer.seen).tolist()
 
     return run
 
@@ -116,10 +123,10 @@ def head(device: torch.device, repeats: int) -> list[dict[str, Any]]:
     for dim in (512, 4096):
         values, matrix = sample(dim)
         features, labels = torch.from_numpy(values), torch.from_numpy(matrix).to(device)
-        pairs = PairBatches(PairLabels(values, NOTHING, matrix), device)
+        structure = PairLabels(values, NOTHING, matrix)
         for batch in (24, 256):
             steps = -(-IMAGES // batch)
-            ours = our_epoch(features, pairs, batch, device)
+            ours = our_epoch(values, structure, batch, device)
 
             usual = functools.partial(usual_epoch, features, labels, batch, device)
             gap = float(np.abs(np.array(usual(0, 1)) - np.array(ours())).max())
@@ -156,9 +163,7 @@ def network(
     count = batch * steps
     rng = np.random.default_rng(0)
     labels = rng.choice(np.array([-1, 0, 1], np.int8), (count, count))
-    pairs = PairBatches(
-        PairLabels(rng.normal(size=(count, 2)), NOTHING, np.triu(labels) + np.triu(labels, 1).T), device
-    )
+    structure = PairLabels(rng.normal(size=(count, 2)), NOTHING, np.triu(labels) + np.triu(labels, 1).T)
     params = train_params(finetune=True, batch_size=batch, precision=precision, **more)
 
     def fresh() -> HashNet:
@@ -173,7 +178,7 @@ def network(
     bare_optimizer = make_optimizer([{"params": list(bare_model.parameters()), "lr": 1e-3}], params)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     rows = np.arange(batch)
-    (targets, weights), *_ = pairs.of([rows])
+    (targets, weights), *_ = PairBatches(structure, device).of([rows])
 
     def bare() -> None:
         for _ in range(steps):
@@ -189,13 +194,11 @@ def network(
         write_csv(Path(folder) / "manifest.csv", ("row", "path", "sha256"), [])
         preprocessing = Preprocessing(size, size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         source = AugmentedImages(open_images(Path(folder)), preprocessing, np.arange(count), seed=SEED, device=device)
-        model = fresh()
-        exact_pooling(model)
-        step = NetworkStep(model, params, seed=SEED, rank=source.rank)
-        optimizer = make_optimizer([{"params": list(model.parameters()), "lr": 1e-3}], params)
+        frozen = np.zeros((count, dim), np.float32)
+        trainer = NetworkTrainer(Run(Published(params), BITS, SEED, device), fresh(), source, frozen, structure)
 
         def ours() -> None:
-            train(model, source, pairs, step, optimizer, params, seed=SEED)
+            trainer.train()
             finish()
 
         bare()
@@ -204,7 +207,7 @@ def network(
         first = time.perf_counter() - started
         seconds = best_seconds({"bare": bare, "ours": ours}, repeats)
         snapshots, started = Snapshots(Path(folder), "benchmark"), time.perf_counter()
-        snapshots.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        snapshots.save({"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()})
         held = time.perf_counter() - started
         snapshots.finish()
         written = time.perf_counter() - started

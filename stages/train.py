@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from loguru import logger
 
 from ssdh.core.cache_dir import raw_folder
@@ -18,13 +19,15 @@ from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.hashing.model_file import describe_backbone, save_hashnet
 from ssdh.structure.pseudo_labels import open_pair_labels
 from ssdh.training.checkpoint import Snapshots
-from ssdh.training.fit import Inputs, Place, fit
-from ssdh.training.method import load_method
-from ssdh.training.params import TrainParams
+from ssdh.training.fit import Inputs, fit
+from ssdh.training.loop import Run
+from ssdh.training.method import chosen_method
+from ssdh.training.params import OF_SOME_RECIPES
 
 FEATURES, PSEUDO = Path("features/features.npy"), Path("features/pseudo_labels.npy")
 STRUCTURE, IMAGES = Path("features/structure.npz"), Path("data/images")
 LABELS, SPLIT = Path("data/labels.npy"), Path("data/split")
+VIEWS = Path("features/views.npy")
 INPUTS = (FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT)
 OUTS = (Path("metrics/train.csv"), Path("metrics/validation.csv"), Path("models/hashnet.safetensors"))
 
@@ -39,13 +42,14 @@ def main() -> None:
     name: str = section(params, "dataset", str)
     images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
-    chosen: TrainParams = section(params, "train", TrainParams)
-    load_method(section(params, "recipe", str))
+    method = chosen_method(params)
+    chosen = method.params
     bits: int = section(params, "bits", Bits)
     seed: int = section(params, "seed", Seed)
     logger.info("train: bits {}, seed {}, {}", bits, seed, chosen.model_dump())
     device = use_device(runtime.device, deterministic=runtime.deterministic)
-    settings = {"bits": bits, "seed": seed, "train": chosen.model_dump(), "precision": chosen.precision}
+    values = chosen.model_dump(exclude=OF_SOME_RECIPES - chosen.model_fields_set)
+    settings = {"bits": bits, "seed": seed, "train": values, "precision": chosen.precision}
     settings |= describe_backbone(backbone, images) | {"device": device_name(device)}
 
     def key() -> str:
@@ -58,9 +62,11 @@ def main() -> None:
         features = read_array(FEATURES)
         pairs = open_pair_labels(STRUCTURE, read_array(PSEUDO, mode="c"), features)
         source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
-        inputs = Inputs(features, source, read_split(SPLIT), pairs, read_array(LABELS))
-        place = Place(device, rank, runtime.num_workers, Snapshots(folder, folder.name, rank))
-        model, curves, statistics = fit(inputs, chosen, backbone, images, bits=bits, seed=seed, place=place)
+        views = read_array(VIEWS) if VIEWS.exists() else np.empty((0, 0, 0), np.float16)
+        inputs = Inputs(features, source, read_split(SPLIT), pairs, read_array(LABELS), views)
+        snapshots = Snapshots(folder, folder.name, rank)
+        run = Run(method, bits, seed, device, rank, runtime.num_workers, snapshots)
+        model, curves, statistics = fit(inputs, run, backbone, images)
         if rank.first:
             write_csv(OUTS[0], ("epoch", "iteration", "loss"), curves.epochs)
             write_csv(OUTS[1], ("iteration", "map"), curves.validation)

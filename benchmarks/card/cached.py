@@ -21,7 +21,6 @@ from ssdh.structure.distances import PairDistances
 from ssdh.structure.fit import fit_pairs
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import pseudo_labels
-from ssdh.training.loss import PairBatches
 
 Codes = NDArray[np.uint8]
 
@@ -69,10 +68,9 @@ def _hash_layer(device: torch.device, options: Options) -> Iterator[Row]:
     """An epoch of batches on the CPU's cores and on the device, from the same features and labels."""
     for dim in (512,) if options.small else (512, 4096):
         values, matrix = sample(dim)
-        features = torch.from_numpy(values)
         for batch in (256,) if options.small else (24, 256):
             epochs = {
-                place: our_epoch(features, PairBatches(PairLabels(values, NO_STRUCTURE, matrix), on), batch, on)
+                place: our_epoch(values, PairLabels(values, NO_STRUCTURE, matrix), batch, on)
                 for place, on in (("cpu", torch.device("cpu")), ("device", device))
             }
             losses = {place: np.array(epoch()) for place, epoch in epochs.items()}

@@ -12,13 +12,18 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from benchmarks.card.options import Options, Row
+from benchmarks.training import NOTHING as NO_STRUCTURE
 from benchmarks.training import SEED, train_params
 from ssdh.core.device import use_device
 from ssdh.core.distributed import Rank, all_gather_rows, all_reduce, barrier, broadcast
 from ssdh.features.backbone import build_network, feature_size
+from ssdh.features.images import ImageSource
+from ssdh.features.params import Preprocessing
 from ssdh.hashing.network import HashNet, seeded_hashnet
-from ssdh.training.finetune import NetworkStep, exact_pooling
-from ssdh.training.optimizer import make_optimizer
+from ssdh.methods.published import Published
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.finetune import AugmentedImages, NetworkTrainer
+from ssdh.training.loop import Run
 
 BITS, BATCH, STEPS = 16, 8, 3
 
@@ -71,15 +76,19 @@ def _weights(options: Options, device: torch.device, rank: Rank) -> list[torch.T
         torch.manual_seed(0)
         network = build_network(options.trained, layer, options.size)
     model: HashNet = seeded_hashnet(dim, BITS, SEED, network)
-    exact_pooling(network)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    params = train_params(finetune=True, batch_size=BATCH)
-    step = NetworkStep(model, params, seed=SEED, rank=rank)
-    optimizer = make_optimizer([{"params": list(model.parameters()), "lr": 1e-3}], params)
+    method = Published(train_params(finetune=True, batch_size=BATCH))
+    rows = np.arange(BATCH)
+    no_images = cast("ImageSource", None)  # they are given to the step
+    preprocessing = Preprocessing(options.size, options.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    source = AugmentedImages(no_images, preprocessing, rows, seed=SEED, device=device, rank=rank)
+    features = np.zeros((BATCH, dim), np.float32)
+    structure = PairLabels(features, NO_STRUCTURE)
+    trainer = NetworkTrainer(Run(method, BITS, SEED, device, rank), model, source, features, structure)
     rng = np.random.default_rng(0)
     targets = torch.eye(BATCH, device=device)
     for iteration in range(STEPS):
         images = torch.from_numpy(rng.normal(size=(BATCH, 3, options.size, options.size)).astype(np.float32))
-        step(iteration, images.to(device).contiguous(memory_format=torch.channels_last), targets, targets + 0.5)
-        optimizer.step()
+        views = [images.to(device).contiguous(memory_format=torch.channels_last)]
+        trainer.step(iteration, rows, views, targets, targets + 0.5)
+        trainer.optimizer.step()
     return [parameter.detach().cpu() for parameter in model.parameters()]

@@ -30,7 +30,7 @@ from ssdh.evaluation.manifold_recall import DECAY, GRAPH_NEIGHBORS, POWER, RANK,
 from ssdh.structure.manifold import diffusion_embedding
 from ssdh.structure.params import StructureParams
 from ssdh.structure.vectors import power_normalise
-from ssdh.training.params import TrainParams
+from ssdh.training.method import chosen_method
 
 ADAM = {"epochs": 50, "optimizer": "adam", "weight_decay": 0.0, "batch_size": 256}
 HELD_OUT, VALIDATION, SHARE = 5000, 1000, 0.02
@@ -91,7 +91,7 @@ def run(
     params = params | {
         name: params[name] | values for name, values in (("structure", variant.structure), ("train", variant.train))
     }
-    chosen: TrainParams = section(params, "train", TrainParams)
+    method = chosen_method(params)
     split = draw(labels, 1000, variant.num_train, seed)
     started = time.perf_counter()
     structure: StructureParams = section(params, "structure", StructureParams)
@@ -100,7 +100,7 @@ def run(
     rows = []
     for k in bits:
         started = time.perf_counter()
-        packed = recipe_codes(features, split, pairs, chosen, k, seed)
+        packed = recipe_codes(features, split, pairs, method, k, seed)
         seconds = time.perf_counter() - started + shared
         row = {"group": variant.group, "variant": variant.name, "bits": k, "seed": seed, "seconds": seconds}
         row["map"] = score(packed, labels, split, k, topk)

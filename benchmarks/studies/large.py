@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.common import STUDIES, write_results
@@ -24,8 +23,8 @@ from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.vectors import power_normalise
 from ssdh.training.head import train_head
-from ssdh.training.loss import PairBatches
-from ssdh.training.params import TrainParams
+from ssdh.training.loop import Run
+from ssdh.training.method import chosen_method
 
 
 def enough(features: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -46,7 +45,6 @@ def main() -> None:
     chosen = parser.parse_args()
     params = read_params()
     structure: StructureParams = section(params, "structure", StructureParams)
-    training: TrainParams = section(params, "train", TrainParams)
     features = enough(load(chosen.features)[0], chosen.images)
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
@@ -63,13 +61,7 @@ def main() -> None:
     vectors = scaled if embedding is None else embedding
     result, _, _ = fit_pairs(PairDistances(vectors), alpha=structure.alpha, beta=structure.beta, bins=structure.bins)
     note("fit")
-    batches = PairBatches(
-        PairLabels(vectors, result),
-        torch.device("cpu"),
-        unknown_weight=training.unknown_weight,
-        target=training.target,
-    )
-    train_head(features, batches, training, bits=chosen.bits, seed=0, device=torch.device("cpu"))
+    train_head(features, PairLabels(vectors, result), Run(chosen_method(params), chosen.bits, 0))
     note("training")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:.0f} MiB, features of {features.nbytes / 2**20:.0f} MiB included")

@@ -27,7 +27,7 @@ from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
 from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
 from ssdh.structure.params import StructureParams
-from ssdh.training.params import TrainParams
+from ssdh.training.method import Method, chosen_method
 
 VALIDATION, TOPK = 1000, 5000
 SPACE: dict[str, tuple[int, ...] | tuple[float, ...]] = {
@@ -61,8 +61,8 @@ class Data:
     labels: NDArray[np.uint8]
 
 
-def chosen_of(settings: Settings) -> tuple[StructureParams, TrainParams]:
-    """The parameters of the default recipe with these settings."""
+def chosen_of(settings: Settings) -> tuple[StructureParams, Method]:
+    """The default recipe with these settings: the parameters of its structure, and its method."""
     values: dict[str, dict[str, Any]] = {"structure": {}, "train": {}}
     for key, value in zip(SPACE, settings, strict=True):
         name = key.rpartition(".")[2]
@@ -70,7 +70,7 @@ def chosen_of(settings: Settings) -> tuple[StructureParams, TrainParams]:
             values[group][name] = value
     params = read_params()
     params = params | {group: params[group] | values[group] for group in values}
-    return section(params, "structure", StructureParams), section(params, "train", TrainParams)
+    return section(params, "structure", StructureParams), chosen_method(params)
 
 
 def candidates(count: int) -> list[Settings]:
@@ -95,12 +95,12 @@ def validation_split(labels: NDArray[np.uint8], seed: int) -> Split:
 
 def measure(data: Data, settings: Settings, seed: int, bits: Sequence[int]) -> list[dict[str, Any]]:
     """One row for each code length: the validation mAP."""
-    structure, train = chosen_of(settings)
+    structure, method = chosen_of(settings)
     split = validation_split(data.labels, seed)
     pairs = recipe_pairs(data.features[split.train], structure, seed)
     rows = []
     for k in bits:
-        packed = recipe_codes(data.features, split, pairs, train, k, seed)
+        packed = recipe_codes(data.features, split, pairs, method, k, seed)
         value = score(packed, data.labels, split, k, TOPK)
         rows.append({"settings": list(settings), "seed": seed, "bits": k, "validation_map": value})
     return rows

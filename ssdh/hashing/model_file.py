@@ -33,6 +33,8 @@ def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if model.power:
         metadata = metadata | {"power": model.power}
+    if model.kind != "tanh":
+        metadata = metadata | {"head": model.kind}
     text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     with atomic_path(path) as temporary:
         temporary.touch()
@@ -90,14 +92,14 @@ def load_hashnet(path: Path) -> HashNet:
     metadata = read_metadata(path)
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    bits, dim = state["hash.weight"].shape
+    bits, dim = len(state["hash.weight"]), len(state["center"])
     backbone = None
     if metadata["has_backbone"]:
         arch, layer, size = str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"])
         transform_input = transforms_input(arch, str(metadata.get("weights")))
         backbone = without_storage(lambda: build_network(arch, layer, size, transform_input=transform_input))
     with torch.device("meta"):
-        model = HashNet(dim, bits, backbone, float(metadata.get("power", 0.0)))
+        model = HashNet(dim, bits, backbone, float(metadata.get("power", 0.0)), str(metadata.get("head", "tanh")))
     state.setdefault("scale", torch.ones(()))
     try:
         model.load_state_dict(state, assign=True)
@@ -112,25 +114,37 @@ def starts_afresh(init_file: str) -> bool:
 
 
 def initial_hashnet(
-    dim: int, bits: int, seed: int, init_file: str, backbone: nn.Module | None = None, power: float = 0.0
+    dim: int,
+    bits: int,
+    seed: int,
+    init_file: str,
+    backbone: nn.Module | None = None,
+    power: float = 0.0,
+    kind: str = "tanh",
 ) -> HashNet:
     """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (placeholder: none).
 
-    Raises DataError where a model from a file does not fit the features, the code length, `power` or the backbone.
+    Raises DataError where a model from a file does not fit the features, the code length, `power`, the head's kind or
+    the backbone.
     """
     if starts_afresh(init_file):
-        return seeded_hashnet(dim, bits, seed, backbone, power)
+        return seeded_hashnet(dim, bits, seed, backbone, power, kind)
     path = Path(init_file)
     given = load_hashnet(path)
-    if given.hash.weight.shape != (bits, dim):
+    if (given.bits, given.dim) != (bits, dim):
         raise DataError(
-            f"train.init_file {path} has {given.bits} bits on features of {given.hash.in_features} values, wanted "
+            f"train.init_file {path} has {given.bits} bits on features of {given.dim} values, wanted "
             f"are {bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
         )
     if given.power != power:
         raise DataError(
             f"train.init_file {path} was trained with train.power {given.power:g}, wanted is {power:g}: set "
             f"train.power to {given.power:g} (params.yaml: train.init_file)"
+        )
+    if given.kind != kind:
+        raise DataError(
+            f"train.init_file {path} has the head {given.kind}, wanted is {kind}: set train.head to {given.kind} "
+            "(params.yaml: train.init_file)"
         )
     if given.backbone is not None and backbone is None:
         raise DataError(f"train.init_file {path} holds a whole network: set train.finetune to true to train it on")

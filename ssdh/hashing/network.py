@@ -1,4 +1,9 @@
-"""The hash network z = tanh(W·(φ − c)·s + b), on features φ or with the backbone that computes them, and its file."""
+"""The hash network z = head((φ − c)·s), on features φ or with the backbone that computes them.
+
+The head of SSDH is tanh(W·φ + b); other methods want hidden layers, batch normalisation or no activation.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +16,48 @@ CHUNK = 2**25  # values that are centred at once: in double precision 256 MiB
 TINY = 1e-12  # below any feature that means something; keeps gradients of powers and norms finite
 
 
+WIDTH = 1024  # of the hidden layer of head mlp
+
+
+# name: the hidden layers of a head on D features, (their width, the layers)
+HIDDEN: dict[str, Callable[[int], tuple[int, nn.Module]]] = {
+    "mlp": lambda dim: (WIDTH, nn.Sequential(nn.Linear(dim, WIDTH), nn.ReLU())),
+    "mlp_bn": lambda dim: (dim, nn.Sequential(nn.Linear(dim, dim), nn.ReLU())),
+    "gelu_bn": lambda dim: (dim, nn.Sequential(nn.Linear(dim, dim), nn.GELU())),
+}
+
+
 class HashNet(nn.Module):
-    """Relaxed codes of features or images.
+    """Relaxed codes of features or images; their signs are the code.
 
     dim: D of the features; bits: K; backbone: the network from preprocessed images (n, 3, size, size) to features
     (n, D), or None. `power` p > 0: features become sign(φ)·|φ|^p at unit length. `center` (D,) is subtracted from them:
     their train mean, or zeros; `scale` () multiplies what is left.
+
+    kind, the head: tanh (one linear layer, outputs in (−1, 1)), linear (the same without tanh), mlp (D-1024-ReLU-K),
+    mlp_bn (D-D-ReLU-K, batch normalisation), gelu_bn (D-D-GELU-K, batch normalisation).
     """
 
     center: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int, bits: int, backbone: nn.Module | None = None, power: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, bits: int, backbone: nn.Module | None = None, power: float = 0.0, kind: str = "tanh"
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.power = power
+        self.kind = kind
         self.register_buffer("center", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
-        self.hash = nn.Linear(dim, bits)
+        width, self.hidden = HIDDEN[kind](dim) if kind in HIDDEN else (dim, nn.Identity())
+        self.hash = nn.Linear(width, bits)
+        self.norm = nn.BatchNorm1d(bits) if kind.endswith("_bn") else nn.Identity()
+
+    @property
+    def dim(self) -> int:
+        """D, the number of values of a feature."""
+        return len(self.center)
 
     @property
     def bits(self) -> int:
@@ -36,13 +65,22 @@ class HashNet(nn.Module):
         return self.hash.out_features
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """inputs: features (n, D), or images (n, 3, size, size) if there is a backbone; returns (n, K) in (−1, 1)."""
+        """inputs: features (n, D), or images (n, 3, size, size) if there is a backbone; returns (n, K)."""
         features = self.features(inputs)
         with torch.autocast(inputs.device.type, enabled=False):
-            return torch.tanh(self.hash(self.prepared(features.to(self.hash.weight.dtype))))
+            return self.head(self.prepared(features.to(self.hash.weight.dtype)))
+
+    def head(self, prepared: Tensor) -> Tensor:
+        """Outputs (n, K) of prepared features (n, D)."""
+        outputs: Tensor = self.norm(self.hash(self.hidden(prepared)))
+        return torch.tanh(outputs) if self.kind == "tanh" else outputs
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the head, without the backbone's."""
+        return [value for name, value in self.named_parameters() if not name.startswith("backbone.")]
 
     def prepared(self, features: Tensor) -> Tensor:
-        """What the hash layer takes: features (n, D), normalised if `power` asks for it, centred and scaled."""
+        """What the head takes: features (n, D), normalised if `power` asks for it, centred and scaled."""
         return (self.normalised(features) - self.center) * self.scale
 
     def normalised(self, features: Tensor) -> Tensor:
@@ -68,11 +106,13 @@ class HashNet(nn.Module):
         return features
 
 
-def seeded_hashnet(dim: int, bits: int, seed: int, backbone: nn.Module | None = None, power: float = 0.0) -> HashNet:
-    """A network whose hash layer has PyTorch's usual initial weights, drawn from `seed` alone."""
+def seeded_hashnet(
+    dim: int, bits: int, seed: int, backbone: nn.Module | None = None, power: float = 0.0, kind: str = "tanh"
+) -> HashNet:
+    """A network whose head has PyTorch's usual initial weights, drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HashNet(dim, bits, backbone, power)
+        return HashNet(dim, bits, backbone, power, kind)
 
 
 @torch.no_grad()

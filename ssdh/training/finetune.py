@@ -5,8 +5,10 @@ do what one does with B. Statistics of batch normalisation stay those of the pre
 are trained): a batch of 24 is too small for its own, and the result must not depend on how a batch is cut.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,24 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from ssdh.core.device import autocast
+from ssdh.core.device import autocast, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, share
 from ssdh.core.errors import ParameterError
-from ssdh.features.augment import CROPS, Augmentation, draw
+from ssdh.features.augment import CROPS, Augmentation, Draw, draw
 from ssdh.features.images import ImageSource
-from ssdh.features.params import Preprocessing
+from ssdh.features.params import AugmentParams, Preprocessing
 from ssdh.hashing.network import HashNet
-from ssdh.training.checkpoint import Snapshots
-from ssdh.training.loop import Progress, train
-from ssdh.training.loss import PairBatches, weighted_loss
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.loop import Rows, Run, Trainer
+from ssdh.training.method import Batch
 from ssdh.training.optimizer import make_optimizer
-from ssdh.training.params import TrainParams
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
-def freeze(backbone: "nn.Module", until: str | None) -> None:
+def freeze(backbone: nn.Module, until: str | None) -> None:
     """Fix every parameter defined before the module called `until`, such as features.17 of VGG16 or layer3 of ResNet.
 
     Raises ParameterError where there is no such module.
@@ -61,45 +59,8 @@ def freeze(backbone: "nn.Module", until: str | None) -> None:
 STEP_STREAM = 12  # of the seed's random streams
 
 
-Rows = NDArray[np.int64]
-
-
-def train_network(
-    model: HashNet,
-    source: "AugmentedImages",
-    pairs: PairBatches,
-    params: TrainParams,
-    *,
-    seed: int,
-    device: torch.device,
-    snapshots: Snapshots | None = None,
-    validate: Callable[[HashNet], float] | None = None,
-) -> tuple[HashNet, Progress]:
-    """Train a network with a backbone on augmented images; returns it and its curves."""
-    backbone = model.backbone
-    assert backbone is not None
-    exact_pooling(backbone)
-    freeze(backbone, params.freeze_until)
-    model = model.to(device).to(memory_format=torch.channels_last)
-    head = [model.hash.weight, model.hash.bias]
-    body = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    groups = [{"params": head, "lr": params.lr}]
-    if body:
-        groups.append({"params": body, "lr": params.lr_backbone or params.lr})
-    optimizer = make_optimizer(groups, params)
-    step = NetworkStep(model, params, seed=seed, rank=source.rank)
-    progress = train(
-        *(model, source, pairs, step, optimizer, params),
-        seed=seed,
-        rank=source.rank,
-        snapshots=snapshots,
-        validate=None if validate is None else lambda: validate(model),
-    )
-    return model.eval(), progress
-
-
 class AugmentedImages:
-    """The train images, cropped and flipped at random, each by (seed, epoch, row) alone."""
+    """Random views of the train images, each by (seed, epoch, row, view) alone; one of each image where views is 1."""
 
     def __init__(
         self,
@@ -112,50 +73,93 @@ class AugmentedImages:
         workers: int = 0,
         rank: Rank = Rank(),  # noqa: B008 (immutable)
         dtype: torch.dtype = torch.float32,
+        views: int = 1,
+        augment: AugmentParams = CROPS,
     ) -> None:
         self.augmentation = Augmentation(images, preprocessing, workers=workers, device=device)
         self.rows, self.seed, self.rank, self.dtype = rows, seed, rank, dtype
+        self.views, self.augment = views, augment
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
-        """Yield this rank's part of each batch, (≤ ⌈B/ranks⌉, 3, size, size); one image where it has none."""
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[list[Tensor]]:
+        """Yield this rank's part of each batch, (≤ ⌈B/ranks⌉, 3, size, size) a view; one image where it has none."""
         own = [self.rows[batch[share(len(batch), self.rank)]] for batch in batches]
         own = [rows if len(rows) else self.rows[batch[:1]] for rows, batch in zip(own, batches, strict=True)]
-        for images in self.augmentation.batches(
-            [(rows, lambda row: draw((self.seed, epoch, row), CROPS)) for rows in own]
-        ):
-            yield images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        draws = [functools.partial(self._draw, epoch, view) for view in range(self.views)]
+        images = self.augmentation.batches([(rows, draw_row) for rows in own for draw_row in draws])
+        for _ in own:
+            views = itertools.islice(images, self.views)
+            yield [view.to(self.dtype).contiguous(memory_format=torch.channels_last) for view in views]
+
+    def _draw(self, epoch: int, view: int, row: int) -> Draw:
+        return draw((self.seed, epoch, row, view), self.augment)
 
 
-class NetworkStep:
-    """Loss of a batch and the gradients of the whole network; random numbers depend on (seed, iteration) alone."""
+class NetworkTrainer(Trainer):
+    """Trains a network with a backbone on augmented images; random numbers depend on (seed, iteration) alone.
 
-    def __init__(self, model: HashNet, params: TrainParams, *, seed: int, rank: Rank) -> None:
-        self.model, self.seed, self.rank = model, seed, rank
-        self.precision = params.precision
+    features: (n, D) of the train images by the frozen network, for the methods whose loss looks at them.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: HashNet,
+        images: AugmentedImages,
+        features: NDArray[np.floating[Any]],
+        structure: PairLabels,
+        validate: Callable[[HashNet], float] | None = None,
+    ) -> None:
+        params = run.params
+        if run.rank.count > 1 and not isinstance(model.norm, nn.Identity):
+            raise ParameterError(
+                f"train.head {model.kind} normalises over the batch, which one process must hold: set "
+                "runtime.processes to 1 (params.yaml: runtime.processes)"
+            )
+        backbone = model.backbone
+        assert backbone is not None
+        exact_pooling(backbone)
+        freeze(backbone, params.freeze_until)
+        model = model.to(run.device).to(memory_format=torch.channels_last)
+        super().__init__(run, model, len(images), structure, validate)
+        self.images = images
+        groups = [{"params": model.head_parameters(), "lr": params.lr}]
+        body = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+        if body:
+            groups.append({"params": body, "lr": params.lr_backbone or params.lr})
+        self.optimizer = make_optimizer(groups, params)
+        with torch.no_grad():
+            self.features = model.prepared(torch.from_numpy(features).to(run.device, run.dtype))  # (n, D)
+        run.method.prepare(self.features, [], structure)
         self.dropouts = share_dropout(model)
         training_mode(model)
         network: nn.Module = model
-        if rank.count > 1:
+        if run.rank.count > 1:
             network = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.network = cast("nn.Module", torch.compile(network)) if params.compile else network
 
-    def __call__(self, iteration: int, images: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """images: this rank's part; targets, weights: (B, B) of the global batch; returns the loss."""
-        size = len(targets)
-        rows = share(size, self.rank)
-        torch.manual_seed(step_seed(self.seed, iteration))
+    def inputs(self, batches: Sequence[Rows], epoch: int) -> Iterator[Sequence[Tensor]]:
+        """Yield this rank's images of each batch, a tensor for each view."""
+        return self.images.batches(batches, epoch)
+
+    def step(self, iteration: int, rows: Rows, inputs: Sequence[Tensor], targets: Tensor, weights: Tensor) -> Tensor:
+        """inputs: this rank's images of each view; rows, targets and weights are of the global batch."""
+        run, size = self.run, len(rows)
+        own = share(size, run.rank)
+        torch.manual_seed(step_seed(run.seed, iteration))
         for dropout in self.dropouts:
-            dropout.first, dropout.total = min(rows.start, size - 1), size
+            dropout.first, dropout.total = min(own.start, size - 1), size
         if not self.model.training:  # after a validation
             training_mode(self.model)
         self.model.zero_grad(set_to_none=True)
-        with autocast(images.device, self.precision):
-            own = self.network(images)[: rows.stop - rows.start]  # (b, K)
-        codes = GatherRows.apply(own, size, self.rank) if self.rank.count > 1 else own  # (B, K)
-        loss = weighted_loss(codes, targets, weights)
+        with autocast(inputs[0].device, run.params.precision):
+            outputs = [self.network(images)[: own.stop - own.start] for images in inputs]  # (b, K) each
+        if run.rank.count > 1:
+            outputs = [GatherRows.apply(part, size, run.rank) for part in outputs]  # (B, K) each
+        features = self.features[to_device(torch.from_numpy(rows), run.device)]
+        loss = run.method.loss(Batch(outputs, rows, features, [features] * len(outputs), targets, weights))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -222,10 +226,11 @@ def exact_pooling(backbone: nn.Module) -> None:
             backbone.set_submodule(name, ExactPool(module.output_size))
 
 
-def training_mode(model: nn.Module) -> None:
-    """Dropout on, statistics of batch normalisation fixed."""
+def training_mode(model: HashNet) -> None:
+    """Dropout on, statistics of the backbone's batch normalisation fixed; those of a head are learned."""
     model.train()
-    for module in model.modules():
+    assert model.backbone is not None
+    for module in model.backbone.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 

@@ -1,10 +1,12 @@
-"""The hash layer alone, on features that lie on the device: the step in closed form, without autograd's overhead.
+"""Training of the hash layer alone, on features that lie on the device.
 
-For L = (1/B²) Σ_ij w_ij e_ij², e_ij = z_iᵀz_j/K − T_ij with symmetric w and T: ∂L/∂z_i = 4/(B²K) Σ_j w_ij e_ij z_j, and
-∂L/∂h = ∂L/∂z·(1 − z²) for z = tanh(h), h = W(φ − c) + b.
+Any method goes through autograd. The pair loss on one linear layer takes its step in closed form, without autograd's
+overhead: for L = (1/B²) Σ_ij w_ij e_ij², e_ij = z_iᵀz_j/K − T_ij with symmetric w and T,
+∂L/∂z_i = 4/(B²K) Σ_j w_ij e_ij z_j, and ∂L/∂h = ∂L/∂z·(1 − z²) for z = tanh(h), h = W(φ − c) + b.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +15,15 @@ from torch import Tensor
 
 from ssdh.core.device import threads, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, all_reduce, share
+from ssdh.core.errors import DataError
 from ssdh.core.runtime import share_out
 from ssdh.hashing.model_file import initial_hashnet, starts_afresh
 from ssdh.hashing.network import HashNet, centre
-from ssdh.training.checkpoint import Snapshots
-from ssdh.training.loop import Progress, train
-from ssdh.training.loss import PairBatches
-from ssdh.training.optimizer import _optimizer
-from ssdh.training.params import TrainParams
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.loop import Progress, Rows, Run, Trainer
+from ssdh.training.loss import PairLoss
+from ssdh.training.method import Batch, Method
+from ssdh.training.optimizer import HeadOptimizer
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
 
@@ -40,10 +43,7 @@ class FeatureSource:
         self.features = prepared
         self.rank = rank
 
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def batches(self, batches: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[Tensor]:
+    def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
         """Yield this rank's rows (≤ ⌈B/ranks⌉, D) of each batch; a batch holds until the next is asked for."""
         own = [rows[share(len(rows), self.rank)] for rows in batches]
         index = to_device(torch.from_numpy(np.concatenate(own)), self.features.device)  # one copy an epoch
@@ -66,8 +66,8 @@ class FeatureSource:
         )
 
 
-class HeadStep:
-    """Loss of a batch and the gradients of the hash layer."""
+class ClosedFormStep:
+    """The pair loss of a batch and the gradients of the hash layer."""
 
     def __init__(self, model: HashNet, rank: Rank = Rank()) -> None:  # noqa: B008 (immutable)
         # the same memory, but without autograd, which a step would have to switch off each time
@@ -76,7 +76,7 @@ class HeadStep:
         self.gradients = self.weight.grad, self.bias.grad = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
         self.rank = rank
 
-    def __call__(self, iteration: int, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def __call__(self, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """features: this rank's centred rows; targets, weights: (B, B) of the global batch; returns the loss."""
         size, bits = len(targets), len(self.weight)
         parts = _parts(features.numel() * bits, PART_PRODUCT, features.device)
@@ -127,33 +127,106 @@ def _parts(work: int, size: int, device: torch.device) -> int:
     return max(1, work // size) if device.type == "cpu" else 1
 
 
-def train_head(
-    features: NDArray[np.float32],
-    pairs: PairBatches,
-    params: TrainParams,
-    *,
-    bits: int,
-    seed: int,
-    device: torch.device,
-    rank: Rank = Rank(),  # noqa: B008 (immutable)
-    snapshots: Snapshots | None = None,
-    validate: Callable[[HashNet], float] | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> tuple[HashNet, Progress]:
-    """Train the hash layer on features (n, D) of the train images; returns the network and its curves."""
-    model = initial_hashnet(features.shape[1], bits, seed, params.init_file, power=params.power).to(device, dtype)
-    values = torch.from_numpy(features).to(device, dtype)
-    if params.centre and starts_afresh(params.init_file):
-        centre(model, values)
-    source = FeatureSource(model.prepared(values), rank)
-    step = HeadStep(model, rank)
-    optimizer = _optimizer([step.weight, step.bias], params)
-    with threads(1 if device.type == "cpu" else None):  # those of `share_out` take their place
-        progress = train(
-            *(model, source, pairs, step, optimizer, params),
-            seed=seed,
-            rank=rank,
-            snapshots=snapshots,
-            validate=None if validate is None else lambda: validate(model),
+Views = Sequence[NDArray[np.floating[Any]]] | NDArray[np.floating[Any]]  # V of (n, D)
+
+
+class HeadTrainer(Trainer):
+    """Trains the hash layer on features (n, D) of the train images, and on features (V, n, D) of their views."""
+
+    def __init__(
+        self,
+        run: Run,
+        features: NDArray[np.floating[Any]],
+        structure: PairLabels,
+        *,
+        views: Views = (),
+        validate: Callable[[HashNet], float] | None = None,
+    ) -> None:
+        params, method = run.params, run.method
+        check_views(method, len(views))
+        model = initial_hashnet(
+            features.shape[1], run.bits, run.seed, params.init_file, power=params.power, kind=params.head
         )
-    return model.eval(), progress
+        model = model.to(run.device, run.dtype)
+        super().__init__(run, model, len(features), structure, validate)
+        values = torch.from_numpy(features).to(run.device, run.dtype)
+        if params.centre and starts_afresh(params.init_file):
+            centre(model, values)
+        self.features = model.prepared(values)  # (n, D)
+        crops = [torch.from_numpy(np.asarray(view)).to(run.device, run.dtype) for view in views]
+        self.views = [model.prepared(crop) for crop in crops]
+        method.prepare(self.features, self.views, structure)
+        self.closed: ClosedFormStep | None = None
+        if isinstance(method, PairLoss) and params.head == "tanh":
+            self.closed = ClosedFormStep(model, run.rank)
+            self.optimizer = HeadOptimizer([self.closed.weight, self.closed.bias], params)
+            self.source = FeatureSource(self.features, run.rank)
+        else:
+            self.optimizer = HeadOptimizer(model.head_parameters(), params)
+
+    def inputs(self, batches: Sequence[Rows], epoch: int) -> Iterator[Sequence[Tensor]]:
+        """Yield the features of each batch: of this rank's rows in closed form, else of all rows and each view."""
+        if self.closed:
+            for features in self.source.batches(batches):
+                yield (features,)
+            return
+        chosen = [self.features]
+        if self.run.method.views:
+            chosen = [self.views[number] for number in view_numbers(epoch, self.run.method.views, len(self.views))]
+        for rows in batches:
+            index = to_device(torch.from_numpy(rows), self.run.device)
+            yield [values[index] for values in chosen]
+
+    def step(self, iteration: int, rows: Rows, inputs: Sequence[Tensor], targets: Tensor, weights: Tensor) -> Tensor:
+        """The loss of a batch; with several ranks, which hold all features, each computes the whole step alike."""
+        if self.closed:
+            return self.closed(inputs[0], targets, weights)
+        self.model.train()
+        self.model.zero_grad(set_to_none=True)
+        outputs = [self.model.head(values) for values in inputs]  # (B, K) each
+        features = inputs[0]
+        if self.run.method.views:
+            features = self.features[to_device(torch.from_numpy(rows), self.run.device)]
+        loss = self.run.method.loss(Batch(outputs, rows, features, inputs, targets, weights))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def train(self) -> Progress:
+        """Train on one thread of PyTorch's: those of `share_out` take their place, and no digit depends on a core."""
+        with threads(1 if self.run.device.type == "cpu" else None):
+            return super().train()
+
+
+def view_numbers(epoch: int, taken: int, count: int) -> list[int]:
+    """Which of `count` views an epoch takes: those after the epoch's before, in a circle.
+
+    >>> [view_numbers(epoch, 2, 5) for epoch in range(3)]
+    [[0, 1], [2, 3], [4, 0]]
+    """
+    return [(epoch * taken + number) % count for number in range(taken)]
+
+
+def check_views(method: Method, count: int) -> None:
+    """Raise DataError where a method takes more views than there are."""
+    if method.views > count:
+        raise DataError(
+            f"recipe {type(method).__module__.rpartition('.')[2]} takes {method.views} views of each train image, "
+            f"features/views.npy has {count}: set views.count to {method.views} or more, or choose another recipe"
+        )
+
+
+def train_head(
+    features: NDArray[np.floating[Any]],
+    structure: PairLabels,
+    run: Run,
+    *,
+    views: Views = (),
+    validate: Callable[[HashNet], float] | None = None,
+) -> tuple[HashNet, Progress]:
+    """Train the hash layer on features (n, D) of the train images; returns the network and its curves.
+
+    structure: pseudo-labels of the n images; views: (V, n, D) features of their crops, for methods that take some.
+    """
+    trainer = HeadTrainer(run, features, structure, views=views, validate=validate)
+    progress = trainer.train()
+    return trainer.model, progress

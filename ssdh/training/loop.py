@@ -1,33 +1,60 @@
-"""Training of the hash layer on cached features, or of the whole network from images: one loop for both.
+"""The training loop, the same for the hash layer on cached features and for the whole network from images.
 
 The position in the run is (seed, iteration): the order of every epoch and all random numbers of a step are derived from
 them, so a run that was interrupted continues to the same bits.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
 from loguru import logger
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ssdh.core.distributed import Rank, barrier
 from ssdh.core.errors import SSDHError
 from ssdh.hashing.network import HashNet
+from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.loss import PairBatches
-from ssdh.training.optimizer import Optimizer
+from ssdh.training.method import NO_PAIRS, Method
+from ssdh.training.optimizer import Optimizer, learning_rate_factor
 from ssdh.training.params import TrainParams
 
 ORDER_STREAM = 11  # of the seed's random streams
 
 
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is the same for all steps of a training run.
+
+    method: the loss, which holds the parameters; bits: K; workers: processes that decode images; dtype: of the hash
+    layer's arithmetic.
+    """
+
+    method: Method
+    bits: int
+    seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: Rank = field(default_factory=Rank)
+    workers: int = 0
+    snapshots: Snapshots | None = None
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def params(self) -> TrainParams:
+        """The effective values of `train`."""
+        return self.method.params
 
 
 @dataclass
@@ -48,67 +75,101 @@ class Progress:
         self.losses = []
 
 
-class Source(Protocol):
-    """Where the inputs of the steps come from."""
+class Trainer(ABC):
+    """Trains `model` in place on `count` images; a subclass reads the inputs of the batches and takes the step.
 
-    def __len__(self) -> int:
-        """The number of train images."""
-        ...
+    structure: pseudo-labels of the train images, looked up for methods that ask for pairs.
+    """
 
-    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[Tensor]:
-        """Yield this rank's part of each batch of train-image numbers, on the device, ready for the step."""
-        ...
+    optimizer: Optimizer
 
+    def __init__(
+        self,
+        run: Run,
+        model: HashNet,
+        count: int,
+        structure: PairLabels,
+        validate: Callable[[HashNet], float] | None = None,
+    ) -> None:
+        self.run, self.model, self.count, self.validate = run, model, count, validate
+        params = run.params
+        self.pairs: PairBatches | None = None
+        if run.method.pairs:
+            self.pairs = PairBatches(
+                structure,
+                run.device,
+                unknown_weight=params.unknown_weight,
+                target=params.target,
+                dtype=run.dtype,
+            )
 
-# step(iteration, inputs, targets, weights) computes the loss of a batch and leaves the gradients in the parameters.
-Step = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    @abstractmethod
+    def inputs(self, batches: Sequence[Rows], epoch: int) -> Iterator[Sequence[Tensor]]:
+        """Yield what the network takes of each batch of train-image numbers, on the device: a tensor for each view."""
 
+    @abstractmethod
+    def step(self, iteration: int, rows: Rows, inputs: Sequence[Tensor], targets: Tensor, weights: Tensor) -> Tensor:
+        """Return the loss of a batch and leave its gradients in the parameters.
 
-def train(
-    model: HashNet,
-    source: Source,
-    pairs: PairBatches,
-    step: Step,
-    optimizer: Optimizer,
-    params: TrainParams,
-    *,
-    seed: int,
-    rank: Rank = Rank(),  # noqa: B008 (immutable)
-    snapshots: Snapshots | None = None,
-    validate: Callable[[], float] | None = None,
-) -> Progress:
-    """Train `model` in place for `params.epochs`, from the last snapshot if one fits; returns the curves."""
-    progress = restore(model, optimizer, snapshots, model.hash.weight.device)
-    steps = -(-len(source) // params.batch_size)  # of an epoch; the last batch may be smaller
-    quiet = not (rank.first and sys.stderr.isatty())
-    bar = tqdm(total=params.epochs * steps, initial=progress.iteration, unit="step", disable=quiet)
-    each_step = logger.opt(lazy=True)
-    for epoch in range(progress.iteration // steps, params.epochs):
-        batches = epoch_batches(len(source), params.batch_size, seed, epoch)[progress.iteration % steps :]
-        for inputs, (targets, weights) in zip(source.batches(batches, epoch), pairs.of(batches), strict=True):
-            progress.losses.append(step(progress.iteration, inputs, targets, weights))
-            optimizer.step()
-            progress.iteration += 1
-            each_step.trace("iteration {}: loss {:.5f}", lambda: progress.iteration, progress.losses[-1].item)
-            bar.update()
-            if progress.iteration % steps == 0:
-                progress.end_epoch(epoch + 1)
-                if quiet and rank.first:
-                    _log_epoch(progress, params.epochs)
-            if _due(params.eval_interval, progress.iteration) and validate:
-                if rank.first:
-                    progress.validation.append((progress.iteration, validate()))
-                barrier(rank)
-            if _due(params.snapshot_interval, progress.iteration) and snapshots:
-                snapshots.save(_state(model, optimizer, progress))
-    bar.close()
-    if snapshots:
-        snapshots.finish()
-    return progress
+        rows: (B,) train-image numbers; targets, weights: (B, B), or empty where the method takes no pairs.
+        """
 
+    def train(self) -> Progress:
+        """Train for `train.epochs`, from the last snapshot if one fits; returns the curves."""
+        run, params = self.run, self.run.params
+        progress = self._restore()
+        steps = -(-self.count // params.batch_size)  # of an epoch; the last batch may be smaller
+        quiet = not (run.rank.first and sys.stderr.isatty())
+        bar = tqdm(total=params.epochs * steps, initial=progress.iteration, unit="step", disable=quiet)
+        each_step = logger.opt(lazy=True)
+        for epoch in range(progress.iteration // steps, params.epochs):
+            batches = epoch_batches(self.count, params.batch_size, run.seed, epoch)[progress.iteration % steps :]
+            pairs = self.pairs.of(batches) if self.pairs else repeat((NO_PAIRS, NO_PAIRS))
+            for rows, inputs, (targets, weights) in zip(batches, self.inputs(batches, epoch), pairs, strict=False):
+                progress.losses.append(self.step(progress.iteration, rows, inputs, targets, weights))
+                self._set_learning_rate(progress.iteration, steps)
+                self.optimizer.step()
+                progress.iteration += 1
+                each_step.trace("iteration {}: loss {:.5f}", lambda: progress.iteration, progress.losses[-1].item)
+                bar.update()
+                if progress.iteration % steps == 0:
+                    progress.end_epoch(epoch + 1)
+                    if quiet and run.rank.first:
+                        _log_epoch(progress, params.epochs)
+                if _due(params.eval_interval, progress.iteration) and self.validate:
+                    if run.rank.first:
+                        progress.validation.append((progress.iteration, self.validate(self.model)))
+                    barrier(run.rank)
+                if _due(params.snapshot_interval, progress.iteration) and run.snapshots:
+                    run.snapshots.save(self._state(progress))
+        bar.close()
+        if run.snapshots:
+            run.snapshots.finish()
+        self.model.eval()
+        return progress
 
-def _due(interval: int, iteration: int) -> bool:
-    return interval > 0 and iteration % interval == 0
+    def _set_learning_rate(self, iteration: int, steps: int) -> None:
+        params = self.run.params
+        if params.schedule != "constant":
+            factor = learning_rate_factor(params, iteration, steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def _restore(self) -> Progress:
+        """Put the last snapshot, if one fits, into model and optimizer; returns where the run goes on."""
+        state = self.run.snapshots.load() if self.run.snapshots else None
+        if state is None:
+            return Progress()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**state["progress"])
+        progress.losses = [loss.to(self.run.device) for loss in progress.losses]
+        logger.info("continuing from the snapshot of iteration {}", progress.iteration)
+        return progress
+
+    def _state(self, progress: Progress) -> dict[str, Any]:
+        curves = {item.name: getattr(progress, item.name) for item in fields(progress)}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "progress": curves}
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
@@ -117,22 +178,8 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Ro
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
-def restore(model: nn.Module, optimizer: Optimizer, snapshots: Snapshots | None, device: torch.device) -> Progress:
-    """Put the last snapshot, if one fits, into model and optimizer; returns where the run goes on."""
-    state = snapshots.load() if snapshots else None
-    if state is None:
-        return Progress()
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    progress = Progress(**state["progress"])
-    progress.losses = [loss.to(device) for loss in progress.losses]
-    logger.info("continuing from the snapshot of iteration {}", progress.iteration)
-    return progress
-
-
-def _state(model: nn.Module, optimizer: Optimizer, progress: Progress) -> dict[str, Any]:
-    curves = {field.name: getattr(progress, field.name) for field in fields(progress)}
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": curves}
+def _due(interval: int, iteration: int) -> bool:
+    return interval > 0 and iteration % interval == 0
 
 
 def _log_epoch(progress: Progress, epochs: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ssdh.core.device import to_device
 from ssdh.structure.pseudo_labels import PairLabels
@@ -58,6 +59,40 @@ class PairLoss(Method):
         """`weighted_loss` of the outputs."""
         (codes,) = batch.outputs
         return weighted_loss(codes, batch.targets, batch.weights)
+
+
+# --- parts of other methods' losses ---------------------------------------------------------------------------------
+
+
+def cosines(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """(n, m) cosines of the rows of a (n, d) and b (m, d), of a with itself without b."""
+    a = functional.normalize(a, dim=1)
+    return a @ (a if b is None else functional.normalize(b, dim=1)).T
+
+
+def signs(outputs: Tensor) -> Tensor:
+    """Codes in {−1, +1} of outputs, +1 at 0, as they are stored; without gradient."""
+    return torch.where(outputs >= 0, 1.0, -1.0).to(outputs.dtype)
+
+
+def straight_through(outputs: Tensor) -> Tensor:
+    """`signs` whose gradient is passed on to the outputs as it is."""
+    return outputs + (signs(outputs) - outputs).detach()
+
+
+def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+    """Contrastive loss of two views (B, K) each: the other view of an image among the 2B − 1 other rows, by cosine.
+
+    Chen et al.: "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, equation 1.
+    """
+    size = len(a)
+    similarity = cosines(torch.cat((a, b))) / temperature  # (2B, 2B)
+    itself = torch.eye(2 * size, dtype=torch.bool, device=a.device)
+    partner = torch.arange(2 * size, device=a.device).roll(size)
+    return functional.cross_entropy(similarity.masked_fill(itself, -torch.inf), partner)
+
+
+# --- the pairs of a batch -------------------------------------------------------------------------------------------
 
 
 CHUNK_PAIRS = 2**18  # pairs looked up at once: one index operation serves many small batches

@@ -8,7 +8,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssdh.core.errors import ParameterError
+from ssdh.core.params import section
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.params import TrainParams
 
@@ -28,12 +29,14 @@ class Batch:
 
     outputs: the head's (B, K), one for each view (one where a method takes none); rows: (B,) numbers of the images
     among the n train images; features: (B, D) frozen features as the head takes them (power-normalised, centred,
-    scaled); targets, weights: (B, B) of the pairs where the method asks for them.
+    scaled); views: the same of each view, which are those of the image itself where the whole network is trained;
+    targets, weights: (B, B) of the pairs where the method asks for them.
     """
 
     outputs: Sequence[Tensor]
     rows: NDArray[np.int64]
     features: Tensor
+    views: Sequence[Tensor] = ()
     targets: Tensor = NO_PAIRS
     weights: Tensor = NO_PAIRS
 
@@ -54,13 +57,18 @@ class Method(ABC):
     def prepare(self, features: Tensor, views: Sequence[Tensor], structure: PairLabels) -> None:  # noqa: B027
         """Compute once, before training, what the loss needs of all n train images; nothing by default.
 
-        features: (n, D) as in `Batch`; views: as many (n, D) of random crops as the method takes; structure:
-        pseudo-labels and affinities of any pairs of the n images.
+        features: (n, D) as in `Batch`; views: (n, D) of random crops, none where the whole network is trained;
+        structure: pseudo-labels and affinities of any pairs of the n images.
         """
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The scalar that a step makes smaller; differentiable in `batch.outputs`."""
+
+
+def chosen_method(params: dict[str, Any]) -> Method:
+    """The method that `recipe` of `params` names, with the effective values of `train`."""
+    return load_method(section(params, "recipe", str))(section(params, "train", TrainParams))
 
 
 def load_method(name: str) -> type[Method]:

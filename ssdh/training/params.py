@@ -6,13 +6,15 @@ from pydantic import Field
 
 from ssdh.core.params import Params
 
+OF_SOME_RECIPES = {"head", "schedule", "lr_drop", "loss"}  # written into a model's file only where a recipe sets them
+
 
 class TrainParams(Params):
     """How the hash layer, or the whole network, is trained; effective values of the recipe and the top level."""
 
     finetune: bool
     epochs: int = Field(ge=1, le=1_000_000)
-    optimizer: Literal["sgd", "adam"]
+    optimizer: Literal["sgd", "adam", "adamw"]
     lr: float = Field(gt=0)
     lr_backbone: float | None = Field(default=None, gt=0)  # None: lr
     momentum: float = Field(ge=0, lt=1)  # of sgd
@@ -20,7 +22,7 @@ class TrainParams(Params):
     batch_size: int = Field(ge=2, le=65_536)  # of all processes together
     power: float = Field(default=0.0, ge=0, le=4)  # 0: features as they are
     centre: bool
-    unknown_weight: float = Field(ge=0)
+    unknown_weight: float = Field(default=0.0, ge=0)
     target: Literal["ternary", "soft"] = "ternary"
     freeze_until: str | None = None
     eval_interval: int = Field(ge=0)  # iterations; 0: never
@@ -28,3 +30,7 @@ class TrainParams(Params):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     init_file: str
+    head: Literal["tanh", "linear", "mlp", "mlp_bn", "gelu_bn"] = "tanh"
+    schedule: Literal["constant", "cosine", "drop"] = "constant"
+    lr_drop: float = Field(default=0.8, gt=0, lt=1)  # share of the epochs after which schedule drop divides lr by 10
+    loss: dict[str, float] = Field(default_factory=dict)  # what the method's own loss takes

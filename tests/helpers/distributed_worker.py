@@ -5,7 +5,6 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +15,12 @@ from ssdh.core.files import write_array, write_csv
 from ssdh.features.images import open_images
 from ssdh.features.params import Preprocessing
 from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.methods.published import Published
 from ssdh.structure.fit import fit_structure
 from ssdh.structure.pseudo_labels import PairLabels
-from ssdh.training.finetune import AugmentedImages, train_network
+from ssdh.training.finetune import AugmentedImages, NetworkTrainer
 from ssdh.training.head import train_head
-from ssdh.training.loss import PairBatches
+from ssdh.training.loop import Run
 from ssdh.training.params import TrainParams
 from tests.helpers.tiny import tiny_images
 
@@ -82,10 +82,10 @@ def run_case(folder: Path, name: str, rank: Rank) -> HashNet:
     params = params_of(folder, optimizer, epochs, whole)
     features = np.random.default_rng(2).normal(size=(COUNT, 16)).astype(np.float32) + 1
     structure = fit_structure(features, alpha=0.7, beta=0.7, bins=30)
-    pairs = PairBatches(PairLabels(features, structure, None), CPU, unknown_weight=0.5, dtype=dtype)
+    pairs = PairLabels(features, structure, None)
+    run = Run(Published(params), BITS, 6, rank=rank, dtype=dtype)
     if not whole:
-        more: dict[str, Any] = {"bits": BITS, "seed": 6, "device": CPU, "rank": rank, "dtype": dtype}
-        return train_head(features, pairs, params, **more)[0]
+        return train_head(features, pairs, run)[0]
     images = folder / f"images-{rank.index}"
     write_array(images / "images.npy", tiny_images()[0])
     write_csv(images / "manifest.csv", ("row", "path", "sha256"), [])
@@ -96,7 +96,9 @@ def run_case(folder: Path, name: str, rank: Rank) -> HashNet:
     preprocessing = Preprocessing(16, 16, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
     rows = np.arange(COUNT, dtype=np.int64) * 3
     source = AugmentedImages(open_images(images), preprocessing, rows, seed=6, device=CPU, rank=rank, dtype=dtype)
-    return train_network(model, source, pairs, params, seed=6, device=CPU)[0]
+    trainer = NetworkTrainer(run, model, source, features, pairs)
+    trainer.train()
+    return trainer.model
 
 
 def main(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,23 +12,28 @@ from torch import nn
 
 from ssdh.cli import evaluate as command
 from ssdh.cli import measure as measuring
-from ssdh.core.distributed import Rank
 from ssdh.core.errors import DataError, ParameterError, SSDHError
 from ssdh.features import forward
 from ssdh.features.backbone import build_network, feature_size, without_storage
+from ssdh.features.images import ImageSource
+from ssdh.features.params import Preprocessing
 from ssdh.hashing.model_file import load_hashnet, read_metadata
 from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.methods.published import Published
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.thresholds import Structure
 from ssdh.training import finetune as whole_network
 from ssdh.training.finetune import (
+    AugmentedImages,
     ExactPool,
-    NetworkStep,
+    NetworkTrainer,
     SharedDropout,
-    exact_pooling,
     freeze,
     share_dropout,
     step_seed,
     training_mode,
 )
+from ssdh.training.loop import Run
 from ssdh.training.loss import ssdh_loss
 from ssdh.training.optimizer import make_optimizer
 from ssdh.training.params import TrainParams
@@ -42,6 +47,28 @@ def train_params(**more: Any) -> TrainParams:
     values: dict[str, Any] = {"finetune": True, "epochs": 1, "optimizer": "sgd", "lr": 0.1, "lr_backbone": 0.01}
     values |= {"momentum": 0.9, "weight_decay": 0.0, "batch_size": 6, "centre": False, "unknown_weight": 0.0}
     return TrainParams(**(values | {"eval_interval": 0, "snapshot_interval": 0, "init_file": "none"} | more))
+
+
+def trainer(network: HashNet, *, seed: int = 0, **more: Any) -> NetworkTrainer:
+    """Of the published method; the images are given to its step."""
+    method = Published(train_params(**more))
+    size = 7
+    structure = PairLabels(np.eye(size, network.dim), Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0))
+    images = AugmentedImages(
+        cast("ImageSource", None),  # never read
+        Preprocessing(9, 9, (0.5,) * 3, (0.5,) * 3),
+        np.arange(size),
+        seed=seed,
+        device=CPU,
+    )
+    frozen = np.zeros((size, network.dim), np.float32)
+    return NetworkTrainer(Run(method, network.bits, seed), network, images, frozen, structure)
+
+
+def step(
+    trained: NetworkTrainer, iteration: int, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    return trained.step(iteration, np.arange(len(images)), [images], targets, weights)
 
 
 def model() -> HashNet:
@@ -63,8 +90,7 @@ def test_a_step_is_the_textbook_step_without_dropout() -> None:
         for module in network.modules():
             if hasattr(module, "p"):
                 module.p = 0.0
-    step = NetworkStep(ours, train_params(), seed=0, rank=Rank())
-    loss = step(0, images, labels.float(), labels.abs().float())
+    loss = step(trainer(ours), 0, images, labels.float(), labels.abs().float())
     plain.train()
     plain.backbone.stem[1].eval()  # type: ignore[union-attr,index]
     wanted = ssdh_loss(plain(images), labels)
@@ -77,13 +103,13 @@ def test_a_step_is_the_textbook_step_without_dropout() -> None:
 def test_random_numbers_of_a_step_follow_seed_and_iteration_alone() -> None:
     images, labels = batch()
     arguments = (images, labels.float(), labels.abs().float())
-    step = NetworkStep(model(), train_params(), seed=3, rank=Rank())
+    trained = trainer(model(), seed=3)
     torch.manual_seed(1)
-    first = step(5, *arguments)
+    first = step(trained, 5, *arguments)
     torch.manual_seed(2)
-    assert torch.equal(step(5, *arguments), first)
-    assert not torch.equal(step(6, *arguments), first)
-    assert not torch.equal(NetworkStep(model(), train_params(), seed=4, rank=Rank())(5, *arguments), first)
+    assert torch.equal(step(trained, 5, *arguments), first)
+    assert not torch.equal(step(trained, 6, *arguments), first)
+    assert not torch.equal(step(trainer(model(), seed=4), 5, *arguments), first)
     assert step_seed(0, 1) != step_seed(1, 0)
 
 
@@ -179,10 +205,8 @@ def test_any_network_can_be_trained(arch: str) -> None:
     layer = "fc7" if arch == "alexnet" else "penultimate"
     size = 64
     network = seeded_hashnet(feature_size(arch, layer, size), 8, 0, build_network(arch, layer, size))
-    exact_pooling(network.backbone)  # type: ignore[arg-type]
-    step = NetworkStep(network, train_params(), seed=0, rank=Rank())
     images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
-    loss = step(0, images, torch.eye(4), torch.ones(4, 4))
+    loss = step(trainer(network), 0, images, torch.eye(4), torch.ones(4, 4))
     assert torch.isfinite(loss)
     without = [name for name, value in network.named_parameters() if value.grad is None]
     assert without == []
@@ -196,9 +220,8 @@ def test_exact_pooling_is_the_same_function() -> None:
 
 
 def test_other_errors_are_not_called_out_of_memory() -> None:
-    step = NetworkStep(model(), train_params(), seed=0, rank=Rank())
     with pytest.raises(RuntimeError, match=r"expected input.* to have 3 channels"):
-        step(0, batch()[0][:, :2], torch.zeros(6, 6), torch.zeros(6, 6))
+        step(trainer(model()), 0, batch()[0][:, :2], torch.zeros(6, 6), torch.zeros(6, 6))
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -350,10 +373,10 @@ def test_evaluate_finds_out_first_where_it_cannot_write(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     "place",
     [
-        "ssdh.training.fit.PairBatches",
+        "ssdh.training.loop.PairBatches",
         "ssdh.training.fit.load_backbone",
         "ssdh.features.augment.crop_on_device",
-        "ssdh.training.finetune.weighted_loss",
+        "ssdh.training.loss.weighted_loss",
         "torch.optim.Adam.step",
     ],
 )

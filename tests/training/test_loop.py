@@ -15,20 +15,21 @@ from ssdh.core import runtime as parallel
 from ssdh.core.errors import DataError, SSDHError
 from ssdh.hashing.model_file import save_hashnet
 from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.methods.published import Published
 from ssdh.structure.fit import fit_structure
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import Structure, pseudo_labels
 from ssdh.training import loop as training
 from ssdh.training.checkpoint import Snapshots
-from ssdh.training.head import HeadStep, train_head
-from ssdh.training.loop import epoch_batches
-from ssdh.training.loss import PairBatches, ssdh_loss
+from ssdh.training.head import HeadTrainer, train_head
+from ssdh.training.loop import Run, epoch_batches
+from ssdh.training.loss import ssdh_loss, weighted_loss
+from ssdh.training.method import Batch, Method
 from ssdh.training.params import TrainParams
 from ssdh.training.validation import collapse_statistics, draw_validation, warn_of_collapse
 from tests.helpers.tiny import OUTS, results, run_stage, tiny_params, write_params, write_tiny
 
 N, D, K = 53, 6, 8
-CPU = torch.device("cpu")
 
 
 def train_params(none: Path, **more: Any) -> TrainParams:
@@ -48,18 +49,27 @@ def data() -> tuple[np.ndarray, Structure, np.ndarray]:
     return features, structure, np.asarray(pseudo_labels(features, structure))
 
 
+class ByAutograd(Method):
+    """The pair loss, without the step in closed form."""
+
+    pairs = True
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        return weighted_loss(batch.outputs[0], batch.targets, batch.weights)
+
+
 def fitted(
-    data: tuple[np.ndarray, Structure, np.ndarray], params: TrainParams, *, matrix: bool = True, **more: Any
+    data: tuple[np.ndarray, Structure, np.ndarray],
+    params: TrainParams,
+    *,
+    matrix: bool = True,
+    kind: type[Method] = Published,
+    **more: Any,
 ) -> tuple[HashNet, training.Progress]:
     features, structure, labels = data
-    pairs = PairBatches(
-        PairLabels(features, structure, labels.copy() if matrix else None),
-        CPU,
-        unknown_weight=params.unknown_weight,
-        target=params.target,
-        dtype=more.get("dtype", torch.float32),
-    )
-    return train_head(features, pairs, params, bits=K, seed=4, device=CPU, **more)
+    pairs = PairLabels(features, structure, labels.copy() if matrix else None)
+    validate = more.pop("validate", None)
+    return train_head(features, pairs, Run(kind(params), K, 4, **more), validate=validate)
 
 
 def test_a_given_model_without_a_centre_starts_with_its_own_codes(
@@ -133,22 +143,24 @@ def plain_loop(
     ],
     ids=["centred", "published", "unknown", "soft-adam", "one-batch", "shared-out"],
 )
+@pytest.mark.parametrize("by_autograd", [False, True], ids=["closed", "autograd"])
 def test_equal_to_the_plain_loop_step_by_step(
-    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], by_autograd: bool
 ) -> None:
+    """The pair loss by its step in closed form, and by autograd as every other method."""
     if "shared_out" in more:
         _share_out_everything(monkeypatch)
     params = train_params(tmp_path / "none", **{name: value for name, value in more.items() if name != "shared_out"})
     seen: list[float] = []
-    step = HeadStep.__call__
+    step = HeadTrainer.step
 
-    def noted(self: HeadStep, *arguments: Any) -> torch.Tensor:
+    def noted(self: HeadTrainer, *arguments: Any) -> torch.Tensor:
         loss = step(self, *arguments)
         seen.append(loss.item())
         return loss
 
-    monkeypatch.setattr(HeadStep, "__call__", noted)
-    model, progress = fitted(data, params, dtype=torch.float64)
+    monkeypatch.setattr(HeadTrainer, "step", noted)
+    model, progress = fitted(data, params, dtype=torch.float64, kind=ByAutograd if by_autograd else Published)
     wanted, losses = plain_loop(data, params, torch.float64)
     np.testing.assert_allclose(seen, losses, rtol=1e-9)
     rounding = 1e-6 if params.target == "soft" else 1e-9  # affinities are of single precision
@@ -164,8 +176,7 @@ def _share_out_everything(monkeypatch: pytest.MonkeyPatch, cores: int = 3) -> No
     """Products and look-ups of the tiny features run in parts of about a row, on that many threads."""
     monkeypatch.setattr("ssdh.training.head.PART_PRODUCT", D * K)
     monkeypatch.setattr("ssdh.training.head.PART_VALUES", D)
-    for module in ("runtime", "parallel"):
-        monkeypatch.setattr(f"ssdh.{module}.num_cores", lambda: cores)
+    monkeypatch.setattr("ssdh.core.runtime.num_cores", lambda: cores)
 
 
 def test_parts_and_bits_do_not_depend_on_the_number_of_cores(
