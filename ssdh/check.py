@@ -46,6 +46,9 @@ RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": 
 TOP_LEVEL = {*KINDS, *RECIPE_KINDS, "dataset", "datasets", "recipe"}
 
 
+OF_PAIRS = ("unknown_weight", "target")  # of the recipes that regress pairs to pseudo-labels
+
+
 OF_NO_RECIPE = {"train": {"init_file": "none"}}  # what `params.yaml` alone has
 
 
@@ -150,6 +153,19 @@ def _check_recipes(params: dict[str, Any], attempt: Any, mistakes: list[str]) ->
             if key not in kind.model_fields and value is None
         ]
         attempt(kind, name)
+    _check_unread(params, mistakes)
+
+
+def _check_unread(params: dict[str, Any], mistakes: list[str]) -> None:
+    """Values of the loss that are set although the chosen recipe's method reads none of that name."""
+    recipe, top = str(params.get("recipe")), params.get("train")
+    if recipe not in recipe_names() or not isinstance(top, dict):
+        return
+    own = read_recipe(recipe)["train"]
+    unread = [key for key in OF_PAIRS if top.get(key) is not None and key not in own]
+    loss = top.get("loss")
+    unread += [f"loss.{key}" for key in (loss if isinstance(loss, dict) else ()) if key not in own.get("loss", {})]
+    mistakes += [f"train.{key} is nothing that recipe {recipe} reads (params.yaml: train.{key})" for key in unread]
 
 
 def check_recipe(recipe: str) -> None:
@@ -161,9 +177,12 @@ def check_recipe(recipe: str) -> None:
         for key in sections
         if key not in (*RECIPE_SECTIONS, "authors")
     ]
+    authors = sections.get("authors", {})
     for name, kind in RECIPE_KINDS.items():
         try:
-            validate(kind, OF_NO_RECIPE.get(name, {}) | sections[name], name, recipe_file(recipe))
+            own = OF_NO_RECIPE.get(name, {}) | sections[name]
+            validate(kind, own, name, recipe_file(recipe))
+            validate(kind, own | authors.get(name, {}), f"authors.{name}", recipe_file(recipe))
         except ParameterError as error:
             mistakes += str(error).splitlines()
     if mistakes:

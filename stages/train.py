@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from loguru import logger
 
 from ssdh.core.cache_dir import raw_folder
@@ -15,7 +14,7 @@ from ssdh.core.runtime import RuntimeParams
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
 from ssdh.features.images import open_images
-from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.features.params import BackboneParams, ImageParams, ViewsParams
 from ssdh.hashing.model_file import describe_backbone, save_hashnet
 from ssdh.structure.pseudo_labels import open_pair_labels
 from ssdh.training.checkpoint import Snapshots
@@ -28,7 +27,7 @@ FEATURES, PSEUDO = Path("features/features.npy"), Path("features/pseudo_labels.n
 STRUCTURE, IMAGES = Path("features/structure.npz"), Path("data/images")
 LABELS, SPLIT = Path("data/labels.npy"), Path("data/split")
 VIEWS = Path("features/views.npy")
-INPUTS = (FEATURES, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT)
+INPUTS = (FEATURES, VIEWS, PSEUDO, STRUCTURE, IMAGES, LABELS, SPLIT)
 OUTS = (Path("metrics/train.csv"), Path("metrics/validation.csv"), Path("models/hashnet.safetensors"))
 
 
@@ -62,8 +61,8 @@ def main() -> None:
         features = read_array(FEATURES)
         pairs = open_pair_labels(STRUCTURE, read_array(PSEUDO, mode="c"), features)
         source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
-        views = read_array(VIEWS) if VIEWS.exists() else np.empty((0, 0, 0), np.float16)
-        inputs = Inputs(features, source, read_split(SPLIT), pairs, read_array(LABELS), views)
+        augment: ViewsParams = section(params, "views", ViewsParams)
+        inputs = Inputs(features, source, read_split(SPLIT), pairs, read_array(LABELS), read_array(VIEWS), augment)
         snapshots = Snapshots(folder, folder.name, rank)
         run = Run(method, bits, seed, device, rank, runtime.num_workers, snapshots)
         model, curves, statistics = fit(inputs, run, backbone, images)

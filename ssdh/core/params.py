@@ -130,13 +130,20 @@ def lookup(params: dict[str, Any], name: str) -> Any:
 def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the recipe's values of section `name`, overridden by every top-level one that is not null.
 
+    A mapping inside the section (`train.loss`) is overridden key by key.
+
     Raises ParameterError for an unknown or broken recipe, and for a block that is no mapping.
     """
     top = lookup(params, name)
     if not isinstance(top, dict):
         raise ParameterError(f"{name} must be a mapping, got {top!r} (params.yaml: {name})")
     recipe = read_recipe(lookup(params, "recipe"))
-    return recipe[name] | {key: value for key, value in top.items() if value is not None}
+    given = {key: value for key, value in top.items() if value is not None}
+    own: dict[str, Any] = recipe[name]
+    return own | {
+        key: own[key] | value if isinstance(value, dict) and isinstance(own.get(key), dict) else value
+        for key, value in given.items()
+    }
 
 
 def recipes_folder() -> Traversable:

@@ -62,6 +62,7 @@ def write_tiny(folder: Path, params: dict[str, Any]) -> Path:
     write_csv(folder / "data/images/manifest.csv", ("row", "path", "sha256"), names)
     write_array(folder / "data/images/images.npy", images)
     write_array(folder / "data/labels.npy", labels)
+    write_array(folder / "features/views.npy", np.empty((0, 0, 0), np.float16))
     order = np.random.default_rng(1).permutation(NUM_IMAGES)
     split = Split(query=order[:24], train=np.array([row for row in order[24:] if row % 2]), database=order[24:])
     write_split(folder / "data/split", split, NUM_IMAGES)

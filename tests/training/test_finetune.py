@@ -285,7 +285,7 @@ def test_codes_come_from_images_and_the_trained_network(workspace: Path) -> None
 
 def test_bf16(workspace: Path) -> None:
     full, low = fresh(workspace), fresh(workspace, precision="bf16")
-    assert low["metrics/train.csv"] != full["metrics/train.csv"]
+    assert low["models/hashnet.safetensors"][-4096:] != full["models/hashnet.safetensors"][-4096:]
     loss, wanted = (float(found["metrics/train.csv"].split(b",")[-1]) for found in (low, full))
     assert loss == pytest.approx(wanted, rel=0.1)
     assert load_hashnet(workspace / "models/hashnet.safetensors").hash.weight.dtype == torch.float32

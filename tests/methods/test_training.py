@@ -1,0 +1,110 @@
+"""Every recipe trained where the answer is known, its head saved and loaded, and methods that do not fit refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.params import read_recipe, recipe_names
+from ssdh.hashing.codes import sign_codes
+from ssdh.hashing.model_file import load_hashnet, save_hashnet
+from ssdh.hashing.network import HashNet
+from ssdh.hashing.retrieval import mean_average_precision
+from ssdh.structure.fit import fit_recipe
+from ssdh.structure.params import StructureParams
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.head import train_head
+from ssdh.training.loop import Run
+from ssdh.training.method import Method, load_method
+from ssdh.training.params import TrainParams
+
+CLASSES, TRAIN, D, K = 5, 200, 24, 16
+# few images and steps: as many neighbours, clusters and passes as suit them
+FEW: dict[str, dict[str, Any]] = {
+    "mls3rduh": {"loss": {"neighbors": 0.15, "manifold_neighbors": 0.18, "alpha": 0.99}},
+    "cimon": {"loss": read_recipe("cimon")["train"]["loss"] | {"clusters": 5.0}},
+    "crovca": {"epochs": 60},
+    "published": {"lr": 0.1, "centre": True},
+    "centred": {"lr": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def blobs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(features of 300 images (300, D), one-hot labels, two views of the first 200): well-separated Gaussians.
+
+    A view tells the class of its image and no more: contrastive losses tell apart whatever they can.
+    """
+    rng = np.random.default_rng(2)
+    classes = np.arange(300) % CLASSES
+    centres = 3 * np.linalg.qr(rng.normal(size=(D, D)))[0][:CLASSES]
+    features = centres[classes] + 0.25 * rng.normal(size=(300, D)) + 1
+    views = centres[classes[:TRAIN]] + 0.25 * rng.normal(size=(2, TRAIN, D)) + 1
+    return features.astype(np.float32), np.eye(CLASSES, dtype=np.uint8)[classes], views.astype(np.float16)
+
+
+def trained(name: str, blobs: Any, tmp_path: Path, **more: Any) -> tuple[HashNet, Method]:
+    features, _, views = blobs
+    recipe = read_recipe(name)
+    (tmp_path / "none").touch()
+    values = recipe["train"] | FEW.get(name, {}) | {"init_file": str(tmp_path / "none")} | more
+    method = load_method(name)(TrainParams(**values))
+    few = {"neighbors": 10, "rank": 8, "alpha": 1.0, "beta": 0.5}
+    structure = StructureParams(**(recipe["structure"] | few))
+    fitted = fit_recipe(features[:TRAIN], structure, seed=0)
+    pairs = PairLabels(fitted.pairs.features, fitted.structure)
+    chosen = views if method.views else ()
+    return train_head(features[:TRAIN], pairs, Run(method, K, 0), views=chosen)[0], method
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_codes_of_separated_gaussians_are_near_perfect(name: str, blobs: Any, tmp_path: Path) -> None:
+    features, labels, _ = blobs
+    model, _ = trained(name, blobs, tmp_path)
+    with torch.inference_mode():
+        codes = sign_codes(model(torch.from_numpy(features)).numpy())
+    found = mean_average_precision(codes[TRAIN:], codes[:TRAIN], labels[TRAIN:], labels[:TRAIN])
+    assert found > 0.95
+
+
+@pytest.mark.parametrize("name", ["greedyhash", "sdc", "cibhash", "crovca"])
+def test_a_head_is_the_same_after_it_was_saved(name: str, blobs: Any, tmp_path: Path) -> None:
+    model, method = trained(name, blobs, tmp_path, epochs=2)
+    assert model.kind == method.params.head != "tanh"
+    save_hashnet(tmp_path / "model.safetensors", model, {"bits": K})
+    again = load_hashnet(tmp_path / "model.safetensors")
+    assert (again.kind, again.bits, again.dim) == (model.kind, K, D)
+    features = torch.from_numpy(blobs[0])
+    assert torch.equal(again(features), model(features))
+    torch.testing.assert_close(again(features[:3]), model(features)[:3])  # no statistic of the batch at hand
+    other = {"epochs": 1, "init_file": str(tmp_path / "model.safetensors"), "head": "linear"}
+    if model.kind != "linear":
+        with pytest.raises(DataError, match=rf"has the head {model.kind}, wanted is linear: set train.head"):
+            trained(name, blobs, tmp_path, **other)
+
+
+def test_a_method_without_its_views_is_refused(blobs: Any, tmp_path: Path) -> None:
+    features, labels, views = blobs
+    for few in (views[:0], views[:1]):
+        with pytest.raises(DataError, match=r"recipe cibhash takes 2 views .* has [01]: set views.count to 2 or more"):
+            trained("cibhash", (features, labels, few), tmp_path)
+
+
+def test_two_runs_give_the_same_bits(blobs: Any, tmp_path: Path) -> None:
+    first, second = (trained("crovca", blobs, tmp_path, epochs=3)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_method_is_the_one_class_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_method("manifold").__name__ == "Manifold"
+    with pytest.raises(ParameterError, match=r"^recipe 'nothing' has no ssdh/methods/nothing\.py: write its method"):
+        load_method("nothing")
+    monkeypatch.setattr("ssdh.methods.__path__", [str(tmp_path)])
+    (tmp_path / "twice.py").write_text(
+        "from ssdh.training.loss import PairLoss\nclass A(PairLoss): pass\nclass B(PairLoss): pass\n"
+    )
+    with pytest.raises(ParameterError, match=r"twice\.py must define one subclass of Method, found 2"):
+        load_method("twice")
