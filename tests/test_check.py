@@ -80,6 +80,18 @@ def test_a_broken_or_missing_recipe_is_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_value_that_the_recipes_loss_does_not_read_is_named(params: dict[str, Any]) -> None:
+    params["train"] |= {"unknown_weight": 0.5, "loss": {"gamma": 3.0, "quantisation": 0.2}}
+    with pytest.raises(ParameterError) as error:
+        check_parameters(params | {"recipe": "greedyhash"})
+    assert str(error.value).splitlines() == [
+        "train.unknown_weight is nothing that recipe greedyhash reads (params.yaml: train.unknown_weight)",
+        "train.loss.gamma is nothing that recipe greedyhash reads (params.yaml: train.loss.gamma)",
+    ]
+    params["train"] |= {"unknown_weight": 0.5, "loss": None}
+    check_parameters(params | {"recipe": "manifold"})
+
+
 def test_a_value_or_section_that_no_recipe_has_is_named(params: dict[str, Any], recipes: Path) -> None:
     with (recipes / "soft.yaml").open("a", encoding="utf-8") as file:
         file.write("trian: {}\n")

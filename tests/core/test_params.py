@@ -91,6 +91,15 @@ def test_a_recipe_gives_the_values_and_a_top_level_one_wins() -> None:
 
 
 @pytest.mark.usefixtures("_two_recipes")
+def test_values_of_a_loss_are_overridden_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("structure: {}\ntrain: {loss: {gamma: 6.0, beta: 1.0}}\nviews: {}\n")
+    assert effective({"recipe": "b", "train": {"loss": {"gamma": 3.0}}}, "train") == {
+        "loss": {"gamma": 3.0, "beta": 1.0}
+    }
+    assert effective({"recipe": "b", "train": {"loss": None}}, "train") == {"loss": {"gamma": 6.0, "beta": 1.0}}
+
+
+@pytest.mark.usefixtures("_two_recipes")
 def test_an_unknown_recipe_names_those_that_exist() -> None:
     with pytest.raises(ParameterError, match=r"^recipe must be one of a, b, got 'c' \(params\.yaml: recipe\)$"):
         effective(TOP | {"recipe": "c"}, "train")

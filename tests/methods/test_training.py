@@ -8,19 +8,27 @@ import pytest
 import torch
 
 from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.files import write_array, write_csv
 from ssdh.core.params import read_recipe, recipe_names
+from ssdh.features.images import open_images
+from ssdh.features.params import Preprocessing, ViewsParams
 from ssdh.hashing.codes import sign_codes
 from ssdh.hashing.model_file import load_hashnet, save_hashnet
-from ssdh.hashing.network import HashNet
+from ssdh.hashing.network import HashNet, seeded_hashnet
 from ssdh.hashing.retrieval import mean_average_precision
 from ssdh.structure.fit import fit_recipe
 from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.thresholds import Structure
+from ssdh.training.finetune import AugmentedImages, NetworkTrainer
 from ssdh.training.head import train_head
 from ssdh.training.loop import Run
 from ssdh.training.method import Method, load_method
 from ssdh.training.params import TrainParams
+from tests.helpers.distributed_worker import Backbone
+from tests.helpers.tiny import tiny_images
 
+NO_STRUCTURE = Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0)
 CLASSES, TRAIN, D, K = 5, 200, 24, 16
 # few images and steps: as many neighbours, clusters and passes as suit them
 FEW: dict[str, dict[str, Any]] = {
@@ -91,6 +99,38 @@ def test_a_method_without_its_views_is_refused(blobs: Any, tmp_path: Path) -> No
     for few in (views[:0], views[:1]):
         with pytest.raises(DataError, match=r"recipe cibhash takes 2 views .* has [01]: set views.count to 2 or more"):
             trained("cibhash", (features, labels, few), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["greedyhash", "crovca"])
+def test_the_whole_network_trains_with_the_same_file(name: str, tmp_path: Path) -> None:
+    """Two views come from images; the statistics of the head's normalisation are learned, the backbone's stay."""
+    write_array(tmp_path / "images.npy", tiny_images()[0][:24])
+    write_csv(tmp_path / "manifest.csv", ("row", "path", "sha256"), [])
+    values = read_recipe(name)["train"] | {"init_file": "none", "epochs": 2, "batch_size": 8, "power": 0.0}
+    method = load_method(name)(TrainParams(**values))
+    source = AugmentedImages(
+        open_images(tmp_path),
+        Preprocessing(16, 16, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)),
+        np.arange(24),
+        seed=0,
+        device=torch.device("cpu"),
+        views=max(1, method.views),
+        augment=ViewsParams(),
+    )
+    views = next(iter(source.batches([np.arange(8)], 0)))
+    assert [tuple(view.shape) for view in views] == [(8, 3, 16, 16)] * len(views)
+    assert len(views) == 1 or not torch.equal(*views)
+    features = np.random.default_rng(0).normal(size=(24, 16)).astype(np.float32)
+    network = seeded_hashnet(16, K, 0, Backbone(), kind=method.params.head)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    trainer = NetworkTrainer(Run(method, K, 0), network, source, features, PairLabels(features, NO_STRUCTURE))
+    progress = trainer.train()
+    assert len(progress.epochs) == 2
+    after = network.state_dict()
+    changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert {"hash.weight", "backbone.stem.0.weight"} <= changed
+    assert "backbone.stem.1.running_mean" not in changed
+    assert ("norm.running_mean" in changed) == (name == "crovca")
 
 
 def test_two_runs_give_the_same_bits(blobs: Any, tmp_path: Path) -> None:
