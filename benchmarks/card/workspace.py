@@ -96,5 +96,5 @@ def prepared(options: Options) -> tuple[Workspace, dict[str, float]]:
         workspace.set(backbone__weights_file=str(options.weights))
     if options.small:
         workspace.set(**{f"datasets__{dataset}__data__num_train": 200})
-    seconds = workspace.run("check", "prepare", "extract", "structure")
+    seconds = workspace.run("check", "prepare", "extract", "views", "structure")
     return workspace, seconds
