@@ -34,8 +34,8 @@ def offline() -> bool:
     return os.environ.get("SSDH_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
-# two protocols on one set share its folder
-_FOLDERS = {"nus_wide_10": "nus_wide", "nus_wide_21": "nus_wide"}
+# protocols on one set share its folder
+_FOLDERS = {"nus_wide_10": "nus_wide", "nus_wide_21": "nus_wide", "cifar10_i": "cifar10", "cifar10_ii": "cifar10"}
 
 
 def raw_folder(name: str, data: Mapping[str, Any]) -> Path:

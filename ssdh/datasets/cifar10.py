@@ -1,10 +1,16 @@
-"""CIFAR-10 (Krizhevsky 2009) from its official Python archive, or from a folder that holds `cifar-10-batches-py/`."""
+"""CIFAR-10 (Krizhevsky 2009) from its official Python archive, or from a folder that holds `cifar-10-batches-py/`.
+
+Three protocols: `cifar10` draws its queries from all images; in `cifar10_i` and `cifar10_ii` they are the official test
+images, and the 50,000 others are searched.
+"""
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import (
@@ -34,7 +40,7 @@ BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 META = "batches.meta"
 
 
-NUM_IMAGES = 60_000
+NUM_IMAGES, NUM_TEST = 60_000, 10_000
 
 
 # the globals that a pickled batch may name: what numpy arrays and Python 2 strings need, nothing else
@@ -82,7 +88,7 @@ class Cifar10(Dataset[Cifar10Params]):
         if missing:
             raise DataError(
                 f"{', '.join(missing)} not found under {params.root}: give the folder that holds {FOLDER}/, or null to "
-                "download it (params.yaml: datasets.cifar10.data.root)"
+                f"download it (params.yaml: datasets.{self.name}.data.root)"
             )
 
     def read(self, params: Cifar10Params) -> RawDataset:
@@ -100,8 +106,12 @@ class Cifar10(Dataset[Cifar10Params]):
             labels=one_hot(np.concatenate(targets), len(classes)),
             names=names,
             images=np.concatenate(images),
-            protocol=Protocol(params.num_query, params.num_train, stratified=True),
+            protocol=self.protocol(params, np.array([name.startswith(BATCHES[-1]) for name in names])),
         )
+
+    def protocol(self, params: Cifar10Params, is_test: NDArray[np.bool_]) -> Protocol:
+        """Queries from all images, evenly over the classes; is_test: (N,), the official test images."""
+        return Protocol(params.num_query, params.num_train, stratified=True)
 
     def _folder(self, params: Cifar10Params) -> Path:
         root = self.root(params)
@@ -109,7 +119,29 @@ class Cifar10(Dataset[Cifar10Params]):
         return root if root.name == FOLDER else root / FOLDER
 
 
-DATASETS = (Cifar10(),)
+class Cifar10TestParams(Cifar10Params):
+    """Queries from the 10,000 test images, train images from the 50,000 others."""
+
+    num_query: Annotated[Count, Field(le=NUM_TEST)]
+    num_train: Annotated[TrainCount, Field(le=NUM_IMAGES - NUM_TEST)]
+
+
+class Cifar10Test(Cifar10):
+    """The test images are the queries, the others the database."""
+
+    size = "10 classes, 163 MiB to download (shared with cifar10)"
+    Params = Cifar10TestParams
+
+    def __init__(self, roman: str) -> None:
+        self.name, self.title = f"cifar10_{roman}", f"CIFAR-10 ({roman.upper()}: test images as queries)"
+
+    def protocol(self, params: Cifar10Params, is_test: NDArray[np.bool_]) -> Protocol:
+        """Queries from the test images, evenly over the classes; database and train images from the others."""
+        pools = [np.flatnonzero(rows).astype(np.int64) for rows in (is_test, ~is_test)]
+        return Protocol(params.num_query, params.num_train, True, *pools)
+
+
+DATASETS = (Cifar10(), Cifar10Test("i"), Cifar10Test("ii"))
 
 
 class _Unpickler(pickle.Unpickler):

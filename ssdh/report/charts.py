@@ -42,9 +42,9 @@ SOLID: Any = "-"
 STYLES: dict[str, tuple[str, Any, float]] = {  # colour, dashes, width of a method's line
     "ssdh": (ACCENT, SOLID, 2.2),
     "float": (MUTED, (0, (1, 1.6)), 1.5),
-    "itq": (LINE_A, (0, (6, 2)), 1.5),
-    "pcah": (LINE_B, (0, (3, 1.5, 1, 1.5)), 1.5),
-    "lsh": (LINE_C, (0, (3, 2)), 1.5),
+    "other_0": (LINE_A, (0, (6, 2)), 1.5),
+    "other_1": (LINE_B, (0, (3, 1.5, 1, 1.5)), 1.5),
+    "other_2": (LINE_C, (0, (3, 2)), 1.5),
 }
 
 

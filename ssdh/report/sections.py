@@ -12,18 +12,10 @@ from ssdh.report.contents import Report
 from ssdh.report.inputs import Table, numbers, select
 from ssdh.report.markup import bar, facts, figure, number, percent, section, table, text
 
-METHODS = {"float": "Float", "itq": "ITQ", "pcah": "PCAH", "lsh": "LSH"}
-
-
-ABOUT_METHODS = {
-    "float": "cosine of the features, no codes",
-    "itq": "rotated principal components",
-    "pcah": "signs of the principal components",
-    "lsh": "signs of random projections",
-}
-
-
 MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
+    "map_lowest": "mAP, the lowest of any order of ties",
+    "map_highest": "mAP, the highest of any order of ties",
+    "map_at": "mAP@{}",
     "map_stable": "mAP, ties in the database’s order",
     "map_without_train": "mAP, database without train images",
     "precision_at": "precision@{}",
@@ -31,7 +23,20 @@ MEASURES = {  # metrics with a number in their name, or in their keys, have it i
     "neighbor_recall_at": "recall of the {} nearest by features",
     "manifold_recall": "neighbours on the manifold found (needs no labels)",
     "queries_without_relevant": "queries without a relevant image",
+    "unique_codes": "distinct codes in the database",
+    "bytes_per_image": "bytes an image",
 }
+
+
+SAME_KIND, SAME_PICTURE = "Same kind?", "Same picture?"
+
+
+SERVES = """<p>The two questions want different codes. <em>Same kind</em>: the recipes <code>manifold</code> and
+<code>soft</code> learn from the graph of neighbours and draw images of one kind together, at the cost of the order
+among them. <em>Same picture</em>: codes that keep distances, such as ITQ’s, find more of an image’s nearest.</p>"""
+
+
+MOST_LINES = 3  # baselines in a chart, the best of them
 
 
 MANY_CLASSES = 24  # more stand in two columns where there is room
@@ -43,7 +48,7 @@ AS_BAR = '<span class="sr">as a bar</span>'
 def quality(report: Report) -> str:
     """MAP beside baselines and published values of the same protocol, then every other measure."""
     metrics = report.results.metrics
-    body, about = "", "What can be said without labels."
+    body, about = "", "What can be said without labels: which of an image’s nearest neighbours the codes find."
     if "map" in metrics:
         about = "Mean average precision beside the baselines on the same features"
         about += ", and beside published values with the same data set, counts, bits and cut-off" * bool(
@@ -54,23 +59,57 @@ def quality(report: Report) -> str:
             f"mAP@{number(metrics['topk'])}; same queries, database and rule for ties in this run and the baselines"
         )
         caption += "; outlined: published" * bool(report.published)
-        body = table(caption, ("method", "mAP", AS_BAR), _ranked(report), kind="ranked")
-    return section("quality", "Retrieval quality", about, body + _measures(report))
+        body = f"<h3>{SAME_KIND}</h3>" + table(caption, ("method", "mAP", AS_BAR), _same_kind(report), kind="ranked")
+    return section("quality", "Retrieval quality", about, body + _same_picture(report) + _measures(report))
 
 
-def _ranked(report: Report) -> list[tuple[str, ...]]:
-    """One row a method, best first."""
-    result: list[tuple[float, str, str, str]] = [(report.results.metrics["map"], "own", "SSDH", "this run")]
-    for method, values in report.results.baselines.items():
-        if isinstance(values, dict) and "map" in values:
-            name, about = METHODS.get(method, text(method)), ABOUT_METHODS.get(method, "")
-            result.append((values["map"], "", name, about))
-            if "map_centred" in values:
-                result.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
+def baselines(report: Report, key: str) -> dict[str, dict[str, Any]]:
+    """The baselines that have the metric `key`."""
+    return {name: own for name, own in report.results.baselines.items() if isinstance(own, dict) and key in own}
+
+
+def title(method: str, values: Mapping[str, Any]) -> str:
+    """A baseline's name for people, as HTML."""
+    return text(values.get("title", method))
+
+
+Ranked = list[tuple[float, str, str, str]]  # value, mark, name, about
+
+
+def _same_kind(report: Report) -> list[tuple[str, ...]]:
+    """MAP of each method, best first."""
+    found: Ranked = [(report.results.metrics["map"], "own", "SSDH", "this run")]
+    for method, values in baselines(report, "map").items():
+        name = title(method, values)
+        found.append((values["map"], "", name, text(values.get("about", ""))))
+        if "map_centred" in values:
+            found.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
     for row in report.published:
         about = f"published: {text(row['setting'])} ({text(row['source'])})"
-        result.append((float(row["map"]), "published", text(row["method"]), about))
-    result.sort(key=lambda item: -item[0])
+        found.append((float(row["map"]), "published", text(row["method"]), about))
+    return _rows(found)
+
+
+def _same_picture(report: Report) -> str:
+    """The recall of each query's nearest by features, best first, and which recipe serves which question."""
+    own = report.results.metrics.get("neighbor_recall_at")
+    if not own:
+        return ""
+    nearest = min(own, key=int)
+    found: Ranked = [(own[nearest], "own", "SSDH", "this run")]
+    for method, values in baselines(report, "neighbor_recall_at").items():
+        if method != "float":  # what is compared with
+            about = f"{text(values.get('about', ''))}, {number(values.get('bytes_per_image', 0))} bytes an image"
+            found.append((values["neighbor_recall_at"][nearest], "", title(method, values), about))
+    count = number(int(nearest))
+    caption = f"Share of a query’s {count} nearest by features that are among its first {count} by code"
+    shown = table(caption, ("method", "recall", AS_BAR), _rows(found), kind="ranked")
+    return f"<h3>{SAME_PICTURE}</h3>{shown}{SERVES}"
+
+
+def _rows(found: Ranked) -> list[tuple[str, ...]]:
+    """One row a method, the highest value first."""
+    result = sorted(found, key=lambda item: -item[0])
     return [
         (f"class:{mark}", f'{name}<span class="note">{about}</span>', number(value), bar(value))
         for value, mark, name, about in result
@@ -82,13 +121,17 @@ def _measures(report: Report) -> str:
     own = _labelled(report.results.metrics)
     if not own:
         return ""
-    others = {name: _labelled(values) for name, values in report.results.baselines.items() if isinstance(values, dict)}
+    others = {
+        title(name, values): _labelled(values)
+        for name, values in report.results.baselines.items()
+        if isinstance(values, dict)
+    }
     others = {name: values for name, values in others.items() if values.keys() & own.keys()}
     rows = [
         (label, *(number(values[label]) if label in values else "" for values in (own, *others.values())))
         for label in own
     ]
-    header = ["measure", "SSDH", *(METHODS.get(name, text(name)) for name in others)]
+    header = ["measure", "SSDH", *others]
     source = "From <code>metrics/metrics.json</code>"
     source += " and <code>metrics/baselines.json</code>" * bool(others)
     return "<h3>Further measures</h3>" + table(source, header, rows, kind="numbers")
@@ -99,7 +142,7 @@ def _labelled(metrics: Mapping[str, Any]) -> dict[str, float]:
     result: dict[str, float] = {}
     for key, label in MEASURES.items():
         if isinstance(metrics.get(key), Mapping):
-            result |= {label.format(number(int(n))): value for n, value in metrics[key].items()}
+            found |= {label.format(number(int(n)) if n.isdigit() else n): value for n, value in metrics[key].items()}
         elif key in metrics:
             result[label] = metrics[key]
         else:
@@ -127,7 +170,9 @@ def structure(report: Report) -> str:
     )
     labelled = fit["fraction_similar"] + fit["fraction_dissimilar"]
     rows = [(name, percent(fit[f"fraction_{key}"]), _purity(pairs, key)) for key, name in LABELS.items()]
-    rows.append(("left out (0)", percent(1 - labelled), ""))
+    weight = _unknown_weight(report)
+    treated = f"regressed to 0 at weight {number(weight)}" if weight else "left out"
+    rows.append((f"between the thresholds (0): {treated}", percent(1 - labelled), ""))
     about_purity, header = "There are no true labels to say how pure they are.", ("pairs", "share of all", "pure")
     if pairs:
         about_purity = "Pure: the share that the true labels, which the method never sees, agree with."
@@ -141,6 +186,12 @@ def structure(report: Report) -> str:
 
 
 LABELS = {"similar": "similar (+1)", "dissimilar": "dissimilar (−1)"}
+
+
+def _unknown_weight(report: Report) -> float:
+    """The weight of the pairs between the thresholds in this run's loss."""
+    found = report.parameters.get("train", {}).get("unknown_weight")
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _purity(pairs: Mapping[str, float], key: str) -> str:
@@ -189,17 +240,27 @@ def curves(report: Report) -> str:
     results = report.results
     recall = [Line("ssdh", "SSDH", numbers(results.pr_curve, "recall"), numbers(results.pr_curve, "precision"))]
     cutoff = [Line("ssdh", "SSDH", numbers(results.precision_at_n, "n"), numbers(results.precision_at_n, "precision"))]
-    for method, name in METHODS.items():
+    for style, method, name in _compared(report):
         rows = select(results.baselines_curves, "method", method)
         of_recall, of_n = select(rows, "curve", "pr"), select(rows, "curve", "precision_at_n")
-        recall.append(Line(method, name, numbers(of_recall, "recall"), numbers(of_recall, "precision")))
-        cutoff.append(Line(method, name, numbers(of_n, "n"), numbers(of_n, "precision")))
+        recall.append(Line(style, name, numbers(of_recall, "recall"), numbers(of_recall, "precision")))
+        cutoff.append(Line(style, name, numbers(of_n, "n"), numbers(of_n, "precision")))
     left = charts.lines("recall", recall, x_label="recall", y_label="precision")
     right = charts.lines("cutoff", cutoff, x_label="images returned, N", y_label="precision@N")
     body = figure(left, "Precision by recall", "Each point is a Hamming radius, pairs pooled over all queries.")
     body += figure(right, "Precision of the first N images", "Mean over the queries, expectation over ties.")
-    about = "SSDH and the baselines on the same features."
+    about = "SSDH, the features and the best baselines on them."
     return section("curves", "Precision and recall", about, f'<div class="pair">{body}</div>' if body else "")
+
+
+def _compared(report: Report) -> list[tuple[str, str, str]]:
+    """(style of its line, method, name) of the float features and of the baselines with the highest mAP."""
+    known = baselines(report, "map")
+    best = sorted((method for method in known if method != "float"), key=lambda method: -known[method]["map"])
+    chosen = [("float", "float")] * ("float" in known) + [
+        (f"other_{place}", method) for place, method in enumerate(best[:MOST_LINES])
+    ]
+    return [(style, method, str(known[method].get("title", method))) for style, method in chosen]
 
 
 def codes(report: Report) -> str:
@@ -208,7 +269,7 @@ def codes(report: Report) -> str:
     names = {
         "bit_balance": "imbalance of the bits",
         "bit_correlation": "correlation of two bits",
-        "unique_codes": "distinct codes in the database",
+        "unique_codes": "distinct codes",
     }
     entries = [(label, number(metrics[key])) for key, label in names.items() if key in metrics]
     if "database" in report.results.data:

@@ -12,6 +12,7 @@ import pytest
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.params import validate
 from ssdh.datasets import cifar10, fashion_mnist, registry
+from ssdh.datasets.prepare import draw_split
 
 
 def make_cifar(root: Path, per_batch: int = 20, protocol: int = 2, keys: type = str) -> Path:
@@ -64,6 +65,23 @@ def test_cifar_layout_is_read_in_order(tmp_path: Path, pickle_protocol: int) -> 
     assert raw.names[0] == "data_batch_1/00000"
     assert raw.names[-1] == "test_batch/00019"
     assert raw.protocol.stratified
+
+
+@pytest.mark.parametrize("name", ["cifar10_i", "cifar10_ii"])
+def test_cifar_test_images_are_the_queries(tmp_path: Path, name: str) -> None:
+    make_cifar(tmp_path)  # 6 × 20 images
+    dataset = registry.get(name)
+    params = dataset.Params(root=str(tmp_path), num_query=20, num_train=50)
+    dataset.ensure(params)
+    raw, plain = dataset.read(params), registry.get("cifar10").read(params)
+    assert raw.names == plain.names
+    assert np.array_equal(raw.images, plain.images)
+    split = draw_split(raw.protocol, raw.labels, seed=0, name="test")
+    assert sorted(split.query.tolist()) == list(range(100, 120))
+    assert sorted(split.database.tolist()) == list(range(100))
+    assert len(split.train) == 50
+    with pytest.raises(ValueError, match="less than or equal to 10000"):
+        dataset.Params(num_query=10_001, num_train=50)
 
 
 def test_cifar_root_may_be_the_folder_itself(tmp_path: Path) -> None:
@@ -238,7 +256,7 @@ def test_missing_fashion_gives_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_unknown_set_and_bad_parameters() -> None:
-    with pytest.raises(ParameterError, match=r"cifar10, digits, .*fashion_mnist"):
+    with pytest.raises(ParameterError, match=r"cifar10, cifar10_i, cifar10_ii, digits, .*fashion_mnist"):
         registry.get("imagenet")
     for name, block, message in (
         ("digits", {"num_query": 0, "num_train": 5}, "num_query"),

@@ -334,3 +334,16 @@ def test_every_class_of_many_is_listed_once() -> None:
     page = Parsed(sections.classes(Report(results, query_labels=labels)))
     assert sorted(re.findall(r"^c\d+$", page.words, re.MULTILINE)) == sorted(f"c{i}" for i in range(31))
     assert any(abs(found - 15 / 31) < 1e-12 for found in page.numbers)  # the mean over all of class 0
+
+
+def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
+    page = Parsed(make_page(run))
+    assert "Same kind?" in page.words
+    assert "Same picture?" in page.words
+    assert BASELINES["itq"]["neighbor_recall_at"]["10"] in page.numbers
+
+
+@pytest.mark.parametrize(("recipe", "said"), [("manifold", "regressed to 0 at weight 0.5"), ("published", "left out")])
+def test_what_becomes_of_pairs_between_the_thresholds(run: SmallRun, recipe: str, said: str) -> None:
+    run.params["recipe"] = recipe
+    assert f"between the thresholds (0): {said}" in Parsed(make_page(run)).words
