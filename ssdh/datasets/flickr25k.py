@@ -25,7 +25,7 @@ from ssdh.datasets.base import (
     check_counts,
     refuse_bad_files,
 )
-from ssdh.datasets.text_lists import first_few, locate, read_binary_rows, read_names
+from ssdh.datasets.text_lists import check_listed, locate, read_binary_rows, read_names
 from ssdh.features.download import RemoteFile, obtain
 
 _HOST = "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/"
@@ -103,7 +103,7 @@ class Flickr25k(Dataset[Flickr25kParams]):
             )
         if (root / "img.txt").is_file():
             paths, found = _listed(root)
-            _check_images(paths, found, root, params)
+            check_listed(self.name, root, paths, found, params.on_bad_image)
         else:
             _, paths = _official_images(root)
         check_counts(self.name, params, len(paths))
@@ -114,7 +114,7 @@ class Flickr25k(Dataset[Flickr25kParams]):
         root = _existing(self, params)
         if (root / "img.txt").is_file():
             paths, found = _listed(root)
-            _check_images(paths, found, root, params)
+            check_listed(self.name, root, paths, found, params.on_bad_image)
             labels = read_binary_rows(root / "targets.txt", len(paths))
             classes = _class_names(root, labels.shape[1], params)
         else:
@@ -147,19 +147,6 @@ def _existing(dataset: Flickr25k, params: Flickr25kParams) -> Path:
 def _listed(root: Path) -> tuple[list[str], NDArray[np.bool_]]:
     """Paths of `img.txt` relative to the root, and which of them exist."""
     return locate(root, read_names(root / "img.txt"), ("images", IMAGE_FOLDER, ""))
-
-
-def _check_images(paths: list[str], found: NDArray[np.bool_], root: Path, params: Flickr25kParams) -> None:
-    """A missing photo is a bad one; with `on_bad_image: skip` it is left out with the others."""
-    missing = [path for path, there in zip(paths, found, strict=True) if not there]
-    if len(missing) == len(paths):
-        raise DataError(f"none of the {len(paths):,} images of {root / 'img.txt'} is there: expected {missing[0]} …")
-    if missing and params.on_bad_image == "fail":
-        raise DataError(
-            f"{len(missing):,} of {len(paths):,} images listed in {root / 'img.txt'} are missing "
-            f"({first_few(missing)}): add them, or leave them out (params.yaml: "
-            "datasets.flickr25k.data.on_bad_image: skip)"
-        )
 
 
 def _class_names(root: Path, count: int, params: Flickr25kParams) -> tuple[str, ...]:

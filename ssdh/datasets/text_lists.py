@@ -84,6 +84,21 @@ def locate(root: Path, names: Sequence[str], folders: Sequence[str]) -> tuple[li
     return best
 
 
+def check_listed(name: str, root: Path, paths: Sequence[str], found: NDArray[np.bool_], on_bad_image: str) -> None:
+    """A listed photo that is missing is a bad one: raise DataError unless data set `name` skips such.
+
+    found: (N,), which of the paths below `root` exist; none at all is always an error.
+    """
+    missing = [path for path, there in zip(paths, found, strict=True) if not there]
+    if len(missing) == len(paths):
+        raise DataError(f"none of the {len(paths):,} images listed for {root} is there: expected {missing[0]} …")
+    if missing and on_bad_image == "fail":
+        raise DataError(
+            f"{len(missing):,} of {len(paths):,} images listed for {root} are missing ({first_few(missing)}): add "
+            f"them, or leave them out (params.yaml: datasets.{name}.data.on_bad_image: skip)"
+        )
+
+
 def first_few(names: Sequence[str], count: int = 3) -> str:
     """The first names, for an error line."""
     return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -39,7 +39,10 @@ LOG_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download: address, checksum as its authors publish it (an MD5, or how the SHA-256 begins), bytes."""
+    """A file to download: address, checksum as its authors publish it (an MD5, or how the SHA-256 begins), bytes.
+
+    Without a checksum any whole answer is taken: whoever unpacks it checks its content.
+    """
 
     url: str
     md5: str = ""
@@ -53,7 +56,7 @@ class RemoteFile:
 
     def by_hand(self, folder: Path) -> str:
         """The way out where the network gives nothing: what to fetch, where to put it, the checksum."""
-        checksum = f"md5 {self.md5}" if self.md5 else f"sha256 {self.sha256}…"
+        checksum = f"md5 {self.md5}" if self.md5 else f"sha256 {self.sha256}…" if self.sha256 else "no checksum known"
         size = f", {self.size:,} bytes" if self.size else ""
         return f"fetch {self.url} by hand and put it at {folder / self.name} ({checksum}{size})"
 

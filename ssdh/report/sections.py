@@ -171,7 +171,7 @@ def structure(report: Report) -> str:
     labelled = fit["fraction_similar"] + fit["fraction_dissimilar"]
     rows = [(name, percent(fit[f"fraction_{key}"]), _purity(pairs, key)) for key, name in LABELS.items()]
     weight = _unknown_weight(report)
-    treated = f"regressed to 0 at weight {number(weight)}" if weight else "left out"
+    treated = f"regressed to 0 at weight {weight:g}" if weight else "left out"
     rows.append((f"between the thresholds (0): {treated}", percent(1 - labelled), ""))
     about_purity, header = "There are no true labels to say how pure they are.", ("pairs", "share of all", "pure")
     if pairs:

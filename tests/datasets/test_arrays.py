@@ -256,7 +256,7 @@ def test_missing_fashion_gives_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_unknown_set_and_bad_parameters() -> None:
-    with pytest.raises(ParameterError, match=r"cifar10, cifar10_i, cifar10_ii, digits, .*fashion_mnist"):
+    with pytest.raises(ParameterError, match=r"cifar10, cifar10_i, cifar10_ii, coco, digits, .*fashion_mnist"):
         registry.get("imagenet")
     for name, block, message in (
         ("digits", {"num_query": 0, "num_train": 5}, "num_query"),
