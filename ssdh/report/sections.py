@@ -142,7 +142,7 @@ def _labelled(metrics: Mapping[str, Any]) -> dict[str, float]:
     result: dict[str, float] = {}
     for key, label in MEASURES.items():
         if isinstance(metrics.get(key), Mapping):
-            found |= {label.format(number(int(n)) if n.isdigit() else n): value for n, value in metrics[key].items()}
+            result |= {label.format(number(int(n)) if n.isdigit() else n): value for n, value in metrics[key].items()}
         elif key in metrics:
             result[label] = metrics[key]
         else:
