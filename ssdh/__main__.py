@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     old = is_old(arguments)
     options = None if old else parse(arguments)
-    configure_logging()
+    configure_logging("INFO" if os.environ.get("RANK", "0") == "0" else "WARNING")  # of several processes, one speaks
     try:
         code = int(options.run(options) if options else load("legacy").main(arguments))
         sys.stdout.flush()
@@ -49,7 +49,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     names = [name for name in COMMANDS if name in arguments[:1]] or COMMANDS
     for name in names:
         load(name).register(subparsers)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.arguments = arguments  # for a command that starts itself again as several processes
+    return options
 
 
 def is_old(arguments: list[str]) -> bool:

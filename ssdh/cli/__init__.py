@@ -3,7 +3,10 @@
 import importlib
 from types import ModuleType
 
-COMMANDS = ["run", "datasets", "evaluate", "compare", "show", "table", "search", "export", "serve", "cache"]
+COMMANDS = [
+    *("run", "datasets", "evaluate", "compare", "show", "table", "search", "export", "serve", "cache"),
+    *("encode", "add", "remove", "list", "duplicates"),
+]
 
 
 def load(name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,6 +16,13 @@ def add_index(parser: argparse.ArgumentParser) -> None:
         choices=("flat", "hnsw", "hash"),
         default="flat",
         help="flat is exact (default); hnsw (a graph) and hash (buckets) are approximate",
+    )
+
+
+def add_collection(parser: argparse.ArgumentParser) -> None:
+    """Add `--collection`."""
+    parser.add_argument(
+        "--collection", type=Path, metavar="FOLDER", help="a collection, in place of the run in this folder"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from loguru import logger
 
-from ssdh.cli.arguments import add_index, positive, whole
+from ssdh.cli.arguments import add_collection, add_index, positive, whole
 from ssdh.core.errors import DataError
 
 
@@ -19,17 +19,20 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
     parser.add_argument("--radius", type=whole, metavar="R", help="only images whose code differs in at most R bits")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object on standard output")
+    add_collection(parser)
     add_index(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Encode the photos, search, print; returns 0, or raises DataError where no photo could be read."""
-    from ssdh.search.finished_run import open_encoder, open_index
     from ssdh.search.photos import find_photos, read_photos
+    from ssdh.search.searchable import open_searchable
 
     paths = find_photos(options.photo)
-    index, encoder = open_index(options.index), open_encoder()
+    opened = open_searchable(options.collection)
+    index, encoder = opened.open_index(options.index), opened.open_encoder()
+    ids = None if options.collection is None else opened.open_table().ids
     skipped: list[tuple[Path, str]] = []
     queries: list[dict[str, Any]] = []
     for batch in read_photos(paths, encoder.min_side, skipped):
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         result = index.search(codes, options.top, options.radius)
         for (path, _), code, distances, rows in zip(batch, codes, *result, strict=True):
             queries.append(
-                {"photo": str(path), "code": code.tobytes().hex(), "results": _results(index, distances, rows)}
+                {"photo": str(path), "code": code.tobytes().hex(), "results": _results(index, ids, distances, rows)}
             )
     if not queries:
         raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
@@ -59,9 +62,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _results(index: Any, distances: Any, rows: Any) -> list[dict[str, Any]]:
+def _results(index: Any, ids: Any, distances: Any, rows: Any) -> list[dict[str, Any]]:
     return [
         {"distance": int(distance), "row": int(row), "name": index.names[row]}
+        | ({} if ids is None else {"id": ids[row]})
         for distance, row in zip(distances, rows, strict=True)
         if row >= 0
     ]

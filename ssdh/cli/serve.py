@@ -7,7 +7,7 @@ import socket
 
 from loguru import logger
 
-from ssdh.cli.arguments import add_index, whole
+from ssdh.cli.arguments import add_collection, add_index, whole
 from ssdh.core.errors import SSDHError
 
 
@@ -25,6 +25,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="NAME",
         help="a name by which browsers may call this machine",
     )
+    add_collection(parser)
     add_index(parser)
     parser.set_defaults(run=run)
 
@@ -37,11 +38,13 @@ def run(options: argparse.Namespace) -> int:
         from ssdh.search.web.app import create_app
     except ImportError as error:
         raise SSDHError(f"{error.name} is not installed: pip install -e '.[web]'") from None
-    from ssdh.search.finished_run import open_gallery
+    from ssdh.search.searchable import open_searchable
 
     listening = _listen(options.host, options.port)  # before the network is loaded: a port in use is an error at once
     with listening:
-        app = create_app(open_gallery(options.index), hosts=tuple(options.allow_host))
+        app = create_app(
+            open_searchable(options.collection).open_gallery(options.index), hosts=tuple(options.allow_host)
+        )
         host, port = listening.getsockname()[:2]
         if not ipaddress.ip_address(host).is_loopback:
             logger.warning("everyone who reaches {} can see all images of this data set: there is no password", host)

@@ -105,8 +105,8 @@ def wanted_processes(processes: int | None) -> int:
     return int(text)
 
 
-def relaunch(module: str, processes: int | None) -> bool:
-    """Run `python -m module` on several local processes through torchrun's launcher; False where one is enough.
+def relaunch(module: str, processes: int | None, arguments: Sequence[str] = ()) -> bool:
+    """Run `python -m module ARGUMENTS` on several local processes by torchrun's launcher; False where one is enough.
 
     A process that is a rank already (started here or by torchrun) goes on itself. Raises SSDHError when a rank fails;
     its own line is on stderr.
@@ -129,7 +129,7 @@ def relaunch(module: str, processes: int | None) -> bool:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", module)
+        elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise SSDHError(

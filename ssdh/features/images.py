@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +56,20 @@ class FileImages:
     is_array = False
 
     def __init__(self, manifest: Path, root: Path) -> None:
+        self._set(root, ((path, digest) for _, path, digest in _manifest_rows(manifest)))
+
+    @classmethod
+    def of(cls, root: Path, files: Iterable[tuple[str, str]]) -> "FileImages":
+        """The same from (path, SHA-256) of each file, without a manifest."""
+        self = cls.__new__(cls)
+        self._set(root, files)
+        return self
+
+    def _set(self, root: Path, files: Iterable[tuple[str, str]]) -> None:
         self.root = root
         paths, digests = bytearray(), bytearray()
         ends = [0]
-        for _, path, digest in _manifest_rows(manifest):
+        for path, digest in files:
             paths += path.encode()
             digests += bytes.fromhex(digest)
             ends.append(len(paths))

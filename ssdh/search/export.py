@@ -3,8 +3,8 @@
     python -m ssdh export FOLDER
 
 `model.onnx` is one network from image to code: input `images`, float32 (n, 3, size, size), any n; outputs `outputs`,
-float32 (n, K) in (−1, 1), and `codes`, uint8 (n, ⌈K/8⌉), packed as in `codes.npy`. What must happen to a picture before
-is in its metadata (`preprocessing`, as JSON).
+float32 (n, K) in (−1, 1), `codes`, uint8 (n, ⌈K/8⌉), packed as in `codes.npy`, and `features`, float32 (n, D), by which
+a program re-ranks. What must happen to a picture before is in its metadata (`preprocessing`, as JSON).
 """
 
 import json
@@ -32,6 +32,9 @@ from ssdh.search.index import Index
 ONE_FILE_BYTES = 2_000_000_000  # protobuf holds no more: above it, weights lie beside the graph
 
 
+OPSET, IR = 18, 8  # the oldest that torch's exporter writes, and that of its release (ONNX 1.13, onnxruntime 1.14)
+
+
 TOLERANCE = 1e-4  # between the network's outputs here and in onnxruntime
 
 
@@ -39,23 +42,24 @@ INSTALL = "pip install -e '.[onnx]', or leave the file out with --no-onnx"
 
 
 class ImageToCode(nn.Module):
-    """What ONNX runs: images to relaxed codes and, by their sign, packed codes."""
+    """What ONNX runs: images to relaxed codes, by their sign packed codes, and the features below the hash layer."""
 
-    weights: Tensor
+    places: Tensor
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.bytes = width(encoder.bits)
-        self.padding = 8 * self.bytes - encoder.bits
-        self.register_buffer("weights", 2.0 ** torch.arange(7, -1, -1), persistent=False)  # the first bit is highest
+        self.model = encoder.model
+        bit = torch.arange(encoder.bits)
+        places = torch.zeros(encoder.bits, width(encoder.bits))
+        places[bit, bit // 8] = 2.0 ** (7 - bit % 8)  # the first bit of a byte is its highest
+        self.register_buffer("places", places, persistent=False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images: (n, 3, size, size), normalised; returns float32 (n, K) and uint8 (n, ⌈K/8⌉)."""
-        outputs = self.encoder(images)
-        ones = nn.functional.pad((outputs >= 0).float(), (0, self.padding))  # (n, 8·⌈K/8⌉)
-        packed = (ones.reshape(-1, self.bytes, 8) * self.weights).sum(2)
-        return outputs, packed.to(torch.uint8)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """images: (n, 3, size, size), normalised; returns float32 (n, K), uint8 (n, ⌈K/8⌉) and float32 (n, D)."""
+        features = self.model.features(images)
+        outputs: Tensor = self.model(features)
+        codes = (outputs >= 0).float() @ self.places  # (n, ⌈K/8⌉), whole numbers up to 255
+        return outputs, codes.to(torch.uint8), features
 
 
 def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, *, onnx: bool = True) -> list[Path]:
@@ -122,12 +126,14 @@ def write_onnx(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> list[P
             network,
             (torch.zeros(2, 3, size, size),),
             input_names=["images"],
-            output_names=["outputs", "codes"],
+            output_names=["outputs", "codes", "features"],
             dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+            opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
+    program.model.ir_version = IR
     about = {"bits": encoder.bits, "preprocessing": about_preprocessing(encoder.preprocessing)} | {
         key: metadata[key] for key in ("arch", "layer", "weights") if key in metadata
     }
@@ -143,13 +149,19 @@ def write_onnx(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> list[P
 
 
 def check_onnx(path: Path, encoder: Encoder, images: Tensor) -> float:
-    """The largest difference between outputs in onnxruntime and here, for several n; SSDHError above 1e-4."""
+    """The largest difference between outputs in onnxruntime and here, for several n; SSDHError above 1e-4.
+
+    Features, which have no fixed range, are compared by their share of the largest one.
+    """
     largest = 0.0
     for batch in (images, images[:1]):
         with torch.inference_mode():
-            expected = encoder(batch).numpy()
-        outputs, codes = run_onnx(path, batch.numpy())
-        largest = max(largest, float(np.abs(outputs - expected).max()))
+            expected, expected_features = encoder(batch).numpy(), encoder.model.features(batch).numpy()
+        outputs, codes, features = run_onnx(path, batch.numpy())
+        scale = max(float(np.abs(expected_features).max()), 1e-12)
+        largest = max(
+            largest, float(np.abs(outputs - expected).max()), float(np.abs(features - expected_features).max()) / scale
+        )
         if not np.array_equal(codes, np.packbits(outputs >= 0, axis=1)):
             raise SSDHError(f"{path}: its codes are not the signs of its outputs: use another version of onnxruntime")
     if largest > TOLERANCE:
@@ -159,7 +171,7 @@ def check_onnx(path: Path, encoder: Encoder, images: Tensor) -> float:
 
 
 def run_onnx(path: Path, images: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
-    """Outputs (n, K) and codes (n, ⌈K/8⌉) that onnxruntime computes on the CPU."""
+    """Outputs (n, K), codes (n, ⌈K/8⌉) and features (n, D) that onnxruntime computes on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -5,17 +5,22 @@ an export that was interrupted is known as one too.
 """
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ssdh.core.errors import DataError
 from ssdh.core.files import write_json
+from ssdh.search.engines import ENGINES, METADATA
 
 ABOUT = "export.json"
 
 
-FILES = ("codes.npy", "names.csv", "index.faiss", "index.json", "model.safetensors", "model.onnx", "model.onnx.data")
+FILES = (
+    *("codes.npy", "names.csv", "index.faiss", "index.json", "model.safetensors", "model.onnx", "model.onnx.data"),
+    *(METADATA, *(name for _, name in ENGINES.values())),
+)
 
 
 def open_folder(folder: Path) -> set[str]:
@@ -49,8 +54,16 @@ def announce(folder: Path, names: Iterable[str]) -> None:
 def finish(folder: Path, about: dict[str, Any], earlier: Iterable[str]) -> None:
     """Write `about`, whose `sha256` names the files of this export; those of the `earlier` one only are removed."""
     for name in set(earlier) - set(about["sha256"]):
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
     write_json(folder / ABOUT, about)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, where it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _listed(path: Path) -> set[str] | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from loguru import logger
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssdh.core.device import select_device
@@ -22,6 +23,7 @@ from ssdh.features.loader import eval_loader, normalise
 from ssdh.hashing.codes import width
 from ssdh.hashing.encoder import load_encoder
 from ssdh.hashing.model_file import image_precision, model_preprocessing, read_metadata
+from ssdh.search.engines import CodeTable
 from ssdh.search.gallery import Gallery
 from ssdh.search.index import Index, Kind
 from ssdh.search.photos import PhotoEncoder
@@ -38,10 +40,13 @@ IMAGES, LABELS, COUNTS = Path("data/images"), Path("data/labels.npy"), Path("met
 LOCK = Path("dvc.lock")
 
 
+FEATURES = Path("features/features.npy")
+
+
 STAGES = ("prepare", "extract", "train", "encode")  # each reads what those before it wrote
 
 
-PAIRED = (IMAGES, LABELS, Path("data/split"), Path("features/features.npy"), MODEL, CODES)
+PAIRED = (IMAGES, LABELS, Path("data/split"), FEATURES, MODEL, CODES)
 
 
 def check_one_run(last: str) -> None:
@@ -74,6 +79,25 @@ def open_index(kind: Kind = "flat") -> Index:
     if kind != "flat":
         logger.info("building the {} index of {} codes", kind, len(codes))
     return Index(codes, bits=bits, names=names, kind=kind)
+
+
+def open_table() -> CodeTable:
+    """The codes of all images of the run with what other engines store beside them: name, SHA-256 and classes.
+
+    An id is the image's row. Raises DataError where parts are of different runs.
+    """
+    index = open_index()
+    names, digests = read_manifest(IMAGES)
+    metadata = {"name": names, "sha256": digests}
+    classes, labels = _counts()["classes"], read_array(LABELS)
+    if classes:
+        metadata["classes"] = [";".join(classes[column] for column in np.flatnonzero(row)) for row in labels]
+    return CodeTable(np.array(index.packed), index.bits, range(len(index)), metadata)  # not the index's own memory
+
+
+def open_files(*, features: bool) -> tuple[CodeTable, NDArray[Any] | None]:
+    """The table of all images, and their features by row; DataError where parts are of different runs."""
+    return open_table(), read_array(FEATURES) if features else None
 
 
 def open_encoder() -> PhotoEncoder:

@@ -5,6 +5,7 @@ A fenced block whose language is a shell's or `python` carries a tag after the l
     ```bash run                          executed as it stands, with the committed parameters
     ```bash small bits=12 train.lr=0.01  executed with these parameters instead (`small` alone: those of `clone`)
     ```bash parse                        needs a network, a GPU or a cluster: only checked
+    ```python engine NAME                the query of docs/engines.md: executed by tests/search/test_engines.py
 
 Blocks that change files carry `file=PATH` (the block is that new file) or, with the language `diff`, `apply`.
 """
@@ -24,7 +25,7 @@ from ssdh.core.errors import ParameterError
 from ssdh.core.params import lookup, read_params
 
 COMMAND_LANGUAGES = ("bash", "sh", "shell", "console", "python", "powershell", "bat")
-TAGS = ("run", "small", "parse")
+TAGS = ("run", "small", "parse", "engine")
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<info>.*)$")
 
 
@@ -149,7 +150,7 @@ def check_command(words: list[str], project: Path) -> str | None:
 SHELL = shlex.split(
     """. .venv/bin/activate .venv/Scripts/activate apt-get aws cat cd cp curl diff echo export git grep head
     kubectl ls mkdir mv mypy nvidia-smi open pre-commit pytest rm rsync ruff sbatch sed seq set sleep sort source srun
-    ssh sudo tail tar test touch unzip wait wsl xargs xdg-open"""
+    ssh sudo tail tar test touch unzip wait wsl xargs xdg-open psql"""
 )
 
 
@@ -237,6 +238,8 @@ def _check_torchrun(words: list[str], project: Path) -> str | None:
     if wrong := _parses(get_args_parser(), words):
         return wrong
     stage = next((b for a, b in itertools.pairwise(words) if a == "-m"), "")
+    if stage == "ssdh":
+        return _check_ssdh(words[words.index("ssdh") + 1 :])
     return (
         None
         if (project / f"{stage.replace('.', '/')}.py").exists()

@@ -73,19 +73,28 @@ def test_onnx_goes_from_image_to_code_in_one_file(exported: Path) -> None:
     encoder = load_encoder(exported / "models/hashnet.safetensors")
     with torch.inference_mode():
         expected = encoder(torch.from_numpy(images)).numpy()
+        expected_features = encoder.model.features(torch.from_numpy(images)).numpy()
     bits = expected.shape[1]
     for count in (24, 1, 7):  # any number at once
-        outputs, codes = session.run(["outputs", "codes"], {"images": images[:count]})
+        outputs, codes, features = session.run(["outputs", "codes", "features"], {"images": images[:count]})
         assert np.abs(outputs - expected[:count]).max() < 1e-4
+        np.testing.assert_allclose(features, expected_features[:count], atol=1e-4 * np.abs(expected_features).max())
         sure = np.abs(expected[:count]) > 1e-3  # nearer to zero, rounding decides a bit
         assert sure.mean() > 0.9
         assert np.array_equal(unpack(codes, bits)[sure], unpack(stored[:count], bits)[sure])
     assert not (exported / "out/model.onnx.data").exists()
 
 
+def test_opset_and_ir_are_the_oldest_that_work(exported: Path) -> None:
+    model = onnx.load(exported / "out/model.onnx")
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
+    assert model.ir_version == 8  # ONNX 1.13 brought both
+    onnx.checker.check_model(model)
+
+
 def test_its_codes_find_their_images_in_the_exported_index(exported: Path) -> None:
     session = onnxruntime.InferenceSession(exported / "out/model.onnx", providers=["CPUExecutionProvider"])
-    _, codes = session.run(None, {"images": pictures(exported)})
+    (codes,) = session.run(["codes"], {"images": pictures(exported)})
     index = faiss.read_index_binary(str(exported / "out/index.faiss"))
     distances, _ = index.search(codes, 1)
     assert (distances == 0).mean() > 0.9  # a bit within rounding of zero may turn

@@ -1,0 +1,92 @@
+"""`python -m ssdh encode PHOTOS… --model FILE --out FOLDER`: codes of photos or embeddings by a trained network alone.
+
+Resumable, by several processes (`--processes`, or under torchrun), a million images without holding them in memory.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ssdh.cli.arguments import positive, whole
+from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.files import check_writable
+
+if TYPE_CHECKING:
+    from ssdh.search.encode import How
+
+FEATURES = ("none", "float16", "int8")  # `ssdh.search.encode.KINDS`, which imports torch
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand's parser."""
+    parser = subparsers.add_parser("encode", help="codes of any photos or embeddings", description=__doc__)
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", metavar="PHOTOS", help="photos, folders of them, or one .npy of features (N, D)"
+    )
+    add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where codes.npy is to be written")
+    parser.add_argument(
+        "--features",
+        choices=FEATURES,
+        default="none",
+        help="also write features.npy, as float16 or int8 (default: none)",
+    )
+    add_how(parser)
+    parser.add_argument("--processes", type=positive, default=None, help="processes that share the photos (default: 1)")
+    parser.set_defaults(run=run)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add `--model`."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=Path("models/hashnet.safetensors"),
+        metavar="FILE",
+        help="the trained network (default: models/hashnet.safetensors)",
+    )
+
+
+def add_how(parser: argparse.ArgumentParser) -> None:
+    """Add `--device` and `--workers`."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--workers", type=whole, default=None, help="processes that decode (default: one a core)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Encode; rank 0 says where the codes are."""
+    from ssdh.core.distributed import process_group, relaunch
+
+    check_writable(options.out / "codes.npy")
+    if relaunch("ssdh", options.processes, options.arguments):
+        return 0
+    from ssdh.search.encode import encode_embeddings, encode_photos
+
+    how = how_of(options)
+    arrays = [path for path in options.inputs if path.suffix == ".npy"]
+    if arrays and len(options.inputs) > 1:
+        raise DataError(f"{arrays[0]} must be encoded alone: give one .npy, or photos and folders")
+    with process_group(how.device) as rank:
+        if arrays:
+            about = encode_embeddings(arrays[0], options.model, options.out, options.features, rank, how)
+        else:
+            about = encode_photos(options.inputs, options.model, options.out, options.features, rank, how)
+        if rank.first:
+            print(f"{options.out / 'codes.npy'}: {about['images']:,} codes of {about['bits']} bits")
+    return 0
+
+
+def how_of(options: argparse.Namespace) -> "How":
+    """Device and decoding processes by the options; ParameterError where there is no such device."""
+    from ssdh.core.device import use_device
+    from ssdh.core.runtime import RuntimeParams
+    from ssdh.search.encode import How
+
+    try:
+        RuntimeParams._is_a_device(options.device)
+    except ValueError as error:
+        raise ParameterError(f"--device {error}, got {options.device!r}") from None
+    runtime = RuntimeParams(
+        device=options.device, workers=options.workers, processes=None, deterministic=True, log_level="INFO"
+    )
+    return How(use_device(options.device, deterministic=True), runtime.num_workers)

@@ -1,0 +1,291 @@
+"""A collection: a folder of codes that grows, with the network that makes them.
+
+    collection = create(Path("mine"), model_path, kind="float16")
+    with collection.writing() as writer:
+        writer.commit(new, layout, rows)
+
+`collection.sqlite3` holds ids, codes, features and paths; `model.safetensors` is the network, copied once. SQLite's
+write-ahead log makes every change whole: a process that is killed has changed all or nothing, and who reads meanwhile
+sees the state of before. Ids go up and are never given twice. The search index is built from the codes when the
+collection is opened, so that nothing beside the database can disagree with it. One process writes at a time, under a
+lock that dies with it.
+"""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+from ssdh.core.files import atomic_path, file_sha256
+from ssdh.hashing.codes import width
+from ssdh.search.encode import FeatureKind, Layout, layout_of
+from ssdh.search.engines import CodeTable
+
+DATABASE, MODEL, LOCK = "collection.sqlite3", "model.safetensors", "write.lock"
+
+VERSION = 1  # of the tables
+
+TABLES = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, sha256 BLOB NOT NULL UNIQUE, code BLOB NOT NULL, features BLOB
+);
+CREATE TABLE paths (path TEXT PRIMARY KEY, id INTEGER NOT NULL REFERENCES images (id)) WITHOUT ROWID;
+CREATE INDEX paths_of_an_image ON paths (id);
+"""
+
+BELOW = "path = ? OR substr(path, 1, ?) = ?"  # a path, or all paths that begin with a folder's
+
+BLOCK = 4096  # features that are read at once
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: its id, the SHA-256 of its bytes, and the paths at which it was seen, exact copies among them."""
+
+    id: int
+    sha256: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """An opened collection; every call sees the state of that moment, whole."""
+
+    folder: Path
+    layout: Layout
+
+    @property
+    def model(self) -> Path:
+        """The network's file."""
+        return self.folder / MODEL
+
+    def __len__(self) -> int:
+        with self._reading() as database:
+            return int(database.execute("SELECT count(*) FROM images").fetchone()[0])
+
+    def items(self) -> list[Item]:
+        """Every image, by ascending id."""
+        with self._reading() as database:
+            return _items(database)
+
+    def table(self, *, copies: bool = False) -> CodeTable:
+        """Codes, ids, paths (`name`) and SHA-256 by ascending id; with `copies` a row for every path."""
+        path, order = ("path", "id, path") if copies else ("min(path)", "id")
+        ask = f"SELECT id, sha256, code, {path} FROM images JOIN paths USING (id) {'' if copies else 'GROUP BY id'}"
+        with self._reading() as database:
+            found = database.execute(f"{ask} ORDER BY {order}").fetchall()
+        packed = np.frombuffer(b"".join(code for _, _, code, _ in found), np.uint8)
+        metadata = {"name": [path for *_, path in found], "sha256": [digest.hex() for _, digest, _, _ in found]}
+        ids = [number for number, *_ in found]
+        return CodeTable(packed.reshape(len(found), width(self.layout.bits)), self.layout.bits, ids, metadata)
+
+    def features(self, ids: Sequence[int]) -> NDArray[Any]:
+        """The kept features (n, D) of these ids, in their order; DataError where none are kept or an id is gone."""
+        if self.layout.dtype is None:
+            raise DataError(f"{self.folder} keeps no features: make it anew with `--features float16`")
+        found: list[bytes] = []
+        with self._reading() as database:
+            for number in ids:
+                row = database.execute("SELECT features FROM images WHERE id = ?", (int(number),)).fetchone()
+                if row is None:
+                    raise DataError(f"{self.folder} has no image {number} any more: search again")
+                found.append(row[0])
+        return np.frombuffer(b"".join(found), self.layout.dtype).reshape(len(found), self.layout.dim)
+
+    def version(self) -> str:
+        """A text that changes with every change of the images."""
+        with self._reading() as database:
+            found = database.execute(
+                "SELECT count(*), total(id), (SELECT seq FROM sqlite_sequence WHERE name = 'images') FROM images"
+            ).fetchone()
+        return "-".join(str(int(value or 0)) for value in found)
+
+    @contextmanager
+    def writing(self) -> Iterator["Writer"]:
+        """The one writer; raises DataError at once where another process is writing."""
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise DataError(f"another process is changing {self.folder}: wait until it has ended") from None
+        try:
+            with _opened(self.folder) as database:
+                yield Writer(self, database)
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with _opened(self.folder) as database:
+            database.execute("BEGIN")  # all reads of this block see one state
+            yield database
+
+
+class Writer:
+    """Changes a collection; each method is one transaction, on disk when it returns."""
+
+    def __init__(self, collection: Collection, database: sqlite3.Connection) -> None:
+        self.collection, self.database = collection, database
+
+    def known(self, digests: Iterable[str]) -> dict[str, int]:
+        """The ids of those of the SHA-256 that are there."""
+        ask = "SELECT id FROM images WHERE sha256 = ?"
+        found = ((digest, self.database.execute(ask, (bytes.fromhex(digest),)).fetchone()) for digest in set(digests))
+        return {digest: row[0] for digest, row in found if row is not None}
+
+    def commit(self, paths: Sequence[tuple[str, str]], digests: Sequence[str], rows: NDArray[np.uint8]) -> "Added":
+        """Add images and note paths, all or nothing.
+
+        paths: (path, SHA-256) of every file seen; the image of each must be there or among the new ones. digests,
+        rows: SHA-256 and bytes (n, R), laid out as `collection.layout` says, of the new images. A path that held
+        another image holds the new one; an image without a path left is removed.
+        """
+        layout = self.collection.layout
+        with self._transaction():
+            ask = "SELECT id FROM paths WHERE path = ?"
+            rows_before = ((path, self.database.execute(ask, (path,)).fetchone()) for path, _ in paths)
+            before = {path: row[0] for path, row in rows_before if row is not None}
+            for start in range(0, len(digests), BLOCK):
+                part = rows[start : start + BLOCK]
+                codes = layout.codes(part)
+                features = [None] * len(part) if layout.dtype is None else [f.tobytes() for f in layout.features(part)]
+                values = zip(digests[start : start + BLOCK], codes, features, strict=True)
+                self.database.executemany(
+                    "INSERT INTO images (sha256, code, features) VALUES (?, ?, ?)",
+                    ((bytes.fromhex(digest), code.tobytes(), feature) for digest, code, feature in values),
+                )
+            ids = self.known(digest for _, digest in paths)
+            self.database.executemany(
+                "INSERT INTO paths VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET id = excluded.id",
+                ((path, ids[digest]) for path, digest in paths),
+            )
+            removed = self._remove_pathless(before.values())
+        unchanged = sum(before.get(path) == ids[digest] for path, digest in paths)
+        return Added(len(digests), len(paths) - unchanged - len(digests), unchanged, removed)
+
+    def remove(self, wanted: Iterable[int | str]) -> int:
+        """Remove images by id, path or folder of paths, all or nothing; returns how many images went.
+
+        A path goes with its image unless the image has other paths. Raises DataError, changing nothing, where one is
+        not there.
+        """
+        with self._transaction():
+            images: set[int] = set()
+            for one in wanted:
+                below = f"{one}".rstrip("/") + "/"
+                which = ("id = ?", (one,)) if isinstance(one, int) else (BELOW, (one, len(below), below))
+                gone = [
+                    number for (number,) in self.database.execute(f"SELECT id FROM paths WHERE {which[0]}", which[1])
+                ]
+                if not gone:
+                    raise DataError(
+                        f"{self.collection.folder} has no image {one}: `python -m ssdh list` shows what is there"
+                    )
+                self.database.execute(f"DELETE FROM paths WHERE {which[0]}", which[1])
+                images.update(gone)
+            return self._remove_pathless(images)
+
+    def _remove_pathless(self, ids: Iterable[int]) -> int:
+        """Remove those of the images that have no path left; returns how many."""
+        ask = "DELETE FROM images WHERE id = ? AND NOT EXISTS (SELECT 1 FROM paths WHERE paths.id = images.id)"
+        return sum(self.database.execute(ask, (number,)).rowcount for number in set(ids))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.database.execute("ROLLBACK")
+            raise
+        self.database.execute("COMMIT")
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an addition did: new images, further paths of known ones (copies, renamed), paths as before, and images that
+    went since all their files hold another one now.
+    """
+
+    new: int
+    copies: int
+    unchanged: int
+    removed: int
+
+
+def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
+    """Make an empty collection for the codes of a model; DataError where the folder holds other things.
+
+    The database comes into place last: a folder that was left half made is made anew.
+    """
+    layout = layout_of(model_path, kind)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: name a new or empty folder")
+    if folder.is_dir() and (
+        others := {path.name for path in folder.iterdir() if ".tmp" not in path.name} - {MODEL, LOCK}
+    ):
+        raise DataError(f"{folder} holds other things ({min(others)}): name a new or empty folder")
+    with atomic_path(folder / MODEL) as temporary:
+        shutil.copyfile(model_path, temporary)
+    with atomic_path(folder / DATABASE) as temporary, closing(sqlite3.connect(temporary)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.executescript(TABLES)
+        settings = {
+            "version": VERSION,
+            "bits": layout.bits,
+            "dim": layout.dim,
+            "features": kind,
+            "model_sha256": file_sha256(folder / MODEL),
+        }
+        database.executemany("INSERT INTO settings VALUES (?, ?)", ((n, str(v)) for n, v in settings.items()))
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return open_collection(folder)
+
+
+def open_collection(folder: Path) -> Collection:
+    """Open what `create` made; DataError where it is not there, not whole, or of another version."""
+    if not (folder / DATABASE).is_file():
+        raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
+    with _opened(folder) as database:
+        settings = dict(database.execute("SELECT name, value FROM settings"))
+    if settings.get("version") != str(VERSION):
+        raise DataError(f"{folder} is a collection of version {settings.get('version')}, this program reads {VERSION}")
+    if not (folder / MODEL).is_file() or file_sha256(folder / MODEL) != settings["model_sha256"]:
+        raise DataError(f"{folder / MODEL} is not the network that made these codes: put it back")
+    kind: Any = settings["features"]
+    return Collection(folder, Layout(int(settings["bits"]), int(settings["dim"]), kind))
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
+    """A connection in autocommit mode; sqlite's errors become DataError."""
+    path = folder / DATABASE
+    try:
+        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA foreign_keys = ON")
+            yield database
+    except sqlite3.Error as error:
+        reason = "no space or no right to write" if not os.access(folder, os.W_OK) else str(error)
+        raise DataError(f"{path} cannot be used: {reason}") from error
+
+
+def _items(database: sqlite3.Connection) -> list[Item]:
+    paths: dict[int, list[str]] = {}
+    for number, path in database.execute("SELECT id, path FROM paths ORDER BY id, path"):
+        paths.setdefault(number, []).append(path)
+    return [
+        Item(number, digest.hex(), tuple(paths[number]))
+        for number, digest in database.execute("SELECT id, sha256 FROM images ORDER BY id")
+    ]

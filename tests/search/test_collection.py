@@ -1,0 +1,285 @@
+"""A collection that grows: what is encoded, what is recognised, what stays, who may write, and how it is searched."""
+
+import json
+import multiprocessing
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ssdh.__main__ import main
+from ssdh.core.errors import DataError
+from ssdh.core.files import file_sha256
+from ssdh.features.images import read_manifest
+from ssdh.search import collection_add
+from ssdh.search.collection import DATABASE, MODEL, Collection, create, open_collection
+from ssdh.search.collection_add import add_photos
+from ssdh.search.encode import How
+from tests.helpers.finished_run import finished_run
+from tests.helpers.galleries import disc
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(project, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def photos(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished / "photos", tmp_path / "photos"))
+
+
+@pytest.fixture
+def collection(finished: Path, tmp_path: Path) -> Collection:
+    return create(tmp_path / "mine", finished / "models/hashnet.safetensors", "float16")
+
+
+@pytest.fixture
+def how() -> How:
+    import torch
+
+    return How(torch.device("cpu"), 0)
+
+
+def state(collection: Collection) -> list[tuple[int, str, tuple[str, ...], bytes]]:
+    """Everything that is searched or listed."""
+    codes = collection.table().packed
+    return [
+        (item.id, item.sha256, item.paths, code.tobytes()) for item, code in zip(collection.items(), codes, strict=True)
+    ]
+
+
+# --- adding ---------------------------------------------------------------------------------------------------------
+
+
+def test_codes_are_those_of_the_pipeline(collection: Collection, photos: Path, finished: Path, how: How) -> None:
+    added, skipped = add_photos(collection, [photos], how)
+    assert (added.new, added.copies, added.unchanged, skipped) == (24, 0, 0, [])
+    names, digests = read_manifest(finished / "data/images")
+    codes = dict(zip(digests, np.load(finished / "models/codes.npy"), strict=True))
+    table = collection.table()
+    assert sorted(table.metadata["sha256"]) == sorted(digests)
+    assert sorted(table.metadata["name"]) == sorted((photos / name).as_posix() for name in names)
+    for digest, code in zip(table.metadata["sha256"], table.packed, strict=True):
+        assert np.array_equal(code, codes[digest])
+    features = collection.features(table.ids)
+    assert features.dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(features.astype(float), axis=1), 1, atol=1e-3)
+
+
+def test_only_new_photos_are_encoded_and_old_ids_and_codes_stay(
+    collection: Collection, photos: Path, how: How, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_photos(collection, [photos], how)
+    before = state(collection)
+    encoded: list[int] = []
+    encode = collection_add.encode_rows
+
+    def counting(manifest: Path, *rest: Any) -> None:
+        encoded.append(len(manifest.read_text(encoding="utf-8").splitlines()) - 1)
+        encode(manifest, *rest)
+
+    monkeypatch.setattr(collection_add, "encode_rows", counting)
+    for seed in range(3):
+        disc(1000 + seed).save(photos / f"a{seed}.png")
+    added, _ = add_photos(collection, [photos], how)
+    assert (added.new, added.unchanged, encoded) == (3, 24, [3])
+    assert state(collection)[:24] == before
+    assert [item.id for item in collection.items()] == list(range(1, 28))
+    assert add_photos(collection, [photos], how)[0].new == 0
+    assert encoded == [3]
+
+
+def test_exact_copies_and_renamed_files_are_recognised(collection: Collection, photos: Path, how: How) -> None:
+    first = photos / "day 0/000.jpg"
+    shutil.copy(first, photos / "z copy.jpg")
+    added, _ = add_photos(collection, [photos], how)
+    assert (added.new, added.copies) == (24, 1)
+    (item,) = (item for item in collection.items() if len(item.paths) > 1)
+    assert item.paths == (first.as_posix(), (photos / "z copy.jpg").as_posix())
+    assert item.sha256 == file_sha256(first)
+    (photos / "day 1/001.jpg").rename(photos / "renamed.jpg")
+    added, _ = add_photos(collection, [photos], how)
+    assert (added.new, added.copies, added.unchanged) == (0, 1, 24)
+    assert len(collection) == 24
+
+
+def test_a_file_with_another_image_takes_it_over(collection: Collection, photos: Path, how: How) -> None:
+    add_photos(collection, [photos], how)
+    changed = photos / "day 2/002.jpg"
+    (old,) = (item for item in collection.items() if item.paths == (changed.as_posix(),))
+    disc(500).save(changed)
+    added, _ = add_photos(collection, [changed], how)
+    assert (added.new, added.removed) == (1, 1)
+    (new,) = (item for item in collection.items() if item.paths == (changed.as_posix(),))
+    assert new.id == 25 != old.id
+
+
+def test_what_is_no_image_is_left_out_and_said(collection: Collection, photos: Path, how: How) -> None:
+    (photos / "broken.jpg").write_bytes(b"<html>")
+    added, skipped = add_photos(collection, [photos], how)
+    assert added.new == 24
+    assert skipped == [("broken.jpg", "a web page, not an image")]
+    with pytest.raises(DataError, match=r"none of 1 files is an image: .*broken\.jpg: a web page"):
+        add_photos(collection, [photos / "broken.jpg"], how)
+
+
+# --- removing -------------------------------------------------------------------------------------------------------
+
+
+def test_removed_ids_never_come_back(collection: Collection, photos: Path, how: How) -> None:
+    add_photos(collection, [photos], how)
+    with collection.writing() as writer:
+        assert writer.remove([24, (photos / "day 0").as_posix(), (photos / "day 1/001.jpg").as_posix()]) == 10
+    assert len(collection) == 14
+    added, _ = add_photos(collection, [photos], how)
+    assert added.new == 10
+    assert {item.id for item in collection.items()} & {24} == set()
+    assert max(item.id for item in collection.items()) == 34
+
+
+def test_an_image_stays_while_it_has_a_file(collection: Collection, photos: Path, how: How) -> None:
+    shutil.copy(photos / "day 0/000.jpg", photos / "copy.jpg")
+    add_photos(collection, [photos], how)
+    with collection.writing() as writer:
+        assert writer.remove([(photos / "copy.jpg").as_posix()]) == 0
+        before = state(collection)
+        with pytest.raises(DataError, match="has no image 99: `python -m ssdh list` shows"):
+            writer.remove([1, 2, 99])
+    assert state(collection) == before
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+def hold(folder: Path, ready: Any, go: Any) -> None:
+    with open_collection(folder).writing():
+        ready.set()
+        go.wait(60)
+
+
+def test_one_writer_at_a_time_and_its_lock_dies_with_it(collection: Collection, photos: Path, how: How) -> None:
+    context = multiprocessing.get_context("forkserver")
+    ready, go = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(collection.folder, ready, go))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(DataError, match="another process is changing"):
+        add_photos(collection, [photos], how)
+    assert len(collection) == 0  # readers go on
+    process.kill()
+    process.join()
+    assert add_photos(collection, [photos], how)[0].new == 24
+
+
+def test_readers_see_the_state_of_before_until_all_is_there(collection: Collection, photos: Path, how: How) -> None:
+    add_photos(collection, [photos / "day 0"], how)
+    before = state(collection)
+    seen: list[Any] = []
+    with collection.writing() as writer, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(writer), "_remove_pathless", lambda *_: seen.append(state(collection)) or 0)
+        digest = "ab" * 32
+        rows = np.zeros((1, collection.layout.rows(np.zeros((1, 12 + 512), np.float32)).shape[1]), np.uint8)
+        writer.commit([("/new.jpg", digest)], [digest], rows)
+    assert seen == [before]
+    assert len(collection) == 9
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_one_line(finished: Path, tmp_path: Path, collection: Collection) -> None:
+    model = finished / "models/hashnet.safetensors"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine.txt").touch()
+    with pytest.raises(DataError, match=r"holds other things \(mine\.txt\)"):
+        create(tmp_path / "other", model, "none")
+    with pytest.raises(DataError, match="is no collection: make one with"):
+        open_collection(tmp_path / "other")
+    with pytest.raises(DataError, match="does not exist"):
+        create(tmp_path / "new", tmp_path / "none.safetensors", "none")
+    assert not (tmp_path / "new").exists()
+    (collection.folder / MODEL).write_bytes(b"other")
+    with pytest.raises(DataError, match="is not the network that made these codes"):
+        open_collection(collection.folder)
+    (collection.folder / DATABASE).write_bytes(b"no database at all" * 99)
+    with pytest.raises(DataError, match="cannot be used: file is not a database"):
+        open_collection(collection.folder)
+
+
+def test_a_collection_half_made_is_made_anew(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = finished / "models/hashnet.safetensors"
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            create(tmp_path / "mine", model, "int8")
+    assert (tmp_path / "mine" / MODEL).exists()
+    assert len(create(tmp_path / "mine", model, "int8")) == 0
+
+
+# --- on the command line --------------------------------------------------------------------------------------------
+
+
+def test_commands(
+    finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = str(finished / "models/hashnet.safetensors")
+    assert main(["add", "mine", "photos/day 0", "photos/day 1", "--model", model, "--workers", "0"]) == 0
+    assert "mine: 16 images added. It holds 16 images." in capsys.readouterr().out
+    shutil.copy(photos / "day 0/000.jpg", photos / "day 2/copy.jpg")
+    assert main(["add", "mine", "photos", "--workers", "0"]) == 0  # the model is the collection's own
+    told = capsys.readouterr().out
+    assert "8 images added; 1 files are copies or new names of images that were there; 16 files were there" in told
+
+    assert main(["list", "mine", "--json"]) == 0
+    items = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [item["id"] for item in items] == list(range(1, 25))
+    assert main(["search", "photos/day 2/005.jpg", "--collection", "mine", "--top", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = found["queries"][0]["results"][0]
+    assert found["images"] == 24
+    assert (best["distance"], best["name"]) == (0, (photos / "day 2/005.jpg").as_posix())
+    assert best["id"] == next(item["id"] for item in items if best["name"] in item["paths"])
+
+    assert main(["export", "out", "--to", "parquet", "--collection", "mine"]) == 0
+    import pyarrow.parquet as pq
+
+    assert pq.read_table("out/codes.parquet")["id"].to_pylist() == list(range(1, 25))
+    (photos / "day 1/001.jpg").unlink()
+    assert main(["remove", "mine", "--missing"]) == 0
+    assert main(["remove", "mine", "3", "photos/day 2/copy.jpg"]) == 0
+    told = capsys.readouterr().out
+    assert "1 images removed. It holds 23 images." in told
+    assert "1 images removed. It holds 22 images." in told
+    assert main(["remove", "mine"]) == 1
+    assert "name images to remove, or give --missing" in capsys.readouterr().err
+
+
+def test_the_page_opens_a_collection(collection: Collection, photos: Path, how: How) -> None:
+    from fastapi.testclient import TestClient
+
+    from ssdh.search.searchable import open_searchable
+    from ssdh.search.web.app import create_app
+
+    with pytest.raises(DataError, match="is empty"):
+        open_searchable(collection.folder).open_gallery()
+    add_photos(collection, [photos], how)
+    gallery = open_searchable(collection.folder).open_gallery()
+    version = gallery.version
+    with TestClient(create_app(gallery), base_url="http://localhost") as client:
+        assert client.get("/api/about").json()["title"] == "mine"
+        photo = (photos / "day 0/003.jpg").read_bytes()
+        found = client.post("/api/search?top=3", content=photo).json()["results"]
+        assert (found[0]["distance"], found[0]["name"]) == (0, (photos / "day 0/003.jpg").as_posix())
+        assert client.get(found[0]["thumbnail"]).headers["content-type"].startswith("image/")
+    with collection.writing() as writer:
+        writer.remove([1])
+    assert open_searchable(collection.folder).open_gallery().version != version
