@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHARE = 8  # of the bits, one in so many may differ by default
 
-SIMILARITY = 0.95
+SIMILARITY = 0.9
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
