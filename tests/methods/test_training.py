@@ -35,6 +35,9 @@ FEW: dict[str, dict[str, Any]] = {
     "mls3rduh": {"loss": {"neighbors": 0.15, "manifold_neighbors": 0.18, "alpha": 0.99}},
     "cimon": {"loss": read_recipe("cimon")["train"]["loss"] | {"clusters": 5.0}},
     "crovca": {"epochs": 60},
+    "greedyhash": {"epochs": 100},
+    "bihalf": {"epochs": 100},
+    "sdc": {"epochs": 50},
     "published": {"lr": 0.1, "centre": True},
     "centred": {"lr": 0.1},
 }
