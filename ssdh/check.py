@@ -202,10 +202,15 @@ def read_method(recipe: str) -> None:
 
 
 def check_training(params: TrainParams, backbone: BackboneParams, images: ImageParams, bits: int) -> None:
-    """Raise ParameterError or DataError where `train.freeze_until` or `train.init_file` does not fit.
+    """Raise ParameterError or DataError where `train.freeze_until`, `train.init_file` or `train.epochs` does not fit.
 
-    Imports torch only where one of them is set.
+    Imports torch only where one of the first two is set.
     """
+    if not params.epochs and is_placeholder(Path(params.init_file)):
+        raise ParameterError(
+            "train.epochs 0 keeps a trained model, but train.init_file names none: name its file, or train at least "
+            "one epoch (params.yaml: train.init_file)"
+        )
     if params.finetune and params.freeze_until is not None:
         from ssdh.training.finetune import freeze
 
@@ -218,4 +223,4 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
         layer = resolve_layer(backbone, images.weights)
         dim = feature_size(backbone.arch, layer, images.size)
         network = without_storage(lambda: build_network(backbone.arch, layer, images.size)) if params.finetune else None
-        initial_hashnet(dim, bits, 0, params.init_file, network, params.power)
+        initial_hashnet(dim, bits, 0, params.init_file, network, params.power, params.head)

@@ -224,6 +224,11 @@ def training(report: Report) -> str:
         "Validation mAP by iteration",
         _last(validation, "iteration", "map", "mAP") + " Of queries drawn from the database; it chooses nothing.",
     )
+    if not loss:
+        about = (
+            "Nothing was trained: the model of <code>train.init_file</code> was kept (<code>train.epochs</code> is 0)."
+        )
+        return section("training", "Training", about, "")
     about = "Loss over the passes through the train images"
     about += ", and validation mAP." if curve else "; no validation was asked for (<code>train.eval_interval</code>)."
     return section("training", "Training", about, f'<div class="pair">{body}</div>' if body else "")

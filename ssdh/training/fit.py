@@ -77,6 +77,8 @@ def fit(
 ) -> tuple[HashNet, Progress, dict[str, int]]:
     """Train as `run` says; returns the network, its curves and, on rank 0, statistics of the train images' codes.
 
+    No epochs leave the network of `train.init_file` as it is.
+
     Raises DataError where `train.init_file` or the views do not fit.
     """
     params = run.params

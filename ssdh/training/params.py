@@ -13,7 +13,7 @@ class TrainParams(Params):
     """How the hash layer, or the whole network, is trained; effective values of the recipe and the top level."""
 
     finetune: bool
-    epochs: int = Field(ge=1, le=1_000_000)
+    epochs: int = Field(ge=0, le=1_000_000)  # 0: the network of `init_file` is kept as it is
     optimizer: Literal["sgd", "adam", "adamw"]
     lr: float = Field(gt=0)
     lr_backbone: float | None = Field(default=None, gt=0)  # None: lr

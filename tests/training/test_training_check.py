@@ -60,6 +60,18 @@ def test_models_to_start_from(tmp_path: Path) -> None:
     check(init_file=str(path), power=0.7)
     with pytest.raises(DataError, match=r"trained with train.power 0.7, wanted is 0: set train.power to 0.7"):
         check(init_file=str(path))
+    save_hashnet(path, seeded_hashnet(1024, 12, 0, kind="linear"), described)
+    check(init_file=str(path), head="linear")
+    with pytest.raises(DataError, match=r"has the head linear, wanted is tanh: set train.head to linear"):
+        check(init_file=str(path))
     path.write_bytes(b"no model, but longer than the placeholder")
     with pytest.raises(DataError, match=r"model.safetensors is not a whole model file"):
         check(init_file=str(path))
+
+
+def test_no_epochs_need_a_model_to_keep(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"epochs 0 keeps a trained model, but train.init_file names none"):
+        check(epochs=0)
+    path = tmp_path / "model.safetensors"
+    save_hashnet(path, seeded_hashnet(1024, 12, 0), {"bits": 12})
+    check(epochs=0, init_file=str(path))
