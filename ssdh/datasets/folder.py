@@ -7,11 +7,12 @@ from typing import Literal
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
+from pydantic import Field
 
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import Dataset, FileParams, Found, Protocol, RawDataset, check_counts, one_hot, refuse_bad_files
 from ssdh.datasets.text_lists import clean_name, first_few
-from ssdh.features.decode import image_files
+from ssdh.features.image_files import Listing, image_files, list_images
 
 LABEL_FILE = "labels.csv"
 
@@ -19,15 +20,17 @@ LABEL_FILE = "labels.csv"
 class FolderParams(FileParams):
     """`labels`: from `labels.csv`, from the names of the first-level sub-folders, none, or (auto) what is there.
 
-    num_query: null is a tenth, at most 1000. num_train: null is 5000, or all that remain.
+    num_query: null is a tenth, at most 1000. num_train: null is 5000, or all that remain. exclude: patterns of paths
+    that are left out.
     """
 
     root: str
+    exclude: list[str] = Field(default_factory=list)
     labels: Literal["auto", "csv", "folders", "none"] = "auto"
 
 
 class Folder(Dataset[FolderParams]):
-    """Every file with an image's extension below the root; hidden files and folders are not looked at."""
+    """Every file with an image's extension below the root, not hidden, excluded or in a thumbnails' folder."""
 
     name = "folder"
     title = "your own photos"
@@ -39,7 +42,7 @@ class Folder(Dataset[FolderParams]):
         root = Path(params.root).expanduser()
         if not root.is_dir():
             return Found(None, ("the folder itself",))
-        return Found(root, () if next(image_files(root), None) else ("images",))
+        return Found(root, () if next(image_files(root, params.exclude), None) else ("images",))
 
     def ensure(self, params: FolderParams) -> None:
         """The root exists, holds an image, and has the labels asked for."""
@@ -47,11 +50,9 @@ class Folder(Dataset[FolderParams]):
         where = "(params.yaml: datasets.folder.data.root)"
         if not root.is_dir():
             raise DataError(f"{root} is not a folder: give the one that holds your photos {where}")
-        if next(image_files(root), None) is None:
-            raise DataError(f"{root} holds no images: put photos there, or name another folder {where}")
         if params.labels == "csv" and not (root / LABEL_FILE).is_file():
             raise DataError(f"{root / LABEL_FILE} does not exist (params.yaml: datasets.folder.data.labels: csv)")
-        names = _image_names(root)
+        names = _list(root, params).names
         check_counts(self.name, params, len(names))
         _labels_of(root, names, params)
         refuse_bad_files(self.name, root, names, params)
@@ -59,24 +60,36 @@ class Folder(Dataset[FolderParams]):
     def read(self, params: FolderParams) -> RawDataset:
         """Images sorted by path; C = 0 without labels."""
         root = Path(params.root).expanduser()
-        names = _image_names(root)
-        if not names:
-            raise DataError(f"{root} holds no images (params.yaml: datasets.folder.data.root)")
+        listing = _list(root, params)
+        names = listing.names
         kind, classes, labels = _labels_of(root, names, params)
         if classes and (unlabelled := int((~labels.any(axis=1)).sum())):
             logger.warning("{:,} of {:,} images carry no label in {}", unlabelled, len(names), root / LABEL_FILE)
+        if passed_over := listing.passed_over():
+            logger.warning("{}: passed over {}", root, passed_over)
         logger.info("{}: {:,} images, labels: {} ({} classes)", root, len(names), kind, len(classes))
         return RawDataset(
-            classes=classes, labels=labels, names=names, protocol=Protocol(params.num_query, params.num_train)
+            classes=classes,
+            labels=labels,
+            names=names,
+            protocol=Protocol(params.num_query, params.num_train),
+            counts={"left_out": listing.files, "unread": listing.unread.total()},
         )
 
 
 DATASETS = (Folder(),)
 
 
-def _image_names(root: Path) -> list[str]:
-    """The paths in order; raises DataError where a name is not text in UTF-8, which no table could hold."""
-    names = sorted(image_files(root))
+def _list(root: Path, params: FolderParams) -> Listing:
+    """The images in order; raises DataError where there is none, or one whose name no table could hold."""
+    listing = list_images(root, params.exclude)
+    names = listing.names
+    if not names:
+        passed_over = f" that are read ({told})" if (told := listing.passed_over()) else ""
+        raise DataError(
+            f"{root} holds no images{passed_over}: put photos there, or name another folder "
+            "(params.yaml: datasets.folder.data.root)"
+        )
     unnamed = [name for name in names if not _is_text(name)]
     if unnamed:
         shown = first_few([name.encode(errors="backslashreplace").decode() for name in unnamed])
@@ -84,7 +97,7 @@ def _image_names(root: Path) -> list[str]:
             f"{len(unnamed)} file names under {root} are not in UTF-8 ({shown}): rename these files, "
             "or name another folder (params.yaml: datasets.folder.data.root)"
         )
-    return names
+    return listing
 
 
 def _is_text(name: str) -> bool:

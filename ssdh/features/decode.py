@@ -4,11 +4,11 @@ EXIF orientation is applied. Grey, palette, 1-bit, 16-bit, CMYK and animated (fi
 laid over white. Colour profiles are ignored, as everywhere in the field. Imports no torch.
 """
 
+import importlib.util
 import io
-import os
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ssdh.core.errors import DataError
 
-# every extension that people give to pictures; a file with one of them that cannot be read is bad, not ignored
-EXTENSIONS = frozenset(
-    ("." + name)
-    for group in ("jpg jpeg jpe jfif", "png gif bmp dib webp", "tif tiff avif jp2", "ppm pgm pbm pnm", "heic heif")
-    for name in group.split()
-)
-
-
 MAX_PIXELS = 89_478_485  # a quarter GiB of RGB, where Pillow begins to warn of decompression bombs
+
+
+READS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # an extra package; HEIC files are read where it is
+
+
+if READS_HEIF:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 
 # our own limit above is stricter, and every other oddity is either repaired or reported as bad
@@ -51,19 +52,6 @@ _TRANSPOSE = {
 
 
 Pixels = NDArray[np.uint8]
-
-
-def image_files(root: Path) -> Iterator[str]:
-    """Paths with an image's extension below a folder, relative to it, with forward slashes; in no particular order.
-
-    Hidden files and folders are not looked at, nor are folders that are links.
-    """
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(folder).relative_to(root)
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield (relative / name).as_posix()
 
 
 class BadImageError(DataError):
@@ -157,5 +145,5 @@ def _kind_of_junk(data: bytes) -> str:
     if data[:4] == b"GIF8" and len(data) > 9 and 0 in (data[6] | data[7], data[8] | data[9]):
         return "has no pixels (its width or height is 0)"
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-        return "HEIC, which cannot be read: convert it to JPEG"
+        return "HEIC, which cannot be read: pip install pillow-heif, or convert it to JPEG"
     return "not an image of a known format"

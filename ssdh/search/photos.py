@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ssdh.core.device import autocast
 from ssdh.core.errors import DataError
-from ssdh.features.decode import EXTENSIONS, BadImageError, Pixels, decode_image, image_files
+from ssdh.features.decode import BadImageError, Pixels, decode_image
+from ssdh.features.image_files import EXTENSIONS, image_files
 from ssdh.features.loader import normalise, preprocess
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.encoder import Encoder

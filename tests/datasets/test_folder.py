@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 from PIL import Image
 
 from ssdh.__main__ import main
@@ -30,6 +32,15 @@ def _params(root: Path, **data: Any) -> Any:
     return FOLDER.Params(root=str(root), **data)
 
 
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """What is logged."""
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message).rstrip("\n")), format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
 def test_tree_without_labels(tmp_path: Path) -> None:
     """Sorted by path, deep, any case of extension; what is hidden or no picture is not looked at."""
     for number, name in enumerate(["b.png", "a/z.JPG", "a/b/c.webp", "Ünïcode name.bmp"]):
@@ -43,6 +54,84 @@ def test_tree_without_labels(tmp_path: Path) -> None:
     assert raw.names == ["a/b/c.webp", "a/z.JPG", "b.png", "Ünïcode name.bmp"]
     assert raw.labels.shape == (4, 0)
     assert raw.classes == ()
+
+
+def test_what_is_passed_over_is_counted_and_said(tmp_path: Path, log: list[str]) -> None:
+    for name in ("a.jpg", "b.jpg", "c/d.jpg", "c/e.png"):
+        photo(tmp_path / name)
+    for name in ("@eaDir/a.jpg", "c/__MACOSX/x.jpg", ".thumbnails/a.jpg", "c/.git/a.png"):  # four folders
+        photo(tmp_path / name)
+    for name in ("._a.jpg", "c/d_small.jpg", "screenshots/deep/f.png", "screenshots/g.PNG"):  # four files
+        photo(tmp_path / name)
+    for name in ("1.CR2", "c/2.cr2", "3.dng", "4.jxl", "5.heic", "notes.txt", "screenshots/6.cr2"):
+        (tmp_path / name).write_bytes(b"x")
+    params = _params(tmp_path, exclude=["*_small.jpg", "screenshots/*"])
+    FOLDER.ensure(params)
+    raw = FOLDER.read(params)
+    assert raw.names == ["a.jpg", "b.jpg", "c/d.jpg", "c/e.png"]
+    assert raw.counts == {"left_out": 5, "unread": 5}  # an excluded raw file is left out too
+    [line] = [line for line in log if "passed over" in line]
+    assert line.endswith(
+        "passed over 4 hidden or thumbnails' folders; 5 hidden or excluded files; "
+        "formats that are not read: 2 .cr2, 1 .dng, 1 .heic, 1 .jxl"
+    )
+    log.clear()
+    for folder in ("@eaDir", "screenshots", ".thumbnails"):
+        shutil.rmtree(tmp_path / folder)
+    FOLDER.read(_params(tmp_path / "c"))
+    assert len([line for line in log if "passed over" in line]) == 1
+
+
+def test_a_plain_folder_says_nothing_of_what_was_passed_over(tmp_path: Path, log: list[str]) -> None:
+    for name in ("a.jpg", "b/c.png"):
+        photo(tmp_path / name)
+    (tmp_path / "README.md").write_text("text")
+    assert FOLDER.read(_params(tmp_path)).counts == {"left_out": 0, "unread": 0}
+    assert not [line for line in log if "passed over" in line]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"), [("b/*", ["a.jpg"]), ("[ab].jpg", ["b/c.jpg"]), ("A.JPG", ["a.jpg", "b/c.jpg"])]
+)
+def test_patterns_fit_whole_paths_or_names_and_mind_the_case(tmp_path: Path, pattern: str, left: list[str]) -> None:
+    for name in ("a.jpg", "b/c.jpg"):
+        photo(tmp_path / name)
+    assert FOLDER.read(_params(tmp_path, exclude=[pattern])).names == left
+
+
+def test_a_folder_of_formats_that_are_not_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "1.heic").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"holds no images that are read \(formats that are not read: 1 \.heic\): put photos"
+    ):
+        FOLDER.ensure(_params(tmp_path))
+
+
+HEIF = """
+import sys
+from PIL import Image, ImageFile
+
+def register_heif_opener():
+    Image.register_open("HEIF", lambda file, name: Image.open(file), lambda head: head[4:12] == b"ftypheic")
+"""
+
+
+def test_heic_is_read_where_its_plugin_is(tmp_path: Path, project: Path) -> None:
+    (tmp_path / "pillow_heif.py").write_text(HEIF)
+    code = (
+        "from ssdh.features.image_files import EXTENSIONS, UNREAD\n"
+        "from PIL import Image\n"
+        "print({'.heic', '.heif'} <= EXTENSIONS, '.heic' in UNREAD, 'HEIF' in Image.OPEN)"
+    )
+    for path, told in ((f"{project}", "False True False"), (f"{project}{os.pathsep}{tmp_path}", "True False True")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == told
 
 
 @pytest.mark.parametrize("content", ["empty", "readme only", "absent", "a file"])

@@ -1,0 +1,95 @@
+"""Which files below a folder are images: by extension, without what is hidden, thumbnails' folders and exclusions.
+
+Imports no torch, and opens no file.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ssdh.features.decode import READS_HEIF
+
+HEIF = frozenset((".heic", ".heif"))
+
+
+# every extension that people give to pictures; a file with one of them that cannot be read is bad, not ignored
+EXTENSIONS = frozenset(
+    ("." + name)
+    for group in ("jpg jpeg jpe jfif", "png gif bmp dib webp", "tif tiff avif jp2", "ppm pgm pbm pnm")
+    for name in group.split()
+) | (HEIF if READS_HEIF else frozenset())
+
+
+# photos in formats that are not read: they are counted, so that nobody misses them in vain
+UNREAD = (
+    frozenset(
+        ("." + name)
+        for group in ("dng cr2 cr3 nef arw orf rw2 raf pef srw raw", "jxl psd svg xcf eps ai", "mp4 mov avi mkv")
+        for name in group.split()
+    )
+    | HEIF
+) - EXTENSIONS
+
+
+# beside hidden ones: thumbnails of Synology's indexer, and what macOS leaves in archives
+NO_PHOTOS = frozenset(("@eaDir", "__MACOSX", ".thumbnails"))
+
+
+@dataclass
+class Listing:
+    """Images below a folder: sorted paths relative to it, with forward slashes; and what was passed over.
+
+    folders: hidden ones and those of thumbnails, not looked into. files: hidden or excluded ones with an image's
+    extension. unread: photos in formats that are not read, by extension.
+    """
+
+    names: list[str] = field(default_factory=list)
+    folders: int = 0
+    files: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def passed_over(self) -> str:
+        """What was passed over, in words; empty where that is nothing."""
+        unread = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.unread.items()))
+        parts = [
+            f"{self.folders:,} hidden or thumbnails' folders" if self.folders else "",
+            f"{self.files:,} hidden or excluded files" if self.files else "",
+            f"formats that are not read: {unread}" if unread else "",
+        ]
+        return "; ".join(filter(None, parts))
+
+
+def list_images(root: Path, exclude: Sequence[str] = ()) -> Listing:
+    """Every image file below `root`; folders that are links are not looked into.
+
+    exclude: patterns with `*`, `?` and `[…]`, of which none may fit an image's relative path or its name alone.
+    """
+    listing = Listing()
+    listing.names = sorted(_walk(root, exclude, listing))
+    return listing
+
+
+def image_files(root: Path, exclude: Sequence[str] = ()) -> Iterator[str]:
+    """The paths of `list_images`, one by one, in no particular order."""
+    return _walk(root, exclude, Listing())
+
+
+def _walk(root: Path, exclude: Sequence[str], listing: Listing) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        kept = [name for name in folders if not (name.startswith(".") or name in NO_PHOTOS)]
+        listing.folders += len(folders) - len(kept)
+        folders[:] = kept
+        relative = Path(folder).relative_to(root)
+        for name in files:
+            path, suffix = (relative / name).as_posix(), Path(name).suffix.lower()
+            if suffix not in EXTENSIONS and suffix not in UNREAD:
+                continue
+            if name.startswith(".") or any(fnmatchcase(path, one) or fnmatchcase(name, one) for one in exclude):
+                listing.files += 1
+            elif suffix in EXTENSIONS:
+                yield path
+            else:
+                listing.unread[suffix] += 1
