@@ -2,7 +2,7 @@
 
 The library's public names; the rest of the package may move:
 
-    from ssdh import fit_structure, pseudo_labels, load_hashnet, pack, unpack, mean_average_precision, Index
+    from ssdh import Hasher, fit_structure, pseudo_labels, load_hashnet, pack, unpack, mean_average_precision, Index
 
 Each is imported when it is first used (PEP 562), so that `import ssdh` takes no time and needs no torch.
 """
@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssdh.hasher import Hasher
     from ssdh.hashing.codes import pack, unpack
     from ssdh.hashing.model_file import load_hashnet
     from ssdh.hashing.retrieval import mean_average_precision
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Hasher",
     "Index",
     "PairDistances",
     "Structure",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Hasher": "ssdh.hasher",
     "Index": "ssdh.search.index",
     "PairDistances": "ssdh.structure.distances",
     "Structure": "ssdh.structure.thresholds",

@@ -39,8 +39,6 @@ def main() -> None:
         *(structure.mode, structure.fraction_similar, structure.num_pairs, structure.threshold_similar),
         *(structure.fraction_dissimilar, structure.threshold_dissimilar),
     )
-    if not structure.fraction_similar or not structure.fraction_dissimilar:
-        logger.warning("no pair is similar or none is dissimilar: nothing to learn from; lower structure.alpha or beta")
     n = len(rows)
     if n * n / 2**30 <= chosen.max_matrix_gib:
         with atomic_path(LABELS) as temporary:

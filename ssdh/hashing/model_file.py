@@ -109,8 +109,8 @@ def load_hashnet(path: Path) -> HashNet:
 
 
 def starts_afresh(init_file: str) -> bool:
-    """Whether `train.init_file` is the placeholder: training starts from fresh weights, not from a given model."""
-    return is_placeholder(Path(init_file))
+    """Whether `train.init_file` is empty or the placeholder: training starts from fresh weights."""
+    return not init_file or is_placeholder(Path(init_file))
 
 
 def initial_hashnet(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
@@ -143,6 +144,8 @@ def fit_recipe(
     pairs = PairDistances(features if embedding is None else embedding, device=device)
     sample = pairs.sample(params.max_pairs, seed)
     structure, histogram, edges = fit_pairs(sample, alpha=params.alpha, beta=params.beta, bins=params.bins)
+    if not structure.fraction_similar or not structure.fraction_dissimilar:
+        logger.warning("no pair is similar or none is dissimilar: nothing to learn from; lower structure.alpha or beta")
     return FittedStructure(structure, pairs, embedding, histogram, edges)
 
 

@@ -39,7 +39,7 @@ class Run:
     """What is the same for all steps of a training run.
 
     method: the loss, which holds the parameters; bits: K; workers: processes that decode images; dtype: of the hash
-    layer's arithmetic.
+    layer's arithmetic; verbose: show a progress bar on a terminal, lines of the log elsewhere.
     """
 
     method: Method
@@ -50,6 +50,7 @@ class Run:
     workers: int = 0
     snapshots: Snapshots | None = None
     dtype: torch.dtype = torch.float32
+    verbose: bool = True
 
     @property
     def params(self) -> TrainParams:
@@ -119,7 +120,8 @@ class Trainer(ABC):
         run, params = self.run, self.run.params
         progress = self._restore()
         steps = -(-self.count // params.batch_size)  # of an epoch; the last batch may be smaller
-        quiet = not (run.rank.first and sys.stderr.isatty())
+        shown = run.verbose and run.rank.first
+        quiet = not (shown and sys.stderr.isatty())
         bar = tqdm(total=params.epochs * steps, initial=progress.iteration, unit="step", disable=quiet)
         each_step = logger.opt(lazy=True)
         for epoch in range(progress.iteration // steps, params.epochs):
@@ -134,7 +136,7 @@ class Trainer(ABC):
                 bar.update()
                 if progress.iteration % steps == 0:
                     progress.end_epoch(epoch + 1)
-                    if quiet and run.rank.first:
+                    if quiet and shown:
                         _log_epoch(progress, params.epochs)
                 if _due(params.eval_interval, progress.iteration) and self.validate:
                     if run.rank.first:

@@ -30,6 +30,7 @@ ALLOWED = {
     "report": "core features hashing",
     "search": "core features datasets hashing",
     "check.py": "core features datasets structure hashing training evaluation",
+    "hasher.py": "core structure hashing training methods evaluation",
     "experiments": "core features datasets hashing check.py",
     "cli": "core features datasets structure hashing training evaluation report search experiments check.py",
     "__main__.py": "core cli",
