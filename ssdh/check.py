@@ -27,7 +27,8 @@ from ssdh.core.runtime import RuntimeParams
 from ssdh.datasets import registry
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.features.backbone import build_network, ensure_weights, feature_size, resolve_layer, without_storage
-from ssdh.features.params import BackboneParams, ImageParams, ViewsParams
+from ssdh.features.embeddings import open_embeddings
+from ssdh.features.params import BackboneParams, ImageParams, ViewsParams, image_params
 from ssdh.structure.params import StructureParams
 from ssdh.training.params import TrainParams
 
@@ -68,9 +69,16 @@ def check(params: dict[str, Any]) -> None:
     dataset = registry.get(name)
     dataset.ensure(section(params, f"datasets.{name}.data", dataset.Params))
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
-    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
+    train: TrainParams = section(params, "train", TrainParams)
+    bits: int = section(params, "bits", Bits)
+    if (images := image_params(params, name)) is None:
+        data = lookup(params, f"datasets.{name}.data")
+        embeddings = open_embeddings(Path(data["features"]), data["keys"]["features"])
+        views: ViewsParams = section(params, "views", ViewsParams)
+        check_training_on_embeddings(train, views, name, embeddings.shape[1], bits)
+        return
     ensure_weights(backbone, images)
-    check_training(section(params, "train", TrainParams), backbone, images, section(params, "bits", Bits))
+    check_training(train, backbone, images, bits)
 
 
 def check_files(params: dict[str, Any]) -> None:
@@ -80,8 +88,11 @@ def check_files(params: dict[str, Any]) -> None:
     """
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     train: TrainParams = section(params, "train", TrainParams)
-    for name, file in (("backbone.weights_file", backbone.weights_file), ("train.init_file", train.init_file)):
-        if not Path(file).is_file():
+    files = {"backbone.weights_file": backbone.weights_file, "train.init_file": train.init_file}
+    for key in ("features", "labels", "names", "split"):
+        files[f"datasets.embeddings.data.{key}"] = lookup(params, f"datasets.embeddings.data.{key}")
+    for name, file in files.items():
+        if not Path(file).exists():
             raise DataError(
                 f"{name} {file} does not exist: name a file, or models/pretrained/none.safetensors for none "
                 f"(params.yaml: {name})"
@@ -126,7 +137,7 @@ def _check_datasets(params: dict[str, Any], attempt: Any, mistakes: list[str]) -
             mistakes.append(f"datasets.{name} is not a data set: known are {', '.join(registry.names())}")
             continue
         attempt(registry.get(name).Params, f"datasets.{name}.data")
-        attempt(ImageParams, f"datasets.{name}.images")
+        attempt(registry.get(name).Images, f"datasets.{name}.images")
         attempt(TopK, f"datasets.{name}.topk")
         mistakes += [
             f"datasets.{name}.{key} is not a parameter: a data set has data, images and topk"
@@ -224,3 +235,18 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
         dim = feature_size(backbone.arch, layer, images.size)
         network = without_storage(lambda: build_network(backbone.arch, layer, images.size)) if params.finetune else None
         initial_hashnet(dim, bits, 0, params.init_file, network, params.power, params.head)
+
+
+def check_training_on_embeddings(params: TrainParams, views: ViewsParams, dataset: str, dim: int, bits: int) -> None:
+    """Raise ParameterError where the recipe asks for images, DataError where `train.init_file` does not fit `dim`."""
+    for name, wanted, value in (("train.finetune", "false", params.finetune), ("views.count", "0", views.count)):
+        if value:
+            raise ParameterError(
+                f"{name} must be {wanted} for dataset {dataset}, which has no images: choose another recipe or set it "
+                f"so (params.yaml: {name})"
+            )
+    if not is_placeholder(Path(params.init_file)):
+        from ssdh.hashing.model_file import check_for_embeddings, initial_hashnet
+
+        check_for_embeddings(Path(params.init_file))
+        initial_hashnet(dim, bits, 0, params.init_file, None, params.power, params.head)

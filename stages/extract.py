@@ -13,10 +13,11 @@ from ssdh.core.resume import fingerprint
 from ssdh.core.runtime import RuntimeParams
 from ssdh.core.stage import stage
 from ssdh.features.backbone import load_backbone
+from ssdh.features.embeddings import open_embeddings, pass_on
 from ssdh.features.extract import Pass, compute_features, feature_kind
 from ssdh.features.forward import image_blocks
 from ssdh.features.images import open_images, read_digests
-from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.features.params import BackboneParams, image_params
 from ssdh.features.store import FeatureStore
 
 IMAGES, FEATURES = Path("data/images"), Path("features/features.npy")
@@ -24,13 +25,19 @@ IMAGES, FEATURES = Path("data/images"), Path("features/features.npy")
 
 @stage("extract")
 def main() -> None:
-    """Write features (N, D) float32, row order = manifest; computes only images that the store has not seen."""
+    """Write features (N, D) float32, row order = manifest; computes only images that the store has not seen.
+
+    Embeddings are the features: their good rows are passed on in the type of their file.
+    """
     params = read_params()
+    name: str = section(params, "dataset", str)
+    if (images := image_params(params, name)) is None:
+        data = lookup(params, f"datasets.{name}.data")
+        pass_on(FEATURES, open_embeddings(Path(data["features"]), data["keys"]["features"]), read_digests(IMAGES))
+        return
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     if relaunch("stages.extract", runtime.processes):
         return
-    name: str = section(params, "dataset", str)
-    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     chosen: BackboneParams = section(params, "backbone", BackboneParams)
     logger.info("extract: {} {}", chosen.model_dump(), images.model_dump())
     device = use_device(runtime.device, deterministic=runtime.deterministic)

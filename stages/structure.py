@@ -31,7 +31,7 @@ def main() -> None:
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
-    features = np.ascontiguousarray(read_array(FEATURES)[rows])
+    features = np.ascontiguousarray(read_array(FEATURES)[rows], np.float32)
     fitted = fit_recipe(features, chosen, seed=seed, device=runtime.device)
     structure = fitted.structure
     logger.info(

@@ -14,8 +14,8 @@ from ssdh.core.runtime import RuntimeParams
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
 from ssdh.features.images import open_images
-from ssdh.features.params import BackboneParams, ImageParams, ViewsParams
-from ssdh.hashing.model_file import describe_backbone, save_hashnet
+from ssdh.features.params import BackboneParams, ViewsParams, image_params
+from ssdh.hashing.model_file import describe_input, save_hashnet
 from ssdh.structure.pseudo_labels import open_pair_labels
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.fit import Inputs, fit
@@ -39,7 +39,7 @@ def main() -> None:
     if relaunch("stages.train", runtime.processes):
         return
     name: str = section(params, "dataset", str)
-    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
+    images = image_params(params, name)  # None: the data are embeddings
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     method = chosen_method(params)
     chosen = method.params
@@ -49,7 +49,8 @@ def main() -> None:
     device = use_device(runtime.device, deterministic=runtime.deterministic)
     values = chosen.model_dump(exclude=OF_SOME_RECIPES - chosen.model_fields_set)
     settings = {"bits": bits, "seed": seed, "train": values, "precision": chosen.precision}
-    settings |= describe_backbone(backbone, images) | {"device": device_name(device)}
+    features = read_array(FEATURES)
+    settings |= describe_input(backbone, images, features.shape[1]) | {"device": device_name(device)}
 
     def key() -> str:
         if chosen.finetune:
@@ -58,9 +59,9 @@ def main() -> None:
         return fingerprint([*INPUTS, *files], settings | {"stage": "train"} | device_key(device, runtime.deterministic))
 
     with process_group(device) as rank, shared_work(rank, key) as folder:
-        features = read_array(FEATURES)
         pairs = open_pair_labels(STRUCTURE, read_array(PSEUDO, mode="c"), features)
-        source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
+        root = raw_folder(name, lookup(params, f"datasets.{name}.data"))
+        source = None if images is None else open_images(IMAGES, root)
         augment: ViewsParams = section(params, "views", ViewsParams)
         inputs = Inputs(features, source, read_split(SPLIT), pairs, read_array(LABELS), read_array(VIEWS), augment)
         snapshots = Snapshots(folder, folder.name, rank)

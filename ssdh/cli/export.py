@@ -40,13 +40,13 @@ def run(options: argparse.Namespace) -> int:
 def _all_files(options: argparse.Namespace) -> int:
     from ssdh.search.collection import MODEL as COLLECTION_MODEL
     from ssdh.search.export import export
-    from ssdh.search.finished_run import MODEL, sample_images
+    from ssdh.search.finished_run import MODEL, sample_inputs
     from ssdh.search.searchable import open_searchable
 
     index = open_searchable(options.collection).open_index(options.index)
     model = MODEL if options.collection is None else options.collection / COLLECTION_MODEL
-    images = None if options.no_onnx or options.collection else sample_images(8)
-    _list(export(options.folder, model, index, images, onnx=not options.no_onnx))
+    inputs = None if options.no_onnx or options.collection else sample_inputs(8)
+    _list(export(options.folder, model, index, inputs, onnx=not options.no_onnx))
     return 0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ssdh.core.device import use_device
+from ssdh.core.errors import DataError
 from ssdh.core.files import read_array
 from ssdh.core.params import TopK, read_params, section
 from ssdh.core.runtime import RuntimeParams
@@ -17,11 +18,11 @@ from ssdh.evaluation.metrics import evaluate
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.features.forward import image_blocks
 from ssdh.features.images import open_images
-from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.features.params import BackboneParams, image_params
 from ssdh.features.weights import read_weights
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.encoder import Blocks, feature_blocks, load_encoder, outputs_of
-from ssdh.hashing.model_file import describe_backbone, image_precision, load_hashnet, read_metadata
+from ssdh.hashing.model_file import describe_input, image_precision, load_hashnet, read_metadata
 from ssdh.search.finished_run import MODEL, check_one_run, dataset_of
 
 
@@ -41,10 +42,12 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     if weights_file is not None:
         read_weights(str(weights_file), "--weights-file")  # later errors would call it by the parameter's name
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
-    images: ImageParams = section(params, f"datasets.{dataset}.images", ImageParams)
+    images = image_params(params, dataset)
     layer_alone = not metadata["has_backbone"] and weights_file is None
-    if layer_alone and describe_backbone(backbone, images).items() <= metadata.items():
+    if layer_alone and describe_input(backbone, images, features.shape[1]).items() <= metadata.items():
         blocks = feature_blocks(load_hashnet(path), features, device)
+    elif images is None:
+        raise DataError(f"{path} was not trained on embeddings of {features.shape[1]} values, as they are here")
     else:
         blocks = _blocks_of_images(path, weights_file, params, dataset, runtime, device)
     split = read_split(Path("data/split"))
@@ -60,7 +63,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
     )
     if (recall := manifold_recall(codes, features, split, bits=int(metadata["bits"]))) is not None:
         result.metrics["manifold_recall"] = recall
-    return {"dataset": dataset, "weights": metadata["weights"], "model": str(path), **result.metrics}
+    return {"dataset": dataset, "weights": metadata.get("weights", "none"), "model": str(path), **result.metrics}
 
 
 def _blocks_of_images(

@@ -1,4 +1,7 @@
-"""`python -m ssdh search PHOTO|FOLDER`: the images of the data set that are nearest to a photo."""
+"""`python -m ssdh search PHOTO|FOLDER`: the images of the data set that are nearest to a photo.
+
+Of a run on embeddings: `search FILE|NAME|ROW`, the rows nearest to those of a file, or to one of the run.
+"""
 
 import argparse
 import json
@@ -15,7 +18,11 @@ from ssdh.core.errors import DataError
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand's parser."""
     parser = subparsers.add_parser("search", help="the images nearest to a photo", description=__doc__)
-    parser.add_argument("photo", type=Path, metavar="PHOTO", help="an image file, or a folder of them")
+    parser.add_argument(
+        "query",
+        metavar="PHOTO",
+        help="an image file, or a folder of them; of embeddings a file of them (.npy, …), a name or a row number",
+    )
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
     parser.add_argument("--radius", type=whole, metavar="R", help="only images whose code differs in at most R bits")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object on standard output")
@@ -25,25 +32,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Encode the photos, search, print; returns 0, or raises DataError where no photo could be read."""
-    from ssdh.search.photos import find_photos, read_photos
-    from ssdh.search.searchable import open_searchable
+    """Encode the queries, search, print; returns 0, or raises DataError where none could be read."""
+    from ssdh.search.finished_run import is_of_embeddings
 
-    paths = find_photos(options.photo)
-    opened = open_searchable(options.collection)
-    index, encoder = opened.open_index(options.index), opened.open_encoder()
-    ids = None if options.collection is None else opened.open_table().ids
     skipped: list[tuple[Path, str]] = []
-    queries: list[dict[str, Any]] = []
-    for batch in read_photos(paths, encoder.min_side, skipped):
-        codes = encoder([pixels for _, pixels in batch])
-        result = index.search(codes, options.top, options.radius)
-        for (path, _), code, distances, rows in zip(batch, codes, *result, strict=True):
-            queries.append(
-                {"photo": str(path), "code": code.tobytes().hex(), "results": _results(index, ids, distances, rows)}
-            )
-    if not queries:
-        raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
+    if options.collection is None and is_of_embeddings():
+        index, queries = _search_embeddings(options)
+    else:
+        index, queries = _search_photos(options, skipped)
     for path, reason in skipped:
         logger.warning("{} is left out: {}", path, reason)
     if options.json:
@@ -62,6 +58,47 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _search_embeddings(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
+    """(index, answers) of the rows that the query names in the finished run."""
+    from ssdh.core.device import select_device
+    from ssdh.core.params import read_params, section
+    from ssdh.core.runtime import RuntimeParams
+    from ssdh.hashing.model_file import load_hashnet
+    from ssdh.search.embedding_queries import find_queries
+    from ssdh.search.finished_run import MODEL, open_index
+
+    runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
+    index = open_index(options.index)
+    names, codes = find_queries(options.query, index, load_hashnet(MODEL), select_device(runtime.device))
+    result = index.search(codes, options.top, options.radius)
+    return index, [
+        {"query": name, "code": code.tobytes().hex(), "results": _results(index, None, distances, rows)}
+        for name, code, distances, rows in zip(names, codes, *result, strict=True)
+    ]
+
+
+def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]]) -> tuple[Any, list[dict[str, Any]]]:
+    """(index, answers) of the photos; what cannot be read goes to `skipped`, DataError where nothing can."""
+    from ssdh.search.photos import find_photos, read_photos
+    from ssdh.search.searchable import open_searchable
+
+    paths = find_photos(Path(options.query))
+    opened = open_searchable(options.collection)
+    index, encoder = opened.open_index(options.index), opened.open_encoder()
+    ids = None if options.collection is None else opened.open_table().ids
+    queries: list[dict[str, Any]] = []
+    for batch in read_photos(paths, encoder.min_side, skipped):
+        codes = encoder([pixels for _, pixels in batch])
+        result = index.search(codes, options.top, options.radius)
+        for (path, _), code, distances, rows in zip(batch, codes, *result, strict=True):
+            queries.append(
+                {"photo": str(path), "code": code.tobytes().hex(), "results": _results(index, ids, distances, rows)}
+            )
+    if not queries:
+        raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
+    return index, queries
+
+
 def _results(index: Any, ids: Any, distances: Any, rows: Any) -> list[dict[str, Any]]:
     return [
         {"distance": int(distance), "row": int(row), "name": index.names[row]}
@@ -72,6 +109,6 @@ def _results(index: Any, ids: Any, distances: Any, rows: Any) -> list[dict[str, 
 
 
 def _as_text(query: dict[str, Any]) -> str:
-    lines = [query["photo"]]
+    lines = [query.get("photo") or query["query"]]
     lines += [f"{result['distance']:>6}  {result['name']}" for result in query["results"]]
     return "\n".join(lines if query["results"] else [*lines, "        no image within this radius"])

@@ -15,6 +15,7 @@ from ssdh.core.errors import ParameterError
 from ssdh.core.params import Params
 from ssdh.core.split import Rows
 from ssdh.datasets.verify import inspect_files, refuse_bad
+from ssdh.features.params import ImageParams
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Protocol:
 
     num_query: None takes all of `query_pool` if there is one, else a tenth, at most 1000. num_train: None takes 5000,
     or all of a smaller database. stratified: as many queries of each class (as even as the number allows); for sets
-    with one label an image. query_pool, database_pool: rows from which queries and database come (None: all rows).
+    with one label an image. query_pool, database_pool, train_pool: rows from which queries, database and train images
+    come (None: all rows); num_train None takes all of a given train_pool.
     """
 
     num_query: int | None
@@ -31,6 +33,7 @@ class Protocol:
     stratified: bool = False
     query_pool: Rows | None = None
     database_pool: Rows | None = None
+    train_pool: Rows | None = None
 
 
 FEWEST_TRAIN = 3  # images: two have one distance, which has no distribution
@@ -56,6 +59,9 @@ class FileParams(DataParams):
     on_bad_image: Literal["fail", "skip"] = "fail"
 
 
+Block = type[Params]
+
+
 P = TypeVar("P", bound=DataParams)
 
 
@@ -65,7 +71,8 @@ class RawDataset:
 
     classes: C names. labels: (N, C) uint8 multi-hot; C = 0 without labels. names: N stable names, for file sets paths
     relative to the root with forward slashes. images: (N, H, W, 3) uint8 RGB of array sets, None for file sets.
-    skipped: files left out already (path, reason). counts: further numbers for `metrics/data.json`.
+    digests: of embeddings, the SHA-256 of each row's bytes, and bad: {row: reason} of rows to be left out.
+    skipped: files left out already (path, reason). counts: further entries for `metrics/data.json`.
     """
 
     classes: tuple[str, ...]
@@ -73,8 +80,10 @@ class RawDataset:
     names: list[str]
     protocol: Protocol
     images: NDArray[np.uint8] | None = None
+    digests: list[str] | None = None
+    bad: dict[int, str] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,10 @@ class Dataset(ABC, Generic[P]):
     name: str
     title: str
     num_images: int | None = None  # None: as many as there are
+    unit: str = "images"
     size: str  # what else is to say of it: "10 classes, 163 MiB to download"
     Params: type[P]
+    Images: Block = ImageParams  # of its block `images`
 
     def root(self, params: P) -> Path | None:
         """The folder of the raw files, to which a file set's manifest paths are relative."""
@@ -128,7 +139,15 @@ def one_hot(classes: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.u
     return labels
 
 
-def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Sequence[int] = ()) -> None:
+def check_counts(
+    name: str,
+    params: DataParams,
+    num_images: int,
+    class_sizes: Sequence[int] = (),
+    *,
+    unit: str = "images",
+    parameter: str = "root",
+) -> None:
     """Raise ParameterError where queries and train images are more than the set can have; by `ensure`, early.
 
     class_sizes: images of each class where queries are drawn evenly over the classes, which the smallest one limits.
@@ -137,8 +156,8 @@ def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Se
     query, train = params.num_query or 1, params.num_train or FEWEST_TRAIN
     if num_images < 1 + FEWEST_TRAIN:
         raise ParameterError(
-            f"{num_images} images are too few, {1 + FEWEST_TRAIN} are the fewest to learn from and to search: "
-            f"add images, or name another folder (params.yaml: {where}.root)"
+            f"{num_images} {unit} are too few, {1 + FEWEST_TRAIN} are the fewest to learn from and to search: "
+            f"add {unit}, or name others (params.yaml: {where}.{parameter})"
         )
     most = num_images - FEWEST_TRAIN
     if class_sizes:
@@ -149,7 +168,7 @@ def check_counts(name: str, params: DataParams, num_images: int, class_sizes: Se
     ):
         if wanted > available:
             raise ParameterError(
-                f"{where}.{key} asks for {wanted:,} images, at most {available:,} of {num_images:,} are left for it "
+                f"{where}.{key} asks for {wanted:,} {unit}, at most {available:,} of {num_images:,} are left for it "
                 f"(params.yaml: {where}.{key})"
             )
 

@@ -43,6 +43,10 @@ def prepare(
     """
     if raw.images is not None:
         digests = [hashlib.sha256(image).hexdigest() for image in np.ascontiguousarray(raw.images)]
+    elif raw.digests is not None:
+        keep = np.array([bool(digest) for digest in raw.digests])
+        raw = _without(raw, keep, [(raw.names[row], reason) for row, reason in raw.bad.items()]) if raw.bad else raw
+        digests = [digest for digest in raw.digests or () if digest]
     else:
         assert root is not None
         raw, digests = _verified(raw, root, workers, name, on_bad_image)
@@ -116,6 +120,7 @@ def _without(raw: RawDataset, keep: NDArray[np.bool_], bad: list[tuple[str, str]
         raw.protocol,
         query_pool=renumbered(raw.protocol.query_pool),
         database_pool=renumbered(raw.protocol.database_pool),
+        train_pool=renumbered(raw.protocol.train_pool),
     )
     return replace(
         raw,
@@ -159,14 +164,18 @@ def draw_split(protocol: Protocol, labels: NDArray[np.uint8], *, seed: int, name
 
     candidates = everything if protocol.database_pool is None else protocol.database_pool
     database = np.setdiff1d(candidates, query)
-    num_train = min(5000, len(database)) if protocol.num_train is None else protocol.num_train
-    if num_train > len(database):
+    trainable = database if protocol.train_pool is None else np.intersect1d(database, protocol.train_pool)
+    if protocol.num_train is not None:
+        num_train = protocol.num_train
+    else:
+        num_train = len(trainable) if protocol.train_pool is not None else min(5000, len(trainable))
+    if num_train > len(trainable):
         raise ParameterError(
-            f"{name}.num_train asks for {num_train} images, the database has {len(database)} "
+            f"{name}.num_train asks for {num_train} images, the database has {len(trainable)} "
             f"(params.yaml: {name}.num_train)"
         )
     is_train = np.zeros(num_rows, dtype=bool)
-    is_train[np.random.default_rng([seed, _TRAIN_STREAM]).permutation(database)[:num_train]] = True
+    is_train[np.random.default_rng([seed, _TRAIN_STREAM]).permutation(trainable)[:num_train]] = True
     database = np.random.default_rng([seed, _ORDER_STREAM]).permutation(database)
     return Split(query=query, train=database[is_train[database]], database=database)
 

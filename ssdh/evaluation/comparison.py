@@ -1,8 +1,8 @@
 """What codes are measured against, on the same features and split: float search, and the baselines that are asked for.
 
 Run it: `dvc repro baselines`, or alone `python -m stages.baselines`. Each file of `ssdh/evaluation/baselines/` is a
-method; `float` is exact search by cosine, no codes (`map_centred`: of features centred by the train mean). All are
-fitted on the train features alone.
+method; `float` is exact search by `evaluate.metric`, no codes (`map_centred`: of features centred by the train mean).
+All are fitted on the train features alone.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from ssdh.core.runtime import one_blas_thread
 from ssdh.core.split import Split
 from ssdh.evaluation import registry
 from ssdh.evaluation.baseline import CannotFitError, Codes, Float32, Packed, Quantizer
-from ssdh.evaluation.float_search import BLOCK_BYTES, cosine_blocks
+from ssdh.evaluation.float_search import BLOCK_BYTES, Metric, similarity_blocks
 from ssdh.evaluation.metrics import (
     Table,
     count_split,
@@ -29,6 +29,9 @@ from ssdh.evaluation.metrics import (
 )
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.evaluation.scored import float_average_precisions, score_metrics
+
+METRICS: dict[Metric, str] = {"cosine": "cosine", "dot": "inner product", "l2": "Euclidean distance"}
+
 
 CURVES = ("method", "curve", "n", "recall", "precision")
 
@@ -53,12 +56,14 @@ def evaluate_baselines(
         return {}, []
     topk = min(topk or len(split.database), len(split.database))
     train = np.array(features[split.train], np.float32)
-    compare = _Comparison(features, labels, split, nearest_by_features(features, split, params.neighbors), topk, params)
-    found, rows = compare.scores(cosine_blocks(features, split.query, split.database))
+    true = nearest_by_features(features, split, params.neighbors, params.metric)
+    compare = _Comparison(features, labels, split, true, topk, params)
+    found, rows = compare.scores(similarity_blocks(features, split.query, split.database, metric=params.metric))
     if labels.shape[1]:
         mean = train.mean(axis=0, dtype=np.float64)
-        found["map_centred"] = float(float_average_precisions(features, labels, split, topk, centre=mean).mean())
-    metrics = {"float": {"title": "Float", "about": "cosine of the features, no codes"} | found}
+        centred = float_average_precisions(features, labels, split, topk, centre=mean, metric=params.metric)
+        found["map_centred"] = float(centred.mean())
+    metrics = {"float": {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes"} | found}
     curves: Table = [("float", *row) for row in rows]
     for name in params.baselines:
         try:

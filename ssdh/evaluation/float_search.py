@@ -1,11 +1,11 @@
-"""Exact search by cosine similarity of float features: what codes are compared with. Numpy only.
+"""Exact search by float features, by cosine, inner product or distance: what codes are compared with. Numpy only.
 
 Similarities stream through in blocks of queries; the features (a memory map, say) are read in file order and never
 copied whole.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,34 +16,48 @@ Rows = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 
 
+Metric = Literal["cosine", "dot", "l2"]
+
+
 BLOCK_BYTES = 128_000_000  # of a block of similarities
 
 
 CHUNK_BYTES = 64_000_000  # of features read at once
 
 
-def cosine_blocks(
-    features: NDArray[Any], query: Rows, database: Rows, centre: NDArray[np.floating[Any]] | None = None
+def similarity_blocks(
+    features: NDArray[Any],
+    query: Rows,
+    database: Rows,
+    centre: NDArray[np.floating[Any]] | None = None,
+    *,
+    metric: Metric = "cosine",
 ) -> Iterator[tuple[slice, Float32]]:
-    """Yield (queries, similarities): a slice of `query`'s positions and cos(f_q, f_x), float32 (b, len(database)).
+    """Yield (queries, similarities): a slice of `query`'s positions and their similarity, float32 (b, len(database)).
 
-    features: (N, D) of all images; query (q,), database (n,): row numbers; centre: (D,) subtracted from every feature
-    first. A row of zeros has similarity 0 with everything. The yielded array is the caller's to change.
+    features: (N, D) of all images, of any number type; query (q,), database (n,): row numbers; centre: (D,) subtracted
+    from every feature first. metric: "cosine", cos(f_q, f_x), 0 for a row of zeros; "dot", f_q·f_x; "l2",
+    −‖f_q − f_x‖². The yielded array is the caller's to change.
     """
     num_rows, dim = features.shape
     step = max(1, BLOCK_BYTES // (4 * num_rows))
     chunk = max(1, CHUNK_BYTES // (4 * dim))
     for start in range(0, len(query), step):
         block = slice(start, min(start + step, len(query)))
-        vectors = _unit(features[query[block]], centre)
+        vectors = _vectors(features[query[block]], centre, metric)
         found = np.empty((len(vectors), num_rows), np.float32)
         for first in range(0, num_rows, chunk):
             rows = slice(first, first + chunk)
-            np.matmul(vectors, _unit(features[rows], centre).T, out=found[:, rows])
+            others = _vectors(features[rows], centre, metric)
+            np.matmul(vectors, others.T, out=found[:, rows])
+            if metric == "l2":
+                found[:, rows] *= 2
+                found[:, rows] -= np.einsum("ij,ij->i", others, others)
+                found[:, rows] -= np.einsum("ij,ij->i", vectors, vectors)[:, None]
         yield block, found[:, database]
 
 
-def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int) -> Rows:
+def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int, *, metric: Metric = "cosine") -> Rows:
     """The `k` database positions most similar to each query, nearest first, equal ones in the database's order.
 
     Returns int64 (q, k). Raises ValueError where k is not between 1 and len(database).
@@ -52,7 +66,7 @@ def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int) -> Rows
     if not 1 <= k <= n:
         raise ValueError(f"k must be between 1 and the {n} database items, got {k}")
     result = np.empty((len(query), k), np.int64)
-    for block, similarities in cosine_blocks(features, query, database):
+    for block, similarities in similarity_blocks(features, query, database, metric=metric):
         for row, found in zip(result[block], similarities, strict=True):
             near = np.flatnonzero(found >= np.partition(found, n - k)[n - k])  # far faster than argpartition
             row[:] = near[np.argsort(-found[near], kind="stable")[:k]]
@@ -77,11 +91,13 @@ def ranked_counts(
     return total[None], hits[None]
 
 
-def _unit(features: NDArray[Any], centre: NDArray[np.floating[Any]] | None) -> Float32:
-    """Rows as float32 unit vectors, centred first where `centre` is given."""
+def _vectors(features: NDArray[Any], centre: NDArray[np.floating[Any]] | None, metric: Metric) -> Float32:
+    """Rows as float32, centred first where `centre` is given, then of length 1 where the metric is cosine."""
     vectors = np.array(features, np.float32)
     if centre is not None:
         vectors -= centre.astype(np.float32)
+    if metric != "cosine":
+        return vectors
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     vectors /= np.where(norms > 0, norms, 1)[:, None]
     return vectors

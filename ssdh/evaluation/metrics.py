@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.core.split import Split
-from ssdh.evaluation.float_search import nearest
+from ssdh.evaluation.float_search import Metric, nearest
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import hamming, unpack, width
@@ -89,7 +89,7 @@ def evaluate(
         result.pr_curve = precision_recall_rows(counts.total, counts.relevant)
         result.precision_at_n = precision_rows(counts.total, counts.relevant, kept, params.curve_points)
     result.metrics |= code_statistics(database, bits)
-    true = nearest_by_features(features, split, params.neighbors)
+    true = nearest_by_features(features, split, params.neighbors, params.metric)
     if recall := neighbor_recall(packed, split, counts, true, params.neighbors):
         result.metrics["neighbor_recall_at"] = recall
     return result
@@ -196,15 +196,17 @@ def code_statistics(packed: NDArray[np.uint8], bits: int) -> dict[str, Any]:
     return statistics
 
 
-def nearest_by_features(features: NDArray[Any], split: Split, neighbors: Sequence[int]) -> NDArray[np.int64]:
-    """Database positions of each query's nearest images by cosine of the features, nearest first, int64 (q, k).
+def nearest_by_features(
+    features: NDArray[Any], split: Split, neighbors: Sequence[int], metric: Metric = "cosine"
+) -> NDArray[np.int64]:
+    """Database positions of each query's nearest images by `metric` of the features, nearest first, int64 (q, k).
 
     k is the largest of `neighbors` that the database can give; 0 where there is none.
     """
     k = max((k for k in neighbors if k <= len(split.database)), default=0)
     if not k or not len(split.query):
         return np.empty((len(split.query), 0), np.int64)
-    return nearest(features, split.query, split.database, k)
+    return nearest(features, split.query, split.database, k, metric=metric)
 
 
 def neighbor_recall(
@@ -214,7 +216,7 @@ def neighbor_recall(
     true: NDArray[np.int64],
     neighbors: Sequence[int],
 ) -> dict[str, float]:
-    """{k: share of each query's k nearest images by cosine of the features that are among its k nearest by code}.
+    """{k: share of each query's k nearest images by the features that are among its k nearest by code}.
 
     true: what `nearest_by_features` found. Needs no labels. A k of more than the database is left out.
     """

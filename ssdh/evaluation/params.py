@@ -6,13 +6,15 @@ from pydantic import Field, field_validator
 
 from ssdh.core.params import Params
 from ssdh.evaluation import registry
+from ssdh.evaluation.float_search import Metric
 
 
 class EvaluateParams(Params):
     """What is reported beside the mAP; cut-offs above the size of the database are left out.
 
     precision_at: N of precision@N. radius: of precision within a Hamming radius. curve_points: of the precision@N
-    curve. neighbors: k of the recall of the k nearest images by float features; an empty list skips it. baselines:
+    curve. neighbors: k of the recall of the k nearest images by float features; an empty list skips it. metric: of the
+    float features, as the reference and as a method beside the codes; the codes always come from cosines. baselines:
     files of `ssdh/evaluation/baselines/` that the codes are measured against, beside the float features.
     """
 
@@ -20,6 +22,7 @@ class EvaluateParams(Params):
     radius: int = Field(ge=0, le=4096)
     curve_points: int = Field(default=50, ge=2, le=10_000)
     neighbors: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[10, 100])
+    metric: Metric = "cosine"
     baselines: list[str] = Field(default=["lsh", "pcah", "itq"])
 
     @field_validator("baselines")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.split import Split
-from ssdh.evaluation.float_search import Float32, cosine_blocks, ranked_counts
+from ssdh.evaluation.float_search import Float32, Metric, ranked_counts, similarity_blocks
 from ssdh.evaluation.metrics import MAP_CUTOFFS, Table, neighbors_among_first, precision_recall_rows
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking
@@ -58,7 +58,7 @@ def score_metrics(
 ) -> tuple[dict[str, Any], Table]:
     """Metrics and curves (curve, n, recall, precision) of scores of each query's database.
 
-    blocks: (queries, scores) as `cosine_blocks` yields them; labels: (N, C) of all images, C = 0 for none; true:
+    blocks: (queries, scores) as `similarity_blocks` yields them; labels: (N, C) of all images, C = 0 for none; true:
     (q, k) database positions of the nearest by float features; topk: of the mAP, at most the database.
     """
     size, count = len(split.database), len(split.query)
@@ -113,10 +113,11 @@ def float_average_precisions(
     topk: int,
     *,
     centre: NDArray[np.float64] | None = None,
+    metric: Metric = "cosine",
 ) -> NDArray[np.float64]:
-    """Average precision of each query by cosine of the (centred) features, ties as for codes; float64 (q,)."""
+    """Average precision of each query by `metric` of the (centred) features, ties as for codes; float64 (q,)."""
     result = np.empty(len(split.query))
-    for block, similarities in cosine_blocks(features, split.query, split.database, centre):
+    for block, similarities in similarity_blocks(features, split.query, split.database, centre, metric=metric):
         relevant = sharing(labels, split, block)
         for i, found in enumerate(similarities):
             result[block.start + i] = ranking.average_precision(*ranked_counts(found, relevant[i], topk), topk)[0]

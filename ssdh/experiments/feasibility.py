@@ -14,7 +14,7 @@ from ssdh.core.errors import DataError, SSDHError
 from ssdh.core.params import lookup, section
 from ssdh.datasets import registry
 from ssdh.features.backbone import build_network, ensure_weights, resolve_layer, without_storage
-from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.features.params import BackboneParams, image_params
 
 QUICK = 10_000  # images: fewer are never too many
 
@@ -44,7 +44,8 @@ def _missing(params: dict[str, Any]) -> str:
         more = ", …" if len(missing) > 3 else ""
         return f"no data: {', '.join(missing[:3])}{more} not found (python -m ssdh datasets {name})"
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
-    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
+    if (images := image_params(params, name)) is None:
+        return ""
     try:
         ensure_weights(backbone, images)
     except DataError:
@@ -73,7 +74,8 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
     count = num_images(params)
     if count is None or count <= QUICK or select_device(lookup(params, "runtime.device")).type != "cpu":
         return ""
-    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
+    if (images := image_params(params, name)) is None:
+        return ""
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     seconds = count * forward_seconds(backbone, images.weights, images.size)
     if seconds <= max_hours * 3600:

@@ -5,12 +5,12 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from ssdh.core.errors import DataError
-from ssdh.core.params import Params
+from ssdh.core.params import Params, lookup, section
 
 Triple = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=3, max_length=3)]
 
@@ -34,6 +34,24 @@ class ImageParams(Params):
         if resize is not None and size is not None and resize < size:
             raise ValueError(f"must be at least size ({size}), or the crop would have a black frame")
         return resize
+
+
+class NoImages(Params):
+    """The same block of a set that has no images: its rows are the features, and no network is run."""
+
+    size: None = None
+    weights: Literal["none"]
+
+
+def image_params(params: dict[str, Any], dataset: str) -> ImageParams | None:
+    """The block `datasets.<dataset>.images`; None where the data are embeddings (`weights: none`)."""
+    name = f"datasets.{dataset}.images"
+    block = lookup(params, name)
+    if isinstance(block, dict) and block.get("weights") == "none":
+        section(params, name, NoImages)
+        return None
+    found: ImageParams = section(params, name, ImageParams)
+    return found
 
 
 @dataclass(frozen=True)

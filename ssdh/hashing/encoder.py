@@ -15,7 +15,7 @@ from ssdh.features.forward import BLOCK, run_network
 from ssdh.features.images import Rows
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.codes import pack, sign_codes
-from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_metadata
+from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_metadata, takes_embeddings
 from ssdh.hashing.network import HashNet
 
 Floats = NDArray[np.float32]
@@ -25,11 +25,11 @@ Blocks = Callable[[Rows], Iterator[Floats]]  # what `compute_rows` asks for
 
 
 def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device) -> Blocks:
-    """What `compute_rows` asks for: outputs (≤ BLOCK, K) of blocks of rows of `features` (N, D)."""
+    """What `compute_rows` asks for: outputs (≤ BLOCK, K) of blocks of rows of `features` (N, D) of any number type."""
 
     def blocks_of(rows: Rows) -> Iterator[Floats]:
         starts = range(0, len(rows), BLOCK)
-        batches = (torch.from_numpy(np.array(features[rows[start : start + BLOCK]])) for start in starts)
+        batches = (torch.from_numpy(np.array(features[rows[start : start + BLOCK]], np.float32)) for start in starts)
         return run_network(model, batches, device)
 
     return blocks_of
@@ -71,6 +71,8 @@ def load_encoder(path: Path, weights_file: Path | None = None) -> Encoder:
     from where they came from in training, or from `weights_file`. Raises DataError where something is missing.
     """
     metadata = read_metadata(path)
+    if takes_embeddings(metadata):
+        raise DataError(f"{path} takes embeddings of {metadata['dim']} values, not images: give it those")
     model = load_hashnet(path)
     if model.backbone is None:
         model.backbone = _frozen(path, metadata, weights_file).module

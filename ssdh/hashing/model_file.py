@@ -22,6 +22,9 @@ from ssdh.features.backbone import (
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.network import HashNet, seeded_hashnet
 
+EMBEDDINGS = "embeddings"  # what the metadata `input` says of a model that takes them
+
+
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +159,16 @@ def initial_hashnet(
 # --- the file of a trained network ----------------------------------------------------------------------------------
 
 
+def takes_embeddings(metadata: dict[str, Any]) -> bool:
+    """Whether a model was trained on embeddings: there is no network below it."""
+    return metadata.get("input") == EMBEDDINGS
+
+
+def describe_input(backbone: BackboneParams, images: ImageParams | None, dim: int) -> dict[str, Any]:
+    """The metadata that say what a model takes: images, by its frozen network; embeddings of `dim` values, by none."""
+    return {"input": EMBEDDINGS, "dim": dim} if images is None else describe_backbone(backbone, images)
+
+
 def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str, Any]:
     """The metadata by which the frozen network of a model is built again."""
     preprocessing = resolve_preprocessing(backbone, images)
@@ -178,6 +191,10 @@ def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParam
     Of a whole network the preprocessing must be the same too. What the file does not say is not compared.
     """
     metadata = read_metadata(path)
+    if takes_embeddings(metadata):
+        raise DataError(
+            f"train.init_file {path} was trained on embeddings, not on images (params.yaml: train.init_file)"
+        )
     wanted = describe_backbone(backbone, images)
     places = {"arch": "backbone.arch", "layer": "backbone.layer", "weights": "datasets.<dataset>.images.weights"}
     if metadata["has_backbone"]:
@@ -188,6 +205,14 @@ def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParam
                 f"train.init_file {path} was trained with {name} {metadata[name]}, wanted is {wanted[name]}: set "
                 f"{place} to the file's (params.yaml: train.init_file)"
             )
+
+
+def check_for_embeddings(path: Path) -> None:
+    """Raise DataError where the model at `path` (`train.init_file`) was trained on images."""
+    if not takes_embeddings(read_metadata(path)):
+        raise DataError(
+            f"train.init_file {path} was trained on images, not on embeddings (params.yaml: train.init_file)"
+        )
 
 
 def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:

@@ -35,7 +35,9 @@ def collect(project: Path, params: dict[str, Any]) -> Report:
     precision = numbers(results.per_query, "ap")
     if len(precision) and results.per_query["row"] != [str(row) for row in split.query]:
         raise DataError("metrics/per_query.csv is of another split than data/split: run `dvc repro`")
-    pictures = Pictures(project / "data/images", raw_folder(name, lookup(params, f"datasets.{name}.data")))
+    weights = str(lookup(params, f"datasets.{name}.images")["weights"])
+    root = raw_folder(name, lookup(params, f"datasets.{name}.data")) if weights != "none" else None
+    pictures = Pictures(project / "data/images", root)
     worst, typical = worst_and_typical(precision) if len(precision) else ([], _first(split))
     show_queries = partial(
         show,
@@ -52,7 +54,7 @@ def collect(project: Path, params: dict[str, Any]) -> Report:
         published=published_rows(project / "ssdh/report/published.csv", results),
         stages=stage_records(project / "dvc.lock"),
         parameters=parameters(params),
-        weights=str(lookup(params, f"datasets.{name}.images")["weights"]),
+        weights=weights,
         query_labels=np.asarray(labels[split.query]),
         bit_shares=bit_shares(codes, split.database, bits),
         worst=show_queries(worst),
@@ -65,11 +67,11 @@ def parameters(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The parameters of a run by group, as they took effect: those of the chosen data set and recipe."""
     name = lookup(params, "dataset")
     block = lookup(params, f"datasets.{name}")
+    network = {"images": block["images"], "backbone": params["backbone"]}
     return {
         "run": {key: params[key] for key in ("dataset", "bits", "seed", "recipe")},
         "data": {**block["data"], "topk": block["topk"]},
-        "images": block["images"],
-        "backbone": params["backbone"],
+        **(network if block["images"]["weights"] != "none" else {}),  # no network runs on embeddings
         "structure": effective(params, "structure"),
         "train": effective(params, "train"),
         "views": effective(params, "views"),

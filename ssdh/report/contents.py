@@ -15,7 +15,8 @@ from ssdh.report.inputs import Results, StageRecord
 class Report:
     """Everything that the page shows.
 
-    parameters: named groups of parameters as they took effect; weights: of the backbone ("random" is a smoke run);
+    parameters: named groups of parameters as they took effect; weights: of the backbone ("random" is a smoke run,
+    "none" are embeddings, which no network made here and of which there are no pictures);
     query_labels: (q, C) multi-hot, row by row those of `per_query.csv`; bit_shares: (K,) share of +1 of each bit over
     the database; tiny: thumbnails are pixels to be shown as squares.
     """
@@ -30,3 +31,8 @@ class Report:
     worst: list[Query] = field(default_factory=list)
     typical: list[Query] = field(default_factory=list)
     tiny: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What a row is called."""
+        return "rows" if self.weights == "none" else "images"

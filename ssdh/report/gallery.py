@@ -55,10 +55,13 @@ class Query:
 
 
 class Pictures:
-    """Thumbnails of manifest rows as `data:` URIs; "" for a file that is gone, changed or broken."""
+    """Thumbnails of manifest rows as `data:` URIs; "" for a file that is gone, changed or broken.
 
-    def __init__(self, images: Path, root: Path) -> None:
-        self._source = open_images(images, root)
+    root: of image files; None for embeddings, of which there are names alone.
+    """
+
+    def __init__(self, images: Path, root: Path | None) -> None:
+        self._source = None if root is None else open_images(images, root)
         self._names, _ = read_manifest(images)
         self.tiny = isinstance(self._source, ArrayImages) and max(self._source.shape[1:3]) <= TINY
 
@@ -78,10 +81,13 @@ class Pictures:
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
     def name(self, row: int) -> str:
-        """The last part of the row's path, or of its name in an array set."""
-        return self._names[row].rsplit("/", 1)[-1]
+        """The last part of the row's path, or of its name in an array set; the whole name of an embedding."""
+        name = self._names[row]
+        return name if self._source is None else name.rsplit("/", 1)[-1]
 
     def _pixels(self, row: int) -> NDArray[np.uint8] | None:
+        if self._source is None:
+            return None
         if isinstance(self._source, ArrayImages):
             return np.array(self._source.read(np.array([row]))[0])
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from ssdh.report import sections
 from ssdh.report.contents import Report
 from ssdh.report.gallery import Query
-from ssdh.report.markup import facts, number, section, text
+from ssdh.report.markup import facts, number, section, table, text
 from ssdh.report.sections import baselines
 
 HEAD_BASELINES = 4  # beside the headline's mAP, the best ones
@@ -62,7 +62,7 @@ def _head(report: Report) -> str:
         known = baselines(report, "map").items()
         best = sorted(known, key=lambda item: -item[1]["map"])[:HEAD_BASELINES]
         others = [f"{sections.title(method, values)} {number(values['map'])}" for method, values in best]
-        beside = f" On the same images: {', '.join(others)}." if others else ""
+        beside = f" On the same {report.unit}: {', '.join(others)}." if others else ""
         head += (
             f'<p class="headline"><span class="value">{number(metrics["map"])}</span>'
             f'<span class="what">mAP@{number(metrics["topk"])}, the expectation over the order of items at equal '
@@ -70,9 +70,10 @@ def _head(report: Report) -> str:
         )
     else:
         head += (
-            '<p class="headline"><span class="what">These images have no labels, so no mAP says whether what is found '
-            "is of the <em>same kind</em>: judge by the nearest images below. Whether it is the <em>same picture</em> "
-            "is measured without labels: the share of an image’s nearest by features that the codes find.</span></p>"
+            f'<p class="headline"><span class="what">These {report.unit} have no labels, so no mAP says whether what '
+            f"is found is of the <em>same kind</em>: judge by the nearest {report.unit} below. Whether it is the "
+            "<em>same picture</em> is measured without labels: the share of the nearest by features that the codes "
+            "find.</span></p>"
         )
     if report.weights == "random":
         head += (
@@ -88,13 +89,15 @@ def _run(report: Report) -> str:
     entries = [("data set", text(_dataset(report)))]
     entries += [
         (label, number(data[key]))
-        for key, label in (("query", "queries"), ("train", "train images"), ("database", "database"))
+        for key, label in (("query", "queries"), ("train", f"train {report.unit}"), ("database", "database"))
         if key in data
     ]
     if "arch" in backbone:
         layer = "" if backbone.get("layer") in (None, "auto") else f", {text(backbone['layer'])}"
         entries.append(("backbone", f"{text(backbone['arch'])}{layer}"))
-    if report.weights:
+    if {"dim", "dtype"} <= data.keys():
+        entries.append(("embeddings", f"{number(data['dim'])} values, {text(data['dtype'])}"))
+    elif report.weights:
         entries.append(("weights", text(report.weights)))
     entries += [
         (label, text(groups["run"][key]))
@@ -147,8 +150,9 @@ def _queries(report: Report) -> str:
     labelled = any(query.average_precision is not None for query in report.worst + report.typical)
     body = ""
     if labelled:
+        frames = ("Solid frame and ", "Dashed frame and ") if report.unit == "images" else ("", "")
         body += (
-            '<p class="legend">Solid frame and ✓: shares a label with the query. Dashed frame and ✕: does not. '
+            f'<p class="legend">{frames[0]}✓: shares a label with the query. {frames[1]}✕: does not. '
             "The number is the Hamming distance.</p>"
         )
     else:
@@ -159,9 +163,12 @@ def _queries(report: Report) -> str:
     ):
         if queries:
             heading = f"<h3>{title}</h3>" if title else ""
-            body += heading + "".join(_query(query) for query in queries)
+            body += heading + "".join(map(_query if report.unit == "images" else _named_query, queries))
     if not report.worst and not report.typical:
         return ""
+    if report.unit != "images":
+        about = "Embeddings have no pictures: the names of the ten rows nearest to a query are shown instead."
+        return section("queries", "Queries", about, body)
     return section(
         "queries",
         "Queries",
@@ -189,6 +196,23 @@ def _query(query: Query) -> str:
         f'<div class="query"><figure>{_picture(query.picture, f"query: {named}")}'
         f'<figcaption>{text(named)}{ap}</figcaption></figure><ol class="near">{"".join(near)}</ol></div>'
     )
+
+
+def _named_query(query: Query) -> str:
+    """A query and the rows nearest to it by their names: embeddings have no pictures."""
+    labelled = query.average_precision is not None
+    ap = f", AP {number(query.average_precision, 3)}" if query.average_precision is not None else ""
+    classes = f" ({text(query.classes)})" if query.classes else ""
+    header = ("nearest", "distance", *(("classes", "shares a label") if labelled else ()))
+    rows = [
+        (
+            text(other.name),
+            number(other.distance),
+            *((text(other.classes), "✓" if other.relevant else "✕") if labelled else ()),
+        )
+        for other in query.nearest
+    ]
+    return table(f"{text(query.name)}{classes}{ap}", header, rows, kind="numbers")
 
 
 def _picture(uri: str, alt: str) -> str:

@@ -178,7 +178,10 @@ def structure(report: Report) -> str:
         about_purity = "Pure: the share that the true labels, which the method never sees, agree with."
     shown = len(header) if pairs else len(header) - 1
     purity = table(about_purity, header[:shown], [row[:shown] for row in rows], kind="numbers")
-    about = f"{percent(labelled)} of the pairs of train images lie beyond a threshold and become labels to learn from."
+    about = (
+        f"{percent(labelled)} of the pairs of train {report.unit} lie beyond a threshold and become labels to learn "
+    )
+    about += "from."
     title = "Histogram of pair distances with fitted half Gaussians and thresholds"
     return section(
         "structure", "Semantic structure", about, figure(chart, title, caption) + "<h3>Pseudo-labels</h3>" + purity
@@ -229,7 +232,7 @@ def training(report: Report) -> str:
             "Nothing was trained: the model of <code>train.init_file</code> was kept (<code>train.epochs</code> is 0)."
         )
         return section("training", "Training", about, "")
-    about = "Loss over the passes through the train images"
+    about = f"Loss over the passes through the train {report.unit}"
     about += ", and validation mAP." if curve else "; no validation was asked for (<code>train.eval_interval</code>)."
     return section("training", "Training", about, f'<div class="pair">{body}</div>' if body else "")
 
@@ -251,9 +254,9 @@ def curves(report: Report) -> str:
         recall.append(Line(style, name, numbers(of_recall, "recall"), numbers(of_recall, "precision")))
         cutoff.append(Line(style, name, numbers(of_n, "n"), numbers(of_n, "precision")))
     left = charts.lines("recall", recall, x_label="recall", y_label="precision")
-    right = charts.lines("cutoff", cutoff, x_label="images returned, N", y_label="precision@N")
+    right = charts.lines("cutoff", cutoff, x_label=f"{report.unit} returned, N", y_label="precision@N")
     body = figure(left, "Precision by recall", "Each point is a Hamming radius, pairs pooled over all queries.")
-    body += figure(right, "Precision of the first N images", "Mean over the queries, expectation over ties.")
+    body += figure(right, f"Precision of the first N {report.unit}", "Mean over the queries, expectation over ties.")
     about = "SSDH, the features and the best baselines on them."
     return section("curves", "Precision and recall", about, f'<div class="pair">{body}</div>' if body else "")
 
@@ -278,7 +281,7 @@ def codes(report: Report) -> str:
     }
     entries = [(label, number(metrics[key])) for key, label in names.items() if key in metrics]
     if "database" in report.results.data:
-        entries.append(("images in the database", number(report.results.data["database"])))
+        entries.append((f"{report.unit} in the database", number(report.results.data["database"])))
     body = figure(
         charts.bit_balance(report.bit_shares),
         "Share of +1 of each bit",

@@ -4,7 +4,8 @@
 
 `model.onnx` is one network from image to code: input `images`, float32 (n, 3, size, size), any n; outputs `outputs`,
 float32 (n, K) in (−1, 1), `codes`, uint8 (n, ⌈K/8⌉), packed as in `codes.npy`, and `features`, float32 (n, D), by which
-a program re-ranks. What must happen to a picture before is in its metadata (`preprocessing`, as JSON).
+a program re-ranks. What must happen to a picture before is in its metadata (`preprocessing`, as JSON). Of a run on
+embeddings the input is `features` itself.
 """
 
 import json
@@ -25,9 +26,13 @@ from ssdh.core.files import atomic_path, file_sha256
 from ssdh.features.params import Preprocessing
 from ssdh.hashing.codes import width
 from ssdh.hashing.encoder import Encoder, load_encoder
-from ssdh.hashing.model_file import read_metadata, save_hashnet
+from ssdh.hashing.model_file import load_hashnet, read_metadata, save_hashnet, takes_embeddings
+from ssdh.hashing.network import HashNet
 from ssdh.search.export_folder import ABOUT, FILES, announce, finish, open_folder
 from ssdh.search.index import Index
+
+Network = Encoder | HashNet  # from images; from embeddings
+
 
 ONE_FILE_BYTES = 2_000_000_000  # protobuf holds no more: above it, weights lie beside the graph
 
@@ -41,36 +46,39 @@ TOLERANCE = 1e-4  # between the network's outputs here and in onnxruntime
 INSTALL = "pip install -e '.[onnx]', or leave the file out with --no-onnx"
 
 
-class ImageToCode(nn.Module):
-    """What ONNX runs: images to relaxed codes, by their sign packed codes, and the features below the hash layer."""
+class ToCode(nn.Module):
+    """What ONNX runs: images to relaxed codes, by their sign packed codes, and the features below the hash layer.
+
+    Of embeddings, which are the features: to relaxed and packed codes.
+    """
 
     places: Tensor
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Network) -> None:
         super().__init__()
-        self.model = encoder.model
+        self.model = _hashnet(encoder)
         bit = torch.arange(encoder.bits)
         places = torch.zeros(encoder.bits, width(encoder.bits))
         places[bit, bit // 8] = 2.0 ** (7 - bit % 8)  # the first bit of a byte is its highest
         self.register_buffer("places", places, persistent=False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """images: (n, 3, size, size), normalised; returns float32 (n, K), uint8 (n, ⌈K/8⌉) and float32 (n, D)."""
-        features = self.model.features(images)
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """inputs: (n, 3, size, size), normalised, or (n, D); returns float32 (n, K), uint8 (n, ⌈K/8⌉) and (n, D)."""
+        features = self.model.features(inputs)
         outputs: Tensor = self.model(features)
         codes = (outputs >= 0).float() @ self.places  # (n, ⌈K/8⌉), whole numbers up to 255
-        return outputs, codes.to(torch.uint8), features
+        return (outputs, codes.to(torch.uint8), features)[: 3 if self.model.backbone is not None else 2]
 
 
-def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, *, onnx: bool = True) -> list[Path]:
+def export(folder: Path, model_path: Path, index: Index, inputs: Tensor | None, *, onnx: bool = True) -> list[Path]:
     """Write everything into `folder` (made if need be) and return the files; files of an earlier export go.
 
-    images: a few preprocessed ones (n, 3, size, size), on which ONNX is checked; without them, noise. Raises SSDHError
-    where a package is missing or the exported network disagrees with the original, DataError where `folder` holds
-    something else than an export.
+    inputs: a few preprocessed images (n, 3, size, size), or embeddings (n, D), on which ONNX is checked; without them,
+    noise. Raises SSDHError where a package is missing or the exported network disagrees with the original, DataError
+    where `folder` holds something else than an export.
     """
     earlier = open_folder(folder)
-    encoder = load_encoder(model_path)
+    encoder = load_network(model_path)
     if encoder.bits != index.bits:
         raise DataError(f"{model_path} has {encoder.bits} bits, the codes have {index.bits}: run `dvc repro`")
     if onnx:
@@ -81,22 +89,44 @@ def export(folder: Path, model_path: Path, index: Index, images: Tensor | None, 
     files = [folder / name for name in names]
     metadata = {key: value for key, value in read_metadata(model_path).items() if key != "has_backbone"}
     # written whole, backbone included, so that it needs nothing else
-    save_hashnet(folder / "model.safetensors", encoder.model, metadata)
+    save_hashnet(folder / "model.safetensors", _hashnet(encoder), metadata)
     shutil.copymode(folder / "codes.npy", folder / "model.safetensors")  # safetensors writes for the owner alone
     files.append(folder / "model.safetensors")
     if onnx:
         files += write_onnx(folder / "model.onnx", encoder, metadata)
-        size = encoder.preprocessing.size
-        check_onnx(folder / "model.onnx", encoder, torch.randn(2, 3, size, size) if images is None else images)
+        check_onnx(folder / "model.onnx", encoder, torch.randn(2, *_shape(encoder)) if inputs is None else inputs)
     about = {
         "bits": encoder.bits,
         "images": len(index),
         "index": index.kind,
-        "preprocessing": about_preprocessing(encoder.preprocessing),
+        **about_input(encoder),
         "sha256": {path.name: file_sha256(path) for path in files},
     }
     finish(folder, about, earlier)
     return [*files, folder / ABOUT]
+
+
+def load_network(path: Path) -> Network:
+    """The trained network from images, or from embeddings where it was trained on them."""
+    return load_hashnet(path) if takes_embeddings(read_metadata(path)) else load_encoder(path)
+
+
+def _hashnet(network: Network) -> HashNet:
+    return network.model if isinstance(network, Encoder) else network
+
+
+def _shape(network: Network) -> tuple[int, ...]:
+    """The shape of one input."""
+    if isinstance(network, Encoder):
+        return (3, network.preprocessing.size, network.preprocessing.size)
+    return (network.dim,)
+
+
+def about_input(network: Network) -> dict[str, Any]:
+    """What must be known of the input, as JSON values."""
+    if isinstance(network, Encoder):
+        return {"preprocessing": about_preprocessing(network.preprocessing)}
+    return {"input": f"embeddings of {network.dim} values, as float32"}
 
 
 def about_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -116,30 +146,31 @@ def about_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def write_onnx(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> list[Path]:
-    """Write the network from image to code; returns the files: one, or two where the weights exceed 2 GB."""
-    network = ImageToCode(encoder.cpu()).eval()
-    size = encoder.preprocessing.size
+def write_onnx(path: Path, encoder: Network, metadata: dict[str, Any]) -> list[Path]:
+    """Write the network from input to code; returns the files: one, or two where the weights exceed 2 GB."""
+    network = ToCode(encoder.cpu()).eval()
+    of_images = isinstance(encoder, Encoder)
     external = sum(value.nbytes for value in network.state_dict().values()) > ONE_FILE_BYTES
     with torch.inference_mode():
         program = torch.onnx.export(
             network,
-            (torch.zeros(2, 3, size, size),),
-            input_names=["images"],
-            output_names=["outputs", "codes", "features"],
-            dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+            (torch.zeros(2, *_shape(encoder)),),
+            input_names=["images" if of_images else "features"],
+            output_names=["outputs", "codes", "features"] if of_images else ["outputs", "codes"],
+            dynamic_shapes={"inputs": {0: torch.export.Dim("n", min=1)}},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
     program.model.ir_version = IR
-    about = {"bits": encoder.bits, "preprocessing": about_preprocessing(encoder.preprocessing)} | {
+    about = {"bits": encoder.bits, **about_input(encoder)} | {
         key: metadata[key] for key in ("arch", "layer", "weights") if key in metadata
     }
     for key, value in about.items():
         program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
-    program.model.doc_string = "Images (n, 3, size, size), preprocessed as the metadata says, to binary codes."
+    taken = "Images (n, 3, size, size), preprocessed as the metadata says," if of_images else "Embeddings (n, D)"
+    program.model.doc_string = f"{taken} to binary codes."
     if external:
         program.save(str(path), external_data=True)
         return [path, path.with_name(path.name + ".data")]
@@ -148,20 +179,19 @@ def write_onnx(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> list[P
     return [path]
 
 
-def check_onnx(path: Path, encoder: Encoder, images: Tensor) -> float:
+def check_onnx(path: Path, encoder: Network, inputs: Tensor) -> float:
     """The largest difference between outputs in onnxruntime and here, for several n; SSDHError above 1e-4.
 
     Features, which have no fixed range, are compared by their share of the largest one.
     """
     largest = 0.0
-    for batch in (images, images[:1]):
+    for batch in (inputs, inputs[:1]):
         with torch.inference_mode():
-            expected, expected_features = encoder(batch).numpy(), encoder.model.features(batch).numpy()
-        outputs, codes, features = run_onnx(path, batch.numpy())
+            expected, expected_features = encoder(batch).numpy(), _hashnet(encoder).features(batch).numpy()
+        outputs, codes, *features = run_onnx(path, batch.numpy())
         scale = max(float(np.abs(expected_features).max()), 1e-12)
-        largest = max(
-            largest, float(np.abs(outputs - expected).max()), float(np.abs(features - expected_features).max()) / scale
-        )
+        differences = [float(np.abs(found - expected_features).max()) / scale for found in features]
+        largest = max(largest, float(np.abs(outputs - expected).max()), *differences)
         if not np.array_equal(codes, np.packbits(outputs >= 0, axis=1)):
             raise SSDHError(f"{path}: its codes are not the signs of its outputs: use another version of onnxruntime")
     if largest > TOLERANCE:
@@ -170,12 +200,12 @@ def check_onnx(path: Path, encoder: Encoder, images: Tensor) -> float:
     return largest
 
 
-def run_onnx(path: Path, images: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
-    """Outputs (n, K), codes (n, ⌈K/8⌉) and features (n, D) that onnxruntime computes on the CPU."""
+def run_onnx(path: Path, inputs: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
+    """Outputs (n, K), codes (n, ⌈K/8⌉) and, of images, features (n, D) that onnxruntime computes on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found: Sequence[NDArray[Any]] = session.run(None, {"images": images})
+    found: Sequence[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: inputs})
     return found
 
 

@@ -22,7 +22,7 @@ from ssdh.features.images import ImageSource, open_images, read_manifest
 from ssdh.features.loader import eval_loader, normalise
 from ssdh.hashing.codes import width
 from ssdh.hashing.encoder import load_encoder
-from ssdh.hashing.model_file import image_precision, model_preprocessing, read_metadata
+from ssdh.hashing.model_file import image_precision, model_preprocessing, read_metadata, takes_embeddings
 from ssdh.search.engines import CodeTable
 from ssdh.search.gallery import Gallery
 from ssdh.search.index import Index, Kind
@@ -123,15 +123,24 @@ def open_source() -> ImageSource:
     return open_images(IMAGES, dataset.root(data))
 
 
-def sample_images(count: int) -> Tensor:
-    """The first images as the network gets them: (n, 3, size, size) float32, n ≤ count."""
+def is_of_embeddings() -> bool:
+    """Whether the run's model takes embeddings: there are no pictures then."""
+    return takes_embeddings(read_metadata(MODEL))
+
+
+def sample_inputs(count: int) -> Tensor:
+    """The first images as the network gets them, (n, 3, size, size) float32, or embeddings (n, D); n ≤ count."""
+    if is_of_embeddings():
+        return torch.from_numpy(np.array(read_array(FEATURES)[:count], np.float32))
     source, preprocessing = open_source(), model_preprocessing(read_metadata(MODEL))
     rows = np.arange(min(count, len(source)))
     return normalise(torch.cat(list(eval_loader(source, preprocessing, rows=rows))), preprocessing)
 
 
 def open_gallery(kind: Kind = "flat") -> Gallery:
-    """Codes, names, images, labels and the encoder of the run in this folder."""
+    """Codes, names, images, labels and the encoder of the run in this folder; DataError where it has no images."""
+    if is_of_embeddings():
+        raise DataError("this run is of embeddings, which have no pictures to show: `python -m ssdh search` finds rows")
     about = _counts()
     random = read_metadata(MODEL).get("weights") == "random"
     return Gallery(

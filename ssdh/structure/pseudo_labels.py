@@ -91,7 +91,7 @@ class Stored:
         """The vectors (n, ·) whose distances were fitted; features: (N, D) of all images, in manifest order."""
         if self.embedding is not None:
             return self.embedding
-        return power_normalise(np.ascontiguousarray(features[self.rows]), self.power)
+        return power_normalise(np.ascontiguousarray(features[self.rows], np.float32), self.power)
 
 
 def write_structure(path: Path, stored: Stored) -> None:

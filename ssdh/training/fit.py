@@ -17,7 +17,7 @@ from ssdh.features.forward import image_blocks
 from ssdh.features.images import ImageSource
 from ssdh.features.params import AugmentParams, BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.encoder import feature_blocks
-from ssdh.hashing.model_file import check_same_backbone, initial_hashnet, starts_afresh
+from ssdh.hashing.model_file import check_for_embeddings, check_same_backbone, initial_hashnet, starts_afresh
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import HeadTrainer
@@ -32,11 +32,11 @@ class Inputs:
 
     views: (V, n, D) features of random views of the train images, V = 0 where the recipe takes none; augment: how views
     are drawn where the whole network is trained. labels (N, C) are read for the validation curve alone; C = 0 where
-    there are none.
+    there are none. images: None of embeddings.
     """
 
-    features: NDArray[np.float32]
-    images: ImageSource
+    features: NDArray[Any]
+    images: ImageSource | None
     split: Split
     pairs: PairLabels
     labels: NDArray[np.uint8]
@@ -55,7 +55,7 @@ class Outputs:
     def __call__(self, model: HashNet, rows: Rows) -> NDArray[np.float32]:
         """Outputs (len(rows), K)."""
         run = self.run
-        if self.preprocessing is None:
+        if self.preprocessing is None or self.inputs.images is None:
             blocks = feature_blocks(model, self.inputs.features, run.device)
         else:
             blocks = image_blocks(
@@ -73,7 +73,7 @@ class Outputs:
 
 
 def fit(
-    inputs: Inputs, run: Run, backbone: BackboneParams, images: ImageParams
+    inputs: Inputs, run: Run, backbone: BackboneParams, images: ImageParams | None
 ) -> tuple[HashNet, Progress, dict[str, int]]:
     """Train as `run` says; returns the network, its curves and, on rank 0, statistics of the train images' codes.
 
@@ -83,15 +83,19 @@ def fit(
     """
     params = run.params
     if not starts_afresh(params.init_file):
-        check_same_backbone(Path(params.init_file), backbone, images)
+        if images is None:
+            check_for_embeddings(Path(params.init_file))
+        else:
+            check_same_backbone(Path(params.init_file), backbone, images)
     others = "train.precision bf16 or more runtime.processes" if params.finetune else "runtime.device cpu"
     way_out = f"try {max(2, params.batch_size // 2)}, {others} (params.yaml: train.batch_size)"
     with memory_for(f"train.batch_size {params.batch_size}", run.device, way_out):
         if params.finetune:
+            assert images is not None  # `check` refuses embeddings
             trainer, outputs = _network_trainer(inputs, run, backbone, images)
         else:
             outputs = Outputs(inputs, run)
-            features = np.ascontiguousarray(inputs.features[inputs.split.train])
+            features = np.ascontiguousarray(inputs.features[inputs.split.train], np.float32)
             trainer = HeadTrainer(run, features, inputs.pairs, views=inputs.views, validate=outputs.validation())
         progress = trainer.train()
     if not run.rank.first:
@@ -117,6 +121,7 @@ def _network_trainer(
         NetworkTrainer,
     )
 
+    assert inputs.images is not None
     params, rows = run.params, inputs.split.train
     frozen = load_backbone(backbone, images)
     outputs = Outputs(inputs, run, frozen.preprocessing)

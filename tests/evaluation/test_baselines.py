@@ -19,7 +19,7 @@ from ssdh.datasets.prepare import draw_split
 from ssdh.evaluation import linear, registry
 from ssdh.evaluation.baseline import CannotFitError, Codes
 from ssdh.evaluation.comparison import encode, evaluate_baselines, fit
-from ssdh.evaluation.float_search import cosine_blocks, nearest, ranked_counts
+from ssdh.evaluation.float_search import nearest, ranked_counts, similarity_blocks
 from ssdh.evaluation.linear import Affine, principal_components
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.evaluation.scored import float_average_precisions
@@ -249,13 +249,30 @@ def test_ranked_counts_keep_whole_tie_groups() -> None:
 
 def test_rows_of_zeros_are_similar_to_nothing() -> None:
     features = np.array([[0, 0], [3, 4], [4, 3]], np.float32)
-    (_, found), *rest = cosine_blocks(features, np.array([1, 0]), np.array([0, 1, 2]))
+    (_, found), *rest = similarity_blocks(features, np.array([1, 0]), np.array([0, 1, 2]))
     assert not rest
     assert found == pytest.approx(np.array([[0, 1, 24 / 25], [0, 0, 0]]))
     assert nearest(features, np.array([1]), np.array([2, 0]), 1).tolist() == [[0]]
     assert nearest(features, np.array([1, 2]), np.array([0, 2, 1]), 2).tolist() == [[2, 1], [1, 2]]
     with pytest.raises(ValueError, match="between 1 and the 2 database items, got 3"):
         nearest(features, np.array([1]), np.array([2, 0]), 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_dot_and_l2_find_what_faiss_finds(metric: Any, dtype: str) -> None:
+    """Vectors of very different lengths, so that the three metrics disagree."""
+    rng = np.random.default_rng(2)
+    features = (rng.standard_normal((300, 12)) * rng.uniform(1, 30, (300, 1))).astype(dtype)
+    query, database = np.arange(20), rng.permutation(np.arange(20, 300))
+    index = faiss.IndexFlatIP(12) if metric == "dot" else faiss.IndexFlatL2(12)
+    index.add(features[database].astype(np.float32))
+    values, rows = index.search(features[query].astype(np.float32), 10)
+    [(_, found)] = similarity_blocks(features, query, database, metric=metric)
+    expected = values if metric == "dot" else -values
+    np.testing.assert_allclose(np.sort(found, axis=1)[:, :-11:-1], expected, rtol=1e-4, atol=1e-2)
+    assert (nearest(features, query, database, 10, metric=metric) == rows).mean() > 0.95  # but for equal ones
+    assert (nearest(features, query, database, 10) == rows).mean() < 0.9
 
 
 def test_measured_values_on_real_features(shared: Path) -> None:

@@ -1,0 +1,249 @@
+"""A column beside embeddings: labels, names or roles, one entry a row, from whatever file it lies in."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+from ssdh.features.embedding_numpy import read_header
+from ssdh.features.embedding_part import choose, missing_package
+from ssdh.features.embeddings import natural_order
+
+Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or a matrix (N, C)
+
+
+MOST_LABEL_BYTES = 4 * 2**30  # of the multi-hot matrix
+
+
+def read_column(path: Path, key: str | None, usual: tuple[str, ...]) -> Column | None:
+    """The column `key` of a file, or the first one of a `usual` name; None where it has none of them.
+
+    A .npy, and a .csv or .txt of one column, is the column itself. Of a folder of shards the `metadata_*.parquet` in it
+    or in `metadata/` are read. Raises DataError where the file cannot be read or has no column `key`.
+    """
+    if path.is_dir():
+        found = sorted([*path.glob("metadata_*.parquet"), *path.glob("metadata/*.parquet")], key=natural_order)
+        columns = [read_column(file, key, usual) for file in found or sorted(path.glob("*.parquet"), key=natural_order)]
+        whole = [column for column in columns if column is not None]
+        return [value for column in whole for value in column] if whole else None
+    if path.suffix.lower() == ".npy":
+        return _read_npy(path)
+    return _choose(path, dict(_tables(path)), key, usual)
+
+
+def _choose(path: Path, columns: dict[str, Any], key: str | None, usual: tuple[str, ...]) -> Column | None:
+    if key is None and not set(usual) & set(columns):
+        return None
+    column: Column = columns[choose(path, list(columns), key, usual)]()
+    return column
+
+
+def _tables(path: Path) -> Iterator[tuple[str, Any]]:
+    """(name, function that reads it) of each column of a file."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            names = list(file.files)
+        yield from ((name, lambda name=name: _read_npz(path, name)) for name in names)
+    elif suffix in (".csv", ".tsv", ".txt"):
+        yield from ((name, lambda column=column: column) for name, column in read_text_table(path).items())
+    elif suffix == ".parquet":
+        yield from _parquet(path)
+    elif suffix in (".h5", ".hdf5"):
+        yield from _hdf5(path)
+    elif suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "np") as tensors:
+            keys = list(tensors.keys())
+        yield from ((name, lambda name=name: _tensor(path, name)) for name in keys)
+    else:
+        raise DataError(f"{path} holds no column: known are .npy, .npz, .csv, .txt, .parquet, .h5 and .safetensors")
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        _refuse_objects(path, read_header(file, path)[2])
+    array: NDArray[Any] = np.load(path, allow_pickle=False)
+    return array
+
+
+def _read_npz(path: Path, name: str) -> NDArray[Any]:
+    with np.load(path, allow_pickle=False) as file:
+        try:
+            array: NDArray[Any] = file[name]
+        except ValueError:
+            raise _objects(path) from None
+    return array
+
+
+def _refuse_objects(path: Path, dtype: np.dtype[Any]) -> None:
+    if dtype.hasobject:
+        raise _objects(path)
+
+
+def _objects(path: Path) -> DataError:
+    return DataError(f"{path} holds Python objects, which are not read: save texts as `numpy.array(texts, dtype=str)`")
+
+
+def _tensor(path: Path, name: str) -> NDArray[Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        tensor: NDArray[Any] = file.get_tensor(name)
+    return tensor
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise missing_package("pyarrow", path) from None
+    for name in pq.read_schema(path).names:
+        yield name, lambda name=name: pq.read_table(path, columns=[name])[name].to_pylist()
+
+
+def _hdf5(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import h5py
+    except ImportError:
+        raise missing_package("h5py", path) from None
+
+    def read(name: str) -> Column:
+        with h5py.File(path, "r") as file:
+            values = file[name][()]
+        return [text.decode() for text in values] if values.dtype.kind in "OS" else values
+
+    with h5py.File(path, "r") as file:
+        names = list(file)
+    yield from ((name, lambda name=name: read(name)) for name in names)
+
+
+def read_text_table(path: Path) -> dict[str, list[str]]:
+    """Columns of a .csv (or .tsv), whose first line names them; a line each of a .txt, without a name.
+
+    A .csv of one column needs no first line: it has one where that says label, class, name, id, role or so.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            if path.suffix.lower() == ".txt":
+                return {"": file.read().splitlines()}
+            rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as text in UTF-8 ({error})") from None
+    rows = [row or [""] for row in rows]
+    width = len(rows[0]) if rows else 0
+    if odd := [number for number, row in enumerate(rows, 1) if len(row) != width]:
+        raise DataError(f"{path}, line {odd[0]}: expected {width} fields as in line 1, got {len(rows[odd[0] - 1])}")
+    if width == 1 and rows[0][0].strip().lower() not in HEADERS:
+        return {"": [row[0] for row in rows]}
+    return {name.strip(): [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])} if rows else {}
+
+
+LABELS = ("", "labels", "label", "class", "classes", "category", "y")  # usual names of columns, best first
+
+
+NAMES = ("", "names", "name", "id", "ids", "key", "path", "image_path", "filename", "url")
+
+
+ROLES = ("", "role", "split")
+
+
+HEADERS = {*LABELS, *NAMES, *ROLES} - {""}
+
+
+# --- what the columns mean --------------------------------------------------------------------------------------------
+
+
+def labels_of(column: Column, where: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """(C class names, (N, C) uint8 multi-hot) of class numbers, texts, a multi-hot matrix, or lists of either.
+
+    A text may hold several labels, set apart by semicolons; an empty one, None, NaN and a negative number are no label.
+    `where` begins the error for what is none of these.
+    """
+    array = np.asarray(column) if _is_matrix(column) else None
+    if array is not None and array.ndim == 2 and array.shape[1] > 1:
+        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+            raise DataError(f"{where} of shape {array.shape} must be 0 and 1, a column a class")
+        return tuple(map(str, range(array.shape[1]))), array.astype(np.uint8)
+    if array is not None and array.ndim > 2:
+        raise DataError(f"{where} must be class numbers (N,) or multi-hot (N, C), got shape {array.shape}")
+    values = np.ravel(column) if array is not None or isinstance(column, np.ndarray) else column
+    own = [_labels(value, where) for value in values]
+    classes = sorted({label for labels in own for label in labels}, key=_numbers_first)
+    if len(classes) * len(own) > MOST_LABEL_BYTES:
+        raise DataError(f"{where}: {len(classes):,} different values in {len(own):,} rows are names, not classes")
+    column_of = {label: i for i, label in enumerate(classes)}
+    labels = np.zeros((len(own), len(classes)), np.uint8)
+    for row, found in enumerate(own):
+        labels[row, [column_of[label] for label in found]] = 1
+    return tuple(map(str, classes)), labels
+
+
+def _is_matrix(column: Column) -> bool:
+    """Lists of zeros and ones, all as long, are rows of a matrix; other lists are labels."""
+    if isinstance(column, np.ndarray):
+        return column.ndim > 1
+    lists = [value for value in column if isinstance(value, (list, np.ndarray))]
+    lengths = {len(value) for value in lists}
+    return len(lists) == len(column) > 0 and len(lengths) == 1 and all(x in (0, 1) for value in lists for x in value)
+
+
+def _labels(value: Any, where: str) -> list[int] | list[str]:
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [label for item in value for label in _labels(item, where)]  # type: ignore[return-value]
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str):
+        return [label for part in value.split(";") if (label := part.strip())]
+    if isinstance(value, (bool, np.bool_, int, np.integer, float, np.floating)):
+        if value != value or value < 0:
+            return []
+        if value == int(value):
+            return [int(value)]
+    raise DataError(f"{where} holds {value!r}: labels are class numbers, texts or a matrix of 0 and 1")
+
+
+def _numbers_first(label: int | str) -> tuple[bool, int, str]:
+    return (True, 0, label) if isinstance(label, str) else (False, label, "")
+
+
+def names_of(column: Column, where: str) -> list[str]:
+    """N different texts; numbers are written out. Raises DataError for empty and repeated ones."""
+    names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column]
+    if empty := [row for row, (name, value) in enumerate(zip(names, column, strict=True)) if not name or value is None]:
+        raise DataError(f"{where}: row {empty[0]} has no name; {len(empty)} of {len(names)} are empty")
+    if len(set(names)) != len(names):
+        seen: set[str] = set()
+        repeated = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise DataError(f"{where}: {repeated!r} stands there more than once, a name is of one row")
+    return names
+
+
+ROLE_OF = {"query": "query", "test": "query", "train": "train", "database": "database", "unused": "unused"}
+
+
+def roles_of(path: Path, names: list[str]) -> NDArray[Any]:
+    """(N,) texts query, train, database and unused, from a column in the rows' order, or beside `row` or `name`."""
+    if path.suffix.lower() == ".csv" and {"row", "name"} & (table := read_text_table(path)).keys():
+        beside = "row" if "row" in table else "name"
+        known = map(str, range(len(names))) if beside == "row" else names
+        given, row_of = table[beside], {name: row for row, name in enumerate(known)}
+        if unknown := [name for name in given if name not in row_of]:
+            raise DataError(f"{path}: {unknown[0]!r} is no row of the features")
+        roles = np.full(len(names), "unused", object)
+        roles[[row_of[name] for name in given]] = table[choose(path, list(table), None, ROLES)]
+    else:
+        column = read_column(path, None, ROLES)
+        roles = np.asarray([] if column is None else [str(role) for role in column], object)
+    if len(roles) != len(names):
+        raise DataError(f"{path} has {len(roles):,} roles, the features have {len(names):,} rows")
+    if wrong := sorted(set(roles) - ROLE_OF.keys()):
+        raise DataError(f"{path}: a role is one of {', '.join(ROLE_OF)}, got {wrong[0]!r}")
+    return np.array([ROLE_OF[role] for role in roles])

@@ -1,0 +1,102 @@
+"""One array of embeddings in a file, read block by block: what all formats have in common."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+
+BLOCK_BYTES = 32 * 2**20  # of values that are in memory at once
+
+
+USUAL = ("features", "embeddings", "embedding", "vectors", "vector", "emb")  # names of arrays and columns, best first
+
+
+KEPT = ("float16", "float32", "int8", "uint8")  # types that stay as they are; of others float32 is made
+
+
+CONVERTED = ("float64", "bfloat16")
+
+
+Values = tuple[NDArray[Any], NDArray[np.bool_]]  # (b, D) of a kept type; (b,) whether the file's row has another length
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one array: `read(step)` yields blocks of at most `step` rows, in order.
+
+    role: "train" or "test" where the file says who is searched and who asks, else "".
+    """
+
+    path: Path
+    num_rows: int
+    dim: int
+    dtype: np.dtype[Any]
+    read: Callable[[int], Iterator[Values]]
+    role: str = ""
+
+    def blocks(self) -> Iterator[Values]:
+        """Blocks of about BLOCK_BYTES."""
+        return self.read(max(1, BLOCK_BYTES // (self.dim * self.dtype.itemsize)))
+
+
+def part(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any] | str,
+    rows: Callable[[int], Iterator[NDArray[Any]]],
+    role: str = "",
+) -> Part:
+    """A part whose rows have one length; raises DataError where shape or type are not those of embeddings.
+
+    dtype: of the file, or its name where NumPy has none. rows(step) yields (≤ step, D) of it.
+    """
+    name = dtype if isinstance(dtype, str) else dtype.newbyteorder("=").name
+    wanted = np.dtype(name if name in KEPT else np.float32) if name in (*KEPT, *CONVERTED) else None
+    if wanted is None:
+        raise DataError(
+            f"{path} holds {_words(name)}, embeddings are {', '.join(KEPT)} or float64: convert it with "
+            "`.astype(numpy.float32)`"
+        )
+    if len(shape) != 2:
+        raise DataError(f"{path} must hold a matrix, one row an embedding, got shape {shape}: reshape it to (N, D)")
+    if 0 in shape:
+        raise DataError(f"{path} holds no value, its shape is {shape}: write at least 4 rows")
+
+    def read(step: int) -> Iterator[Values]:
+        for block in rows(step):
+            with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity: a bad row
+                values = np.ascontiguousarray(block, wanted)
+            yield values, np.zeros(len(values), np.bool_)
+
+    return Part(path, shape[0], shape[1], wanted, read, role)
+
+
+def _words(name: str) -> str:
+    return "Python objects" if name == "object" else "text" if name.startswith(("str", "bytes")) else name
+
+
+def choose(path: Path, names: list[str], key: str | None, usual: tuple[str, ...] = USUAL) -> str:
+    """The array or column to take: `key`, else the first usual name, else the only one there is."""
+    if key is not None:
+        if key not in names:
+            raise DataError(
+                f"{path} has no {key!r}, it has {', '.join(names)} (params.yaml: datasets.embeddings.data.keys)"
+            )
+        return key
+    found = next((name for name in usual if name in names), names[0] if len(names) == 1 else None)
+    if found is None:
+        raise DataError(
+            f"{path} has {', '.join(names) or 'nothing'}: say which holds the embeddings "
+            "(params.yaml: datasets.embeddings.data.keys.features)"
+        )
+    return found
+
+
+def missing_package(name: str, path: Path) -> DataError:
+    """What to say where an optional package is not installed."""
+    return DataError(f"{path} needs {name}, which is not installed: pip install 'ssdh[embeddings]'")

@@ -1,0 +1,115 @@
+"""Embeddings in .safetensors, HDF5 and Parquet; h5py and pyarrow (`pip install 'ssdh[embeddings]'`) where needed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+from ssdh.features.embedding_part import Part, Values, choose, missing_package, part
+
+
+def open_safetensors(path: Path, key: str | None) -> list[Part]:
+    """A tensor of the file; bfloat16 becomes float32."""
+    from safetensors import SafetensorError, safe_open
+
+    types = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "I8": "int8", "U8": "uint8"}
+    try:
+        with safe_open(path, "np") as file:
+            name = choose(path, sorted(file.keys()), key)
+            about = file.get_slice(name)
+            shape, kind = tuple(about.get_shape()), str(about.get_dtype())
+    except SafetensorError as error:
+        raise DataError(f"{path} is not a whole .safetensors file ({error}): write it again") from None
+    if kind not in types:
+        raise DataError(f"{path} holds {kind}, embeddings are {', '.join(types)}: convert it to F32")
+
+    def rows(step: int) -> Iterator[NDArray[Any]]:
+        with safe_open(path, "pt" if kind == "BF16" else "np") as file:  # NumPy has no bfloat16
+            values = file.get_slice(name)
+            for start in range(0, shape[0], step):
+                block = values[start : min(start + step, shape[0])]
+                yield block.float().numpy() if kind == "BF16" else block
+
+    return [part(path, shape, types[kind], rows)]
+
+
+def open_hdf5(path: Path, key: str | None) -> list[Part]:
+    """The layout of nearest-neighbour benchmarks: `train` is the database, `test` holds the queries."""
+    try:
+        import h5py
+    except ImportError:
+        raise missing_package("h5py", path) from None
+    try:
+        with h5py.File(path, "r") as file:
+            found = {name: (item.shape, item.dtype) for name, item in file.items() if isinstance(item, h5py.Dataset)}
+    except OSError as error:
+        raise DataError(f"{path} is not a whole HDF5 file ({error}): write it again") from None
+    roles = {"train": "train", "test": "test"} if key is None and "train" in found else {}
+    names = [name for name in roles if name in found] or [choose(path, list(found), key)]
+
+    def opened(name: str) -> Part:
+        def rows(step: int) -> Iterator[NDArray[Any]]:
+            with h5py.File(path, "r") as file:
+                values = file[name]
+                yield from (values[start : start + step] for start in range(0, len(values), step))
+
+        return part(path, *found[name], rows, roles.get(name, ""))
+
+    return [opened(name) for name in names]
+
+
+def open_parquet(path: Path, key: str | None) -> list[Part]:
+    """A column of lists of numbers; a row of another length than most of the first rows, or with a null, is odd."""
+    try:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise missing_package("pyarrow", path) from None
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, count = file.schema_arrow, file.metadata.num_rows
+            lists = [field.name for field in schema if _list_of_numbers(field.type)]
+            if key is not None and key in schema.names and key not in lists:
+                raise DataError(f"{path}: column {key!r} holds {schema.field(key).type}, not lists of numbers")
+            if not lists:
+                raise DataError(f"{path} has no column of lists of numbers: its columns are {', '.join(schema.names)}")
+            column = choose(path, lists, key)
+            dim = _usual_length(next(file.iter_batches(1024, columns=[column]), pa.record_batch({column: []}))[column])
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is not a whole Parquet file ({error}): write it again") from None
+    kind = schema.field(column).type.value_type
+    name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
+    wanted = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format
+
+    def read(step: int) -> Iterator[Values]:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(step, columns=[column]):
+                lists = batch.column(0)
+                odd = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False) != dim
+                values = lists.filter(pa.array(~odd)).flatten()
+                rows = values.fill_null(0).to_numpy(zero_copy_only=False).reshape(-1, dim)
+                block = np.zeros((len(odd), dim), wanted)
+                block[~odd] = rows
+                if values.null_count:
+                    odd[~odd] |= values.is_null().to_numpy(zero_copy_only=False).reshape(-1, dim).any(axis=1)
+                yield block, odd
+
+    return [Part(path, count, dim, wanted, read)]
+
+
+def _list_of_numbers(kind: Any) -> bool:
+    import pyarrow as pa
+
+    is_list: bool = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+
+
+def _usual_length(column: Any) -> int:
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(column).drop_null().to_numpy(zero_copy_only=False)
+    return int(np.bincount(lengths).argmax()) if len(lengths) else 0

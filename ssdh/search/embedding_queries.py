@@ -1,0 +1,58 @@
+"""What is looked for in a run on embeddings: rows of a file of embeddings, or a row of the run by name or number."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssdh.core.errors import DataError
+from ssdh.features.embedding_numpy import read_header
+from ssdh.features.embeddings import REASONS, open_embeddings
+from ssdh.hashing.codes import pack, sign_codes
+from ssdh.hashing.encoder import feature_blocks, outputs_of
+from ssdh.hashing.network import HashNet
+from ssdh.search.index import Index
+
+
+def find_queries(text: str, index: Index, model: HashNet, device: torch.device) -> tuple[list[str], NDArray[np.uint8]]:
+    """(a name each, packed codes (q, ⌈bits/8⌉)) of what `text` names: a file, else a name, else a row number.
+
+    Raises DataError where it is none of them, or its rows are no embeddings for `model`.
+    """
+    if Path(text).exists():
+        rows = read_queries(Path(text), model.dim)
+        codes = pack(sign_codes(outputs_of(feature_blocks(model, rows, device))(np.arange(len(rows)))))
+        return [f"{text}:{row}" for row in range(len(rows))], codes
+    names = index.names or ()
+    if text in names:
+        row = list(names).index(text)
+    elif text.isdecimal() and int(text) < len(index):
+        row = int(text)
+    else:
+        raise DataError(f"{text} is no file of embeddings, no name and no row of the {len(index):,}: give one of them")
+    return [names[row] if names else text], index.packed[row : row + 1]
+
+
+def read_queries(path: Path, dim: int) -> NDArray[np.float32]:
+    """(q, dim) float32 of a file in any format of embeddings; a .npy of one vector (dim,) is one row."""
+    if path.suffix.lower() == ".npy" and path.is_file():
+        with path.open("rb") as file:
+            if read_header(file, path)[0] == (dim,):
+                vector = np.load(path, allow_pickle=False).astype(np.float32)
+                return _checked(path, vector[None], np.zeros(1, np.uint8))
+    found = open_embeddings(path)
+    if found.shape[1] != dim:
+        raise DataError(f"{path} has {found.shape[1]} values a row, the model takes {dim}: give embeddings of one kind")
+    blocks = list(found.blocks())
+    values = np.concatenate([block.values for block in blocks]).astype(np.float32)
+    return _checked(path, values, np.concatenate([block.fault for block in blocks]))
+
+
+def _checked(path: Path, values: NDArray[np.float32], fault: NDArray[np.uint8]) -> NDArray[np.float32]:
+    if fault.any():
+        row = int(np.flatnonzero(fault)[0])
+        raise DataError(f"{path}: row {row} {REASONS[fault[row]]}: leave it out")
+    if not np.isfinite(values).all():
+        raise DataError(f"{path} holds NaN or infinity: leave such rows out")
+    return values

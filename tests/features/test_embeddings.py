@@ -1,0 +1,262 @@
+"""Files of embeddings of every format: the same rows, bit for bit, and one line for what is none."""
+
+import hashlib
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+
+from ssdh.core.errors import DataError
+from ssdh.features import embedding_part
+from ssdh.features.embeddings import Embeddings, open_embeddings, pass_on
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that 50 rows are several blocks with a rest."""
+    monkeypatch.setattr(embedding_part, "BLOCK_BYTES", 200)
+
+
+def matrix(dtype: Any = np.float32, rows: int = 50, dim: int = 6) -> np.ndarray:
+    return (np.random.default_rng(0).standard_normal((rows, dim)) * 40).astype(dtype)
+
+
+def rows_of(found: Embeddings) -> np.ndarray:
+    blocks = list(found.blocks())
+    assert len(blocks) > 1
+    assert all(block.good.all() for block in blocks)
+    return np.concatenate([block.values for block in blocks])
+
+
+def write(path: Path, array: np.ndarray) -> Path:
+    """`array` in the format that the name asks for."""
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.name == "packed.npz":
+        np.savez_compressed(path, features=array, labels=np.arange(len(array)))
+    elif path.suffix == ".npz":
+        np.savez(path, features=array, other=array[:1])
+    elif path.suffix == ".safetensors":
+        safetensors.numpy.save_file({"features": np.ascontiguousarray(array), "zz": np.zeros(3)}, path)
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["features"] = array
+    elif path.name == "fixed.parquet":
+        column = pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
+        pq.write_table(pa.table({"id": np.arange(len(array)), "embedding": column}), path, row_group_size=7)
+    else:
+        pq.write_table(pa.table({"text": ["x"] * len(array), "v": list(array)}), path, row_group_size=7)
+    return path
+
+
+FILES = ("a.npy", "packed.npz", "a.npz", "a.safetensors", "a.h5", "fixed.parquet", "a.parquet")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "uint8"])
+def test_rows_come_back_bit_for_bit_in_the_type_of_the_file(tmp_path: Path, name: str, dtype: str) -> None:
+    array = np.abs(matrix()).astype(dtype) + np.ones(1, dtype)
+    found = open_embeddings(write(tmp_path / name, array))
+    assert (found.shape, found.dtype) == (array.shape, array.dtype)
+    assert rows_of(found).tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_float64_becomes_float32(tmp_path: Path, name: str) -> None:
+    array = matrix(np.float64)
+    found = open_embeddings(write(tmp_path / name, array))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(rows_of(found), array.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "packed.npz", "a.npz", "a.h5"])
+def test_big_endian_and_fortran_order_are_the_same_rows(tmp_path: Path, name: str) -> None:
+    array = matrix()
+    for stored in (array.astype(">f4"), np.asfortranarray(array)):
+        found = open_embeddings(write(tmp_path / name, stored))
+        assert rows_of(found).tobytes() == array.tobytes()
+
+
+def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
+    tensor = torch.from_numpy(matrix()).bfloat16()
+    safetensors.torch.save_file({"x": tensor}, tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path / "a.safetensors")), tensor.float().numpy())
+
+
+def test_shards_come_by_number_from_a_folder_or_its_subfolder(tmp_path: Path) -> None:
+    array = matrix(rows=120)
+    for place in (tmp_path / "flat", tmp_path / "nested" / "img_emb"):
+        place.mkdir(parents=True)
+        for shard in range(12):
+            np.save(place / f"img_emb_{shard}.npy", array[10 * shard : 10 * shard + 10])
+            np.save(place / f"text_emb_{shard}.npy", -array[10 * shard : 10 * shard + 10])
+    np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path / "flat")), array)
+    np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path / "flat", "text_emb")), -array)
+
+
+def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    array = matrix(rows=110)
+    for shard in range(11):
+        write(tmp_path / f"part-{shard}.parquet", array[10 * shard : 10 * shard + 10])
+    np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path)), array)
+
+
+def test_train_and_test_of_a_benchmark_file(tmp_path: Path) -> None:
+    array = matrix()
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["test"], file["train"] = array[:8], array[8:]
+        file["neighbors"] = np.zeros((8, 100), np.int32)
+    found = open_embeddings(tmp_path / "a.hdf5")
+    assert [part.role for part in found.parts] == ["train", "test"]
+    np.testing.assert_array_equal(rows_of(found), np.concatenate([array[8:], array[:8]]))
+    np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path / "a.hdf5", "train")), array[8:])
+
+
+def faults(path: Path) -> dict[int, int]:
+    found = np.concatenate([block.fault for block in open_embeddings(path).blocks()])
+    return {int(row): int(found[row]) for row in np.flatnonzero(found)}
+
+
+def test_bad_rows_of_a_matrix(tmp_path: Path) -> None:
+    array = matrix(np.float16)
+    array[3, 2], array[17, 0], array[49] = np.nan, -np.inf, 0
+    assert faults(write(tmp_path / "a.npy", array)) == {3: 1, 17: 1, 49: 2}
+    whole = np.ones((5, 4), np.int8)
+    whole[2] = 0
+    assert faults(write(tmp_path / "b.npy", whole)) == {2: 2}
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float16(), pa.int8()])
+def test_rows_of_other_lengths_and_nulls_of_a_list_column(tmp_path: Path, kind: Any) -> None:
+    lists: list[Any] = [[1, 2, 3] for _ in range(30)]
+    lists[0], lists[7], lists[29], lists[12] = [1, 2], [1, 2, 3, 4], None, [1, None, 3]
+    if kind == pa.float16():
+        lists = [None if row is None else [None if x is None else np.float16(x) for x in row] for row in lists]
+    pq.write_table(pa.table({"v": pa.array(lists, pa.list_(kind))}), tmp_path / "a.parquet")
+    assert faults(tmp_path / "a.parquet") == dict.fromkeys((0, 7, 12, 29), 3)
+    blocks = list(open_embeddings(tmp_path / "a.parquet").blocks())
+    np.testing.assert_array_equal(np.concatenate([b.values[b.good] for b in blocks]), np.tile([1, 2, 3], (26, 1)))
+
+
+def test_a_shard_of_another_length_is_bad_as_a_whole(tmp_path: Path) -> None:
+    np.save(tmp_path / "img_emb_0.npy", np.ones((4, 3), np.float32))
+    np.save(tmp_path / "img_emb_1.npy", np.ones((2, 5), np.float32))
+    assert faults(tmp_path) == {4: 3, 5: 3}
+
+
+class Explodes:
+    """A pickle of it would end the process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Path below `folder` and what its error says."""
+    np.save(folder / "objects.npy", np.array([Explodes(), 1], object), allow_pickle=True)
+    np.savez(folder / "objects.npz", features=np.array([[Explodes()], [1]], object), allow_pickle=True)
+    (folder / "pickle.npy").write_bytes(pickle.dumps(Explodes()))
+    np.save(folder / "text.npy", np.array([["a", "b"]] * 5))
+    np.save(folder / "one.npy", np.ones(5, np.float32))
+    np.save(folder / "three.npy", np.ones((5, 2, 2), np.float32))
+    np.save(folder / "empty.npy", np.ones((0, 7), np.float32))
+    np.save(folder / "integers.npy", np.ones((5, 2), np.int64))
+    (folder / "nothing.npy").touch()
+    (folder / "short.npy").write_bytes((folder / "three.npy").read_bytes()[:60])
+    np.save(folder / "cut.npy", np.ones((50, 20), np.float32))
+    os.truncate(folder / "cut.npy", 1000)
+    (folder / "broken.npz").write_bytes(b"PK not a zip")
+    (folder / "broken.h5").write_bytes(b"x" * 50)
+    (folder / "broken.parquet").write_bytes(b"x" * 50)
+    (folder / "broken.safetensors").write_bytes(b"x" * 50)
+    (folder / "a.jsonl").write_text("[1]\n")
+    np.savez(folder / "several.npz", a=np.ones((5, 2)), b=np.ones((5, 2)))
+    pq.write_table(pa.table({"text": ["a"] * 5}), folder / "text.parquet")
+    pq.write_table(pa.table({"v": [["a"]] * 5}), folder / "texts.parquet")
+    (folder / "no_shards").mkdir()
+    (folder / "mixed").mkdir()
+    np.save(folder / "mixed/img_emb_0.npy", np.ones((4, 3), np.float32))
+    np.save(folder / "mixed/img_emb_1.npy", np.ones((4, 3), np.float16))
+    return {
+        "objects.npy": "Python objects",
+        "objects.npz": "Python objects",
+        "pickle.npy": "pickles are not read",
+        "text.npy": "holds text",
+        "one.npy": r"shape \(5,\): reshape",
+        "three.npy": r"shape \(5, 2, 2\): reshape",
+        "empty.npy": r"holds no value, its shape is \(0, 7\)",
+        "integers.npy": "holds int64.*astype",
+        "nothing.npy": "is empty",
+        "short.npy": "is not a NumPy array",
+        "cut.npy": "is cut short",
+        "broken.npz": "not a whole .npz",
+        "broken.h5": "not a whole HDF5",
+        "broken.parquet": "not a whole Parquet",
+        "broken.safetensors": "not a whole .safetensors",
+        "a.jsonl": "known are .npy, .npz",
+        "several.npz": r"has a, b: say which .*datasets\.embeddings\.data\.keys\.features",
+        "text.parquet": "no column of lists of numbers: its columns are text",
+        "texts.parquet": "no column of lists of numbers",
+        "no_shards": "holds no img_emb_",
+        "mixed": "img_emb_1.npy holds float16, .*img_emb_0.npy float32",
+        "absent.npy": "does not exist",
+    }
+
+
+def test_what_is_no_matrix_of_numbers_is_one_line(tmp_path: Path) -> None:
+    for name, message in bad_files(tmp_path).items():
+        with pytest.raises(DataError, match=message) as error:
+            open_embeddings(tmp_path / name)
+        assert str(tmp_path / name.split("/")[0]) in str(error.value), name
+        assert "\n" not in str(error.value), name
+
+
+def test_a_compressed_file_that_ends_early_is_told_while_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, features=matrix(rows=4000))
+    data = bytearray(path.read_bytes())
+    data[40_000:40_004] = b"zzzz"  # the archive's checksum no longer fits
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="is broken"):
+        list(open_embeddings(path).blocks())
+
+
+@pytest.mark.parametrize(("package", "name"), [("pyarrow", "a.parquet"), ("h5py", "a.h5")])
+def test_a_missing_package_is_named(tmp_path: Path, package: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / name, matrix())
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=rf"needs {package}, .*pip install 'ssdh\[embeddings\]'"):
+        open_embeddings(tmp_path / name)
+
+
+def test_digests_are_those_of_the_rows(tmp_path: Path) -> None:
+    array = matrix(np.float16)
+    found = open_embeddings(write(tmp_path / "a.npy", np.asfortranarray(array)))
+    digests = [bytes(digest).hex() for block in found.blocks() for digest in block.digests()]
+    assert digests == [hashlib.sha256(row.tobytes()).hexdigest() for row in array]
+
+
+def test_good_rows_are_passed_on_and_a_changed_file_is_not(tmp_path: Path) -> None:
+    array = matrix(np.float16)
+    array[[4, 30]] = 0
+    path = write(tmp_path / "a.npy", array)
+    kept = np.delete(array, [4, 30], axis=0)
+    digests = np.array([list(hashlib.sha256(row.tobytes()).digest()) for row in kept], np.uint8)
+    pass_on(tmp_path / "out/features.npy", open_embeddings(path), digests)
+    passed = np.load(tmp_path / "out/features.npy", mmap_mode="r")
+    assert passed.dtype == np.float16
+    np.testing.assert_array_equal(passed, kept)
+    for others in (digests[:-1], digests[[*range(48), 0]], digests[[1, *range(1, 48)]]):
+        with pytest.raises(DataError, match="has changed since it was prepared"):
+            pass_on(tmp_path / "other.npy", open_embeddings(path), others)
+    assert not (tmp_path / "other.npy").exists()
