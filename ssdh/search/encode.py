@@ -28,8 +28,8 @@ from ssdh.core.files import atomic_path, file_sha256, read_array, write_csv, wri
 from ssdh.core.resume import fingerprint
 from ssdh.datasets.verify import inspect_files
 from ssdh.features.blocks import compute_rows
-from ssdh.features.decode import image_files
 from ssdh.features.forward import image_blocks
+from ssdh.features.image_files import image_files
 from ssdh.features.images import FileImages, Rows
 from ssdh.hashing.codes import pack, sign_codes, width
 from ssdh.hashing.encoder import Blocks, feature_blocks, load_encoder, packed
