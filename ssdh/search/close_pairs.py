@@ -36,6 +36,7 @@ def close_pairs(packed: NDArray[np.uint8], bits: int, radius: int) -> Iterator[t
     flips = radius // len(keys)
     code_words = words(packed)
     found: list[tuple[Rows, Rows]] = []
+    waiting = 0  # pairs in them
     for number, part in enumerate(keys):
         for a, b in _bucket_pairs(part, flips):
             for left, right in _compare(code_words, a, b, radius):
@@ -43,9 +44,10 @@ def close_pairs(packed: NDArray[np.uint8], bits: int, radius: int) -> Iterator[t
                 fresh = ~np.any(earlier, axis=0) if earlier else np.ones(len(left), np.bool_)
                 if fresh.any():
                     found.append((np.minimum(left, right)[fresh], np.maximum(left, right)[fresh]))
-            if sum(len(left) for left, _ in found) >= FOUND:
+                    waiting += len(found[-1][0])
+            if waiting >= FOUND:
                 yield _joined(found)
-                found = []
+                found, waiting = [], 0
     if found:
         yield _joined(found)
 
