@@ -47,7 +47,7 @@ def main() -> None:
         logger.info("{} images: no n×n label file; train computes the labels batch by batch", n)
         write_array(LABELS, np.empty((0, 0), np.int8))
     write_structure(STRUCTURE, Stored(structure, rows, chosen.power, fitted.embedding))
-    write_json(METRICS, asdict(structure))
+    write_json(METRICS, asdict(structure) | {"alpha": fitted.alpha, "beta": fitted.beta})
     write_csv(DISTANCES, *distance_table(structure, fitted.histogram, fitted.edges))
 
 

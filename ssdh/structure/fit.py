@@ -17,7 +17,7 @@ from ssdh.structure.distances import Block, PairDistances
 from ssdh.structure.histogram import distance_range, fullest_bin, histogram
 from ssdh.structure.manifold import Float32, diffusion_embedding
 from ssdh.structure.params import StructureParams
-from ssdh.structure.thresholds import Structure, count_labels
+from ssdh.structure.thresholds import Structure, count_labels, reach_pairs
 from ssdh.structure.vectors import power_normalise
 
 
@@ -122,7 +122,7 @@ class FittedStructure:
 
     pairs: the distances of all n(n − 1)/2 pairs of train images. embedding: (n, r) float32 along the manifold, whose
     distances they are; None where the recipe takes the features themselves. histogram: (bins,) pairs a bin, of all or
-    of the `max_pairs` that were sampled; edges: (bins + 1,).
+    of the `max_pairs` that were sampled; edges: (bins + 1,). alpha, beta: as used, halved where a side had no pair.
     """
 
     structure: Structure
@@ -130,6 +130,8 @@ class FittedStructure:
     embedding: NDArray[np.float32] | None
     histogram: NDArray[np.int64]
     edges: NDArray[np.float64]
+    alpha: float
+    beta: float
 
 
 def fit_recipe(
@@ -137,16 +139,22 @@ def fit_recipe(
 ) -> FittedStructure:
     """Fit the two half Gaussians on the train features (n, D); `seed` draws the pairs where `max_pairs` are fewer.
 
-    Raises DataError where features cannot be normalised or all distances are equal.
+    α and β are halved while their side has no pair (`reach_pairs`). Raises DataError where features cannot be normalised or all distances are equal.
     """
     features = power_normalise(features, params.power)
     embedding = embed(features, params, seed=seed)
     pairs = PairDistances(features if embedding is None else embedding, device=device)
     sample = pairs.sample(params.max_pairs, seed)
     structure, histogram, edges = fit_pairs(sample, alpha=params.alpha, beta=params.beta, bins=params.bins)
+    alpha, beta = params.alpha, params.beta
     if not structure.fraction_similar or not structure.fraction_dissimilar:
-        logger.warning("no pair is similar or none is dissimilar: nothing to learn from; lower structure.alpha or beta")
-    return FittedStructure(structure, pairs, embedding, histogram, edges)
+        structure, alpha, beta = reach_pairs(sample, structure, alpha, beta)
+        for name, wanted, used in (("alpha", params.alpha, alpha), ("beta", params.beta, beta)):
+            if used != wanted:
+                logger.warning("structure.{} {:g} leaves its side without a pair: {:g} is used", name, wanted, used)
+    if not structure.fraction_similar or not structure.fraction_dissimilar:
+        logger.warning("no pair is similar or none is dissimilar: nothing to learn from; look at metrics/distances.csv")
+    return FittedStructure(structure, pairs, embedding, histogram, edges, alpha, beta)
 
 
 def embed(features: NDArray[Any], params: StructureParams, *, seed: int) -> Float32 | None:

@@ -1,6 +1,6 @@
 """Thresholds to ternary pseudo-labels: which pairs are similar, dissimilar, unknown."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from ssdh.structure.distances import Block, PairDistances, upper_triangle
 from ssdh.structure.vectors import exact_distances
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
+
+
+HALVINGS = 6  # of α or β, at most, where a side has no pair
 
 
 Labels = NDArray[np.int8]
@@ -84,6 +87,34 @@ def count_labels(pairs: PairDistances, similar: float, dissimilar: float) -> tup
 
     num_similar, num_dissimilar = zip(*pairs.each(count), strict=True)
     return sum(num_similar), sum(num_dissimilar)
+
+
+def reach_pairs(
+    pairs: PairDistances, structure: Structure, alpha: float, beta: float
+) -> tuple[Structure, float, float]:
+    """Halve α while no pair is similar, and β while none is dissimilar; returns (structure, α, β) as they are then.
+
+    On well-separated clusters σ of a side holds the distance to the other mode, and no pair lies beyond m − ασ. A side
+    that has pairs stays as it is; so does one that `HALVINGS` leave without any.
+    """
+
+    def with_factors(similar: float, dissimilar: float) -> Structure:
+        low, high = structure.mode - similar * structure.sigma_left, structure.mode + dissimilar * structure.sigma_right
+        num_similar, num_dissimilar = count_labels(pairs, low, high)
+        return replace(
+            structure,
+            threshold_similar=low,
+            threshold_dissimilar=high,
+            fraction_similar=num_similar / pairs.num_pairs,
+            fraction_dissimilar=num_dissimilar / pairs.num_pairs,
+        )
+
+    halves = [2.0**-n for n in range(1, HALVINGS + 1)]
+    if not structure.fraction_similar:
+        alpha *= next((half for half in halves if with_factors(half * alpha, beta).fraction_similar), 1.0)
+    if not structure.fraction_dissimilar:
+        beta *= next((half for half in halves if with_factors(alpha, half * beta).fraction_dissimilar), 1.0)
+    return with_factors(alpha, beta), alpha, beta
 
 
 def _labels(pairs: PairDistances, block: Block, similar: float, dissimilar: float) -> Labels:

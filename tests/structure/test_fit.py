@@ -4,7 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from scipy.stats import halfnorm
 import ssdh.core.runtime
 import ssdh.structure.histogram
 from ssdh.core.errors import DataError, SSDHError
+from ssdh.core.params import read_recipe
 from ssdh.structure.distances import PairDistances
-from ssdh.structure.fit import distance_table, fit_pairs, fit_structure
+from ssdh.structure.fit import distance_table, fit_pairs, fit_recipe, fit_structure
+from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels, Stored, open_pair_labels, read_structure, write_structure
-from ssdh.structure.thresholds import Structure, pseudo_labels, ternary
+from ssdh.structure.thresholds import Structure, pseudo_labels, reach_pairs, ternary
 from ssdh.structure.vectors import TorchVectors, exact_distances, power_normalise, shifted_unit_vectors
 
 Array = NDArray[np.float32]
@@ -414,3 +416,41 @@ def test_a_stored_structure_carries_no_distances() -> None:
     stored = pickle.dumps(structure)
     assert len(stored) < 2000  # 180,000 distances are 720 kB
     assert pickle.loads(stored) == structure
+
+
+def test_separated_clusters_have_pairs_of_both_kinds() -> None:
+    """σ_left holds the distance between the two modes: with α = 2 no pair is similar, and none dissimilar with β."""
+    rng = np.random.default_rng(1)
+    own = np.arange(600) % 10
+    features = (3 * rng.normal(size=(10, 24))[own] + rng.normal(size=(600, 24))).astype(np.float32)
+    params = StructureParams(**read_recipe("manifold")["structure"])
+    fitted = fit_recipe(features, params, seed=0)
+    found = fitted.structure
+    plain = fit_pairs(fitted.pairs, alpha=2.0, beta=2.0, bins=500)[0]
+    assert plain.fraction_similar == plain.fraction_dissimilar == 0
+    assert (fitted.alpha, fitted.beta) == (1.0, 0.5)
+    assert found.threshold_similar == found.mode - found.sigma_left
+    assert found.threshold_dissimilar == found.mode + found.sigma_right / 2
+    between = fit_pairs(fitted.pairs, alpha=1.0, beta=1.0, bins=500)[0]
+    assert between.fraction_similar and not between.fraction_dissimilar
+    labels = pseudo_labels(fitted.pairs, found)
+    same = own[:, None] == own
+    assert found.fraction_similar > 0.03 and same[labels == 1].all()
+    assert found.fraction_dissimilar > 0.8 and not same[labels == -1].any()
+
+
+def test_a_side_with_pairs_keeps_its_threshold_and_one_without_any_its_factor() -> None:
+    features = clustered(300)
+    pairs = PairDistances(features)
+    plain = fit_pairs(pairs, alpha=1.0, beta=50.0, bins=50)[0]
+    assert plain.fraction_similar > 0 and plain.fraction_dissimilar == 0
+    found, alpha, beta = reach_pairs(pairs, plain, 1.0, 50.0)
+    d = pdist(features.astype(np.float64), "cosine")
+    halves = [50 / 2**n for n in range(1, 7)]
+    wanted = next(half for half in halves if (d > plain.mode + half * plain.sigma_right).any())
+    assert (alpha, beta) == (1.0, wanted)
+    assert found.threshold_similar == plain.threshold_similar
+    assert found.fraction_similar == plain.fraction_similar
+    assert found.fraction_dissimilar == np.mean(d > found.threshold_dissimilar) > 0
+    far = replace(plain, sigma_right=1e6)
+    assert reach_pairs(pairs, far, 1.0, 2.0)[1:] == (1.0, 2.0)
