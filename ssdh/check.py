@@ -30,7 +30,7 @@ from ssdh.features.backbone import build_network, ensure_weights, feature_size, 
 from ssdh.features.embeddings import open_embeddings
 from ssdh.features.params import BackboneParams, ImageParams, ViewsParams, image_params
 from ssdh.structure.params import StructureParams
-from ssdh.training.params import TrainParams
+from ssdh.training.params import OF_NEIGHBORS, TrainParams
 
 KINDS: dict[str, Any] = {
     "bits": Bits,
@@ -47,7 +47,7 @@ RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": 
 TOP_LEVEL = {*KINDS, *RECIPE_KINDS, "dataset", "datasets", "recipe"}
 
 
-OF_PAIRS = ("unknown_weight", "target")  # of the recipes that regress pairs to pseudo-labels
+OF_PAIRS = ("unknown_weight", "target")  # of the recipes that regress pairs to pseudo-labels, as are OF_NEIGHBORS
 
 
 OF_NO_RECIPE = {"train": {"init_file": "none"}}  # what `params.yaml` alone has
@@ -174,6 +174,8 @@ def _check_unread(params: dict[str, Any], mistakes: list[str]) -> None:
         return
     own = read_recipe(recipe)["train"]
     unread = [key for key in OF_PAIRS if top.get(key) is not None and key not in own]
+    if "target" not in own:
+        unread += [key for key in sorted(OF_NEIGHBORS) if top.get(key) is not None]
     loss = top.get("loss")
     unread += [f"loss.{key}" for key in (loss if isinstance(loss, dict) else ()) if key not in own.get("loss", {})]
     mistakes += [f"train.{key} is nothing that recipe {recipe} reads (params.yaml: train.{key})" for key in unread]
@@ -213,10 +215,15 @@ def read_method(recipe: str) -> None:
 
 
 def check_training(params: TrainParams, backbone: BackboneParams, images: ImageParams, bits: int) -> None:
-    """Raise ParameterError or DataError where `train.freeze_until`, `train.init_file` or `train.epochs` does not fit.
+    """Raise ParameterError or DataError where `freeze_until`, `init_file`, `epochs` or `nested` of `train` do not fit.
 
     Imports torch only where one of the first two is set.
     """
+    if params.nested and params.nested[-1] >= bits:
+        raise ParameterError(
+            f"train.nested must hold lengths below bits ({bits}), got {params.nested[-1]}: bits is the longest code "
+            "(params.yaml: train.nested)"
+        )
     if not params.epochs and is_placeholder(Path(params.init_file)):
         raise ParameterError(
             "train.epochs 0 keeps a trained model, but train.init_file names none: name its file, or train at least "

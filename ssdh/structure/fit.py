@@ -139,7 +139,9 @@ def fit_recipe(
 ) -> FittedStructure:
     """Fit the two half Gaussians on the train features (n, D); `seed` draws the pairs where `max_pairs` are fewer.
 
-    α and β are halved while their side has no pair (`reach_pairs`). Raises DataError where features cannot be normalised or all distances are equal.
+    α and β are halved while their side has no pair (`reach_pairs`).
+
+    Raises DataError where features cannot be normalised or all distances are equal.
     """
     features = power_normalise(features, params.power)
     embedding = embed(features, params, seed=seed)

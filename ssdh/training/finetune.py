@@ -26,7 +26,8 @@ from ssdh.features.params import AugmentParams, Preprocessing
 from ssdh.hashing.network import HashNet
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.loop import Rows, Run, Trainer
-from ssdh.training.method import Batch
+from ssdh.training.loss import FeatureCosines
+from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import make_optimizer
 
 
@@ -130,6 +131,7 @@ class NetworkTrainer(Trainer):
         if body:
             groups.append({"params": body, "lr": params.lr_backbone or params.lr})
         self.optimizer = make_optimizer(groups, params)
+        self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
         with torch.no_grad():
             self.features = model.prepared(torch.from_numpy(features).to(run.device, run.dtype))  # (n, D)
         run.method.prepare(self.features, [], structure)
@@ -159,7 +161,9 @@ class NetworkTrainer(Trainer):
         if run.rank.count > 1:
             outputs = [GatherRows.apply(part, size, run.rank) for part in outputs]  # (B, K) each
         features = self.features[to_device(torch.from_numpy(rows), run.device)]
-        loss = run.method.loss(Batch(outputs, rows, features, [features] * len(outputs), targets, weights))
+        cosines = self.cosines.of(rows) if self.cosines else NO_PAIRS
+        batch = Batch(outputs, rows, features, [features] * len(outputs), targets, weights, cosines)
+        loss = batch_loss(run.method, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

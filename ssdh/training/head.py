@@ -21,8 +21,8 @@ from ssdh.hashing.model_file import initial_hashnet, starts_afresh
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.loop import Progress, Rows, Run, Trainer
-from ssdh.training.loss import PairLoss
-from ssdh.training.method import Batch, Method
+from ssdh.training.loss import FeatureCosines, PairLoss
+from ssdh.training.method import NO_PAIRS, Batch, Method, batch_loss
 from ssdh.training.optimizer import HeadOptimizer
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
@@ -157,7 +157,8 @@ class HeadTrainer(Trainer):
         self.views = [model.prepared(crop) for crop in crops]
         method.prepare(self.features, self.views, structure)
         self.closed: ClosedFormStep | None = None
-        if isinstance(method, PairLoss) and params.head == "tanh":
+        self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
+        if isinstance(method, PairLoss) and params.head == "tanh" and not params.neighbor_weight and not params.nested:
             self.closed = ClosedFormStep(model, run.rank)
             self.optimizer = HeadOptimizer([self.closed.weight, self.closed.bias], params)
             self.source = FeatureSource(self.features, run.rank)
@@ -187,7 +188,8 @@ class HeadTrainer(Trainer):
         features = inputs[0]
         if self.run.method.views:
             features = self.features[to_device(torch.from_numpy(rows), self.run.device)]
-        loss = self.run.method.loss(Batch(outputs, rows, features, inputs, targets, weights))
+        cosines = self.cosines.of(rows) if self.cosines else NO_PAIRS
+        loss = batch_loss(self.run.method, Batch(outputs, rows, features, inputs, targets, weights, cosines))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -50,15 +50,45 @@ def weighted_loss(codes: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     return (weights * (similarity - targets).square()).sum() / size**2
 
 
+def neighbor_loss(codes: Tensor, cosines: Tensor, temperature: float, code_temperature: float) -> Tensor:
+    """−(1/B) Σ_i Σ_j≠i p_ij log q_ij: each image's neighbours by code, q, against those by its features, p.
+
+    p_i = softmax_j≠i(c_ij / (tσ)), q_i = softmax_j≠i(z_iᵀz_j / (Kτ)), for codes z (B, K), cosines c (B, B) of the
+    features, temperature t in units of σ, the deviation of the c_ij with i ≠ j, and code_temperature τ. Returns a
+    scalar, 0 for one image.
+
+    Up to a constant it is stochastic neighbour embedding (Hinton and Roweis, NIPS 2002) of a batch, with inner products
+    in the place of squared distances and one t in the place of a perplexity for each image; matching
+    softmax-normalised similarities to a teacher's is probabilistic knowledge transfer (Passalis and Tefas, ECCV 2018).
+    """
+    size, bits = codes.shape
+    others = ~torch.eye(size, dtype=torch.bool, device=codes.device)
+    wanted = cosines[others].view(size, size - 1)  # (B, B − 1): without the image itself
+    found = (codes @ codes.T / bits)[others].view(size, size - 1)
+    spread = temperature * wanted.std(correction=0) if wanted.numel() else wanted.new_ones(())
+    spread = spread.clamp_min(torch.finfo(wanted.dtype).tiny)  # of equal images
+    shares = torch.softmax(wanted / spread, 1)
+    return -(shares * torch.log_softmax(found / code_temperature, 1)).sum() / size
+
+
 class PairLoss(Method):
-    """The loss that the recipes of SSDH share; `train.target` and `train.unknown_weight` tell them apart."""
+    """The loss that the recipes of SSDH share; `train.target` and `train.unknown_weight` tell them apart.
+
+    `train.neighbor_weight` λ leads from "same kind" to "same picture": (1 − λ)·`weighted_loss` + λτ·`neighbor_loss`. τ
+    keeps the second term's gradient at the scale of the first one's.
+    """
 
     pairs = True
 
     def loss(self, batch: Batch) -> Tensor:
-        """`weighted_loss` of the outputs."""
-        (codes,) = batch.outputs
-        return weighted_loss(codes, batch.targets, batch.weights)
+        """Of the outputs of a batch."""
+        (codes,), params = batch.outputs, self.params
+        pairs = weighted_loss(codes, batch.targets, batch.weights)
+        if not (weight := params.neighbor_weight):
+            return pairs
+        temperatures = params.neighbor_temperature, params.code_temperature
+        neighbors = neighbor_loss(codes, batch.cosines, *temperatures)
+        return (1 - weight) * pairs + weight * params.code_temperature * neighbors
 
 
 # --- parts of other methods' losses ---------------------------------------------------------------------------------
@@ -93,6 +123,18 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
 
 
 # --- the pairs of a batch -------------------------------------------------------------------------------------------
+
+
+class FeatureCosines:
+    """Cosines of the frozen features (n, D), as they were extracted, of the images of a batch."""
+
+    def __init__(self, features: NDArray[np.floating[Any]], device: torch.device, dtype: torch.dtype) -> None:
+        self.unit = functional.normalize(torch.from_numpy(features).to(device, dtype), dim=1)  # (n, D)
+
+    def of(self, rows: NDArray[np.int64]) -> Tensor:
+        """(B, B) of the train images with these numbers (B,)."""
+        chosen = self.unit[to_device(torch.from_numpy(rows), self.unit.device)]
+        return chosen @ chosen.T
 
 
 CHUNK_PAIRS = 2**18  # pairs looked up at once: one index operation serves many small batches

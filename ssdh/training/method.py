@@ -7,7 +7,7 @@ batch loses. `docs/adding.md` shows a new one.
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +30,8 @@ class Batch:
     outputs: the head's (B, K), one for each view (one where a method takes none); rows: (B,) numbers of the images
     among the n train images; features: (B, D) frozen features as the head takes them (power-normalised, centred,
     scaled); views: the same of each view, which are those of the image itself where the whole network is trained;
-    targets, weights: (B, B) of the pairs where the method asks for them.
+    targets, weights: (B, B) of the pairs where the method asks for them; cosines: (B, B) of the frozen features as they
+    were extracted, where `train.neighbor_weight` asks for them.
     """
 
     outputs: Sequence[Tensor]
@@ -39,6 +40,7 @@ class Batch:
     views: Sequence[Tensor] = ()
     targets: Tensor = NO_PAIRS
     weights: Tensor = NO_PAIRS
+    cosines: Tensor = NO_PAIRS
 
 
 class Method(ABC):
@@ -64,6 +66,19 @@ class Method(ABC):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The scalar that a step makes smaller; differentiable in `batch.outputs`."""
+
+
+def batch_loss(method: Method, batch: Batch) -> Tensor:
+    """The loss of a batch; with `train.nested`, its mean over the codes' first bits of these lengths and all K bits.
+
+    So each prefix is a code of its own (Kusupati et al.: "Matryoshka Representation
+    Learning", NeurIPS 2022, for hash codes).
+    """
+    if not method.params.nested:
+        return method.loss(batch)
+    lengths = [*method.params.nested, batch.outputs[0].shape[1]]
+    prefixes = [replace(batch, outputs=[outputs[:, :bits] for outputs in batch.outputs]) for bits in lengths]
+    return torch.stack([method.loss(prefix) for prefix in prefixes]).mean()
 
 
 def chosen_method(params: dict[str, Any]) -> Method:

@@ -2,11 +2,15 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from ssdh.core.params import Params
+from ssdh.core.params import Bits, Params
 
-OF_SOME_RECIPES = {"head", "schedule", "lr_drop", "loss"}  # written into a model's file only where a recipe sets them
+OF_NEIGHBORS = {"neighbor_weight", "neighbor_temperature", "code_temperature"}  # of the pair loss
+
+
+# written into a model's file only where they are set
+OF_SOME_RECIPES = {"head", "schedule", "lr_drop", "loss", "nested", *OF_NEIGHBORS}
 
 
 class TrainParams(Params):
@@ -24,6 +28,10 @@ class TrainParams(Params):
     centre: bool
     unknown_weight: float = Field(default=0.0, ge=0)
     target: Literal["ternary", "soft"] = "ternary"
+    neighbor_weight: float = Field(default=0.0, ge=0, le=1)  # 0: same kind; 1: same picture
+    neighbor_temperature: float = Field(default=0.25, gt=0)  # in deviations of the features' cosines
+    code_temperature: float = Field(default=0.07, gt=0)
+    nested: list[Bits] = Field(default_factory=list)  # shorter lengths at which the code's first bits are codes too
     freeze_until: str | None = None
     eval_interval: int = Field(ge=0)  # iterations; 0: never
     snapshot_interval: int = Field(ge=0)
@@ -34,3 +42,10 @@ class TrainParams(Params):
     schedule: Literal["constant", "cosine", "drop"] = "constant"
     lr_drop: float = Field(default=0.8, gt=0, lt=1)  # share of the epochs after which schedule drop divides lr by 10
     loss: dict[str, float] = Field(default_factory=dict)  # what the method's own loss takes
+
+    @field_validator("nested")
+    @classmethod
+    def _ascend(cls, nested: list[int]) -> list[int]:
+        if nested != sorted(set(nested)):
+            raise ValueError("must be lengths that ascend, each once")
+        return nested

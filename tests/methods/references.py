@@ -137,3 +137,21 @@ def gradient(function: Callable[[Array], float], at: Array, step: float = 1e-6) 
         down[index] -= step
         found[index] = (function(up) - function(down)) / (2 * step)
     return found
+
+
+def neighbors(z: Array, x: Array, t: float, tau: float) -> float:
+    """Cross-entropy of the neighbours by code against those by features; t in deviations of the cosines."""
+    size = len(z)
+    c = unit(x) @ unit(x).T
+    sigma = np.std([c[i, j] for i in range(size) for j in range(size) if i != j])
+    total = 0.0
+    for i in range(size):
+        others = [j for j in range(size) if j != i]
+        p = np.exp([c[i, j] / (t * sigma) for j in others])
+        q = np.exp([z[i] @ z[j] / z.shape[1] / tau for j in others])
+        total -= np.sum(p / p.sum() * np.log(q / q.sum()))
+    return total / size
+
+
+def pair_loss(z: Array, targets: Array, weights: Array) -> float:
+    return float((weights * (z @ z.T / z.shape[1] - targets) ** 2).mean())

@@ -432,18 +432,22 @@ def test_separated_clusters_have_pairs_of_both_kinds() -> None:
     assert found.threshold_similar == found.mode - found.sigma_left
     assert found.threshold_dissimilar == found.mode + found.sigma_right / 2
     between = fit_pairs(fitted.pairs, alpha=1.0, beta=1.0, bins=500)[0]
-    assert between.fraction_similar and not between.fraction_dissimilar
+    assert between.fraction_similar
+    assert not between.fraction_dissimilar
     labels = pseudo_labels(fitted.pairs, found)
     same = own[:, None] == own
-    assert found.fraction_similar > 0.03 and same[labels == 1].all()
-    assert found.fraction_dissimilar > 0.8 and not same[labels == -1].any()
+    assert found.fraction_similar > 0.03
+    assert same[labels == 1].all()
+    assert found.fraction_dissimilar > 0.8
+    assert not same[labels == -1].any()
 
 
 def test_a_side_with_pairs_keeps_its_threshold_and_one_without_any_its_factor() -> None:
     features = clustered(300)
     pairs = PairDistances(features)
     plain = fit_pairs(pairs, alpha=1.0, beta=50.0, bins=50)[0]
-    assert plain.fraction_similar > 0 and plain.fraction_dissimilar == 0
+    assert plain.fraction_similar > 0
+    assert plain.fraction_dissimilar == 0
     found, alpha, beta = reach_pairs(pairs, plain, 1.0, 50.0)
     d = pdist(features.astype(np.float64), "cosine")
     halves = [50 / 2**n for n in range(1, 7)]
