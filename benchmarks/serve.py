@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import resident_mib, table, write_results
-from ssdh.hashing.codes import pack
+from ssdh.hashing.codes import pack, sign_codes
+from ssdh.search.gallery import Encoded
 
 BITS, SIDE = 64, 64
 
@@ -40,10 +41,12 @@ class GreyEncoder:
     def __init__(self) -> None:
         self.projection = np.random.default_rng(0).normal(size=(64, BITS))
 
-    def __call__(self, photos: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Packed codes (n, 8)."""
+    def __call__(self, photos: Sequence[NDArray[np.uint8]]) -> Encoded:
+        """Codes, outputs (n, 64) and features (n, 64)."""
         grey = [np.asarray(Image.fromarray(p).convert("L").resize((8, 8)), float).reshape(64) for p in photos]
-        return pack(np.where((np.array(grey) - np.mean(grey, axis=1, keepdims=True)) @ self.projection >= 0, 1, -1))
+        centred = np.float32(np.array(grey) - np.mean(grey, axis=1, keepdims=True))
+        outputs = np.float32(centred @ self.projection)
+        return Encoded(pack(sign_codes(outputs)), outputs, centred)
 
 
 def picture(row: int, side: int = SIDE) -> NDArray[np.uint8]:

@@ -25,6 +25,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
     parser.add_argument("--radius", type=whole, metavar="R", help="only images whose code differs in at most R bits")
+    parser.add_argument(
+        "--rerank",
+        type=whole,
+        default=0,
+        metavar="R",
+        help="order the R nearest by code by their features' cosine (default: 0, by code alone)",
+    )
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object on standard output")
     add_collection(parser)
     add_index(parser)
@@ -47,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
         answer = {
             "bits": index.bits,
             "index": index.kind,
+            "rerank": options.rerank,
             "images": len(index),
             "queries": queries,
             "skipped": left_out,
@@ -68,12 +76,12 @@ def _search_embeddings(options: argparse.Namespace) -> tuple[Any, list[dict[str,
     from ssdh.search.finished_run import MODEL, open_index
 
     runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
-    index = open_index(options.index)
-    names, codes = find_queries(options.query, index, load_hashnet(MODEL), select_device(runtime.device))
-    result = index.search(codes, options.top, options.radius)
+    index = open_index(options.index, features=True)
+    names, encoded = find_queries(options.query, index, load_hashnet(MODEL), select_device(runtime.device))
+    found = _search(index, encoded, options)
     return index, [
-        {"query": name, "code": code.tobytes().hex(), "results": _results(index, None, distances, rows)}
-        for name, code, distances, rows in zip(names, codes, *result, strict=True)
+        {"query": name, "code": code.tobytes().hex(), "results": results}
+        for name, code, results in zip(names, encoded.packed, found, strict=True)
     ]
 
 
@@ -84,31 +92,47 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
 
     paths = find_photos(Path(options.query))
     opened = open_searchable(options.collection)
-    index, encoder = opened.open_index(options.index), opened.open_encoder()
+    index, encoder = opened.open_index(options.index, features=options.rerank > 0), opened.open_encoder()
     ids = None if options.collection is None else opened.open_table().ids
     queries: list[dict[str, Any]] = []
     for batch in read_photos(paths, encoder.min_side, skipped):
-        codes = encoder([pixels for _, pixels in batch])
-        result = index.search(codes, options.top, options.radius)
-        for (path, _), code, distances, rows in zip(batch, codes, *result, strict=True):
-            queries.append(
-                {"photo": str(path), "code": code.tobytes().hex(), "results": _results(index, ids, distances, rows)}
-            )
+        encoded = encoder([pixels for _, pixels in batch])
+        found = _search(index, encoded, options, ids)
+        queries += [
+            {"photo": str(path), "code": code.tobytes().hex(), "results": results}
+            for (path, _), code, results in zip(batch, encoded.packed, found, strict=True)
+        ]
     if not queries:
         raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
     return index, queries
 
 
-def _results(index: Any, ids: Any, distances: Any, rows: Any) -> list[dict[str, Any]]:
-    return [
-        {"distance": int(distance), "row": int(row), "name": index.names[row]}
-        | ({} if ids is None else {"id": ids[row]})
-        for distance, row in zip(distances, rows, strict=True)
-        if row >= 0
-    ]
+def _search(index: Any, encoded: Any, options: argparse.Namespace, ids: Any = None) -> list[list[dict[str, Any]]]:
+    """The results of each of the encoded queries; ids: of the rows, where they have some."""
+    from ssdh.hashing.rerank import cosines
+
+    found = index.search(
+        encoded.packed, options.top, options.radius,
+        rerank=options.rerank, query_features=encoded.features, query_outputs=encoded.outputs,
+    )  # fmt: skip
+    answers = []
+    for own, distances, rows in zip(encoded.features, *found, strict=True):
+        there = rows[rows >= 0]
+        results = [
+            {"distance": int(distance), "row": int(row), "name": index.names[row]}
+            | ({} if ids is None else {"id": ids[row]})
+            for distance, row in zip(distances, there, strict=False)
+        ]
+        if options.rerank and index.features is not None:
+            for result, cosine in zip(results, cosines(own, index.features[there]), strict=True):
+                result["similarity"] = float(cosine)
+        answers.append(results)
+    return answers
 
 
 def _as_text(query: dict[str, Any]) -> str:
     lines = [query.get("photo") or query["query"]]
-    lines += [f"{result['distance']:>6}  {result['name']}" for result in query["results"]]
+    for result in query["results"]:
+        similarity = f"{result['similarity']:8.4f}" if "similarity" in result else ""
+        lines.append(f"{result['distance']:>6}{similarity}  {result['name']}")
     return "\n".join(lines if query["results"] else [*lines, "        no image within this radius"])

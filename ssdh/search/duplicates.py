@@ -7,7 +7,6 @@ have a cosine of at least `min_similarity` stay, and what they connect is a grou
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +14,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ssdh.core.errors import ParameterError
+from ssdh.hashing.rerank import Features
 from ssdh.search.close_pairs import close_pairs
 from ssdh.search.engines import CodeTable
 
 PAIRS = 1 << 16  # pairs whose features are compared at once
-
-
-class Features(Protocol):
-    """Features (N, D) by row, such as a memory map."""
-
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """(n, D) of these rows."""
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,18 @@ from ssdh.features.embeddings import REASONS, open_embeddings
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.encoder import feature_blocks, outputs_of
 from ssdh.hashing.network import HashNet
+from ssdh.search.gallery import Encoded
 from ssdh.search.index import Index
 
 
-def find_queries(text: str, index: Index, model: HashNet, device: torch.device) -> tuple[list[str], NDArray[np.uint8]]:
-    """(a name each, packed codes (q, ⌈bits/8⌉)) of what `text` names: a file, else a name, else a row number.
+def find_queries(text: str, index: Index, model: HashNet, device: torch.device) -> tuple[list[str], Encoded]:
+    """(a name each, codes, outputs and embeddings) of what `text` names: a file, else a name, else a row number.
 
-    Raises DataError where it is none of them, or its rows are no embeddings for `model`.
+    index: with its features. Raises DataError where it is none of them, or its rows are no embeddings for `model`.
     """
     if Path(text).exists():
         rows = read_queries(Path(text), model.dim)
-        codes = pack(sign_codes(outputs_of(feature_blocks(model, rows, device))(np.arange(len(rows)))))
-        return [f"{text}:{row}" for row in range(len(rows))], codes
+        return [f"{text}:{row}" for row in range(len(rows))], _encoded(rows, model, device)
     names = index.names or ()
     if text in names:
         row = list(names).index(text)
@@ -31,7 +31,15 @@ def find_queries(text: str, index: Index, model: HashNet, device: torch.device) 
         row = int(text)
     else:
         raise DataError(f"{text} is no file of embeddings, no name and no row of the {len(index):,}: give one of them")
-    return [names[row] if names else text], index.packed[row : row + 1]
+    assert index.features is not None
+    own = np.asarray(index.features[np.array([row])], np.float32)
+    encoded = _encoded(own, model, device)._replace(packed=index.packed[row : row + 1])
+    return [names[row] if names else text], encoded
+
+
+def _encoded(rows: NDArray[np.float32], model: HashNet, device: torch.device) -> Encoded:
+    outputs = outputs_of(feature_blocks(model, rows, device))(np.arange(len(rows)))
+    return Encoded(pack(sign_codes(outputs)), outputs, rows)
 
 
 def read_queries(path: Path, dim: int) -> NDArray[np.float32]:

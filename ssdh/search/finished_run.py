@@ -66,10 +66,15 @@ def check_one_run(last: str) -> None:
         )
 
 
-def open_index(kind: Kind = "flat") -> Index:
-    """The codes of all images of the run, searchable, with their names; DataError where parts are of different runs."""
+def open_index(kind: Kind = "flat", *, features: bool = False) -> Index:
+    """The codes of all images of the run, searchable, with their names; DataError where parts are of different runs.
+
+    features: also those by which to re-rank, read where they are asked for. Where the whole network was trained there
+    are none: what `extract` wrote is of the network before.
+    """
     check_one_run("encode")
-    bits = int(read_metadata(MODEL)["bits"])
+    metadata = read_metadata(MODEL)
+    bits = int(metadata["bits"])
     codes = read_array(CODES)
     names, _ = read_manifest(IMAGES)
     if codes.dtype != np.uint8 or codes.shape != (len(names), width(bits)):
@@ -78,7 +83,8 @@ def open_index(kind: Kind = "flat") -> Index:
         )
     if kind != "flat":
         logger.info("building the {} index of {} codes", kind, len(codes))
-    return Index(codes, bits=bits, names=names, kind=kind)
+    kept = read_array(FEATURES) if features and not metadata["has_backbone"] else None
+    return Index(codes, bits=bits, names=names, features=kept, kind=kind)
 
 
 def open_table() -> CodeTable:
@@ -144,7 +150,7 @@ def open_gallery(kind: Kind = "flat") -> Gallery:
     about = _counts()
     random = read_metadata(MODEL).get("weights") == "random"
     return Gallery(
-        index=open_index(kind),
+        index=open_index(kind, features=True),
         images=open_source(),
         encode=open_encoder(),
         title=about["dataset"],

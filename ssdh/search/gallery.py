@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,27 @@ from ssdh.search.index import Index
 Packed = NDArray[np.uint8]
 
 
+class Encoded(NamedTuple):
+    """What a search needs of n photos, one row a photo.
+
+    packed: uint8 (n, ⌈bits/8⌉); outputs: (n, bits), whose signs the codes are; features: (n, D), comparable with those
+    that the index keeps.
+    """
+
+    packed: Packed
+    outputs: NDArray[np.float32]
+    features: NDArray[np.float32]
+
+
 class Encode(Protocol):
-    """RGB images (H, W, 3) uint8 of any sizes to packed codes (n, ⌈bits/8⌉); a JPEG's short side need not be decoded
+    """RGB images (H, W, 3) uint8 of any sizes to codes, outputs and features; a JPEG's short side need not be decoded
     larger than `min_side`.
     """
 
     min_side: int
 
-    def __call__(self, photos: Sequence[Pixels]) -> Packed:
-        """The codes, one row a photo."""
+    def __call__(self, photos: Sequence[Pixels]) -> Encoded:
+        """One row a photo."""
 
 
 @dataclass(frozen=True)

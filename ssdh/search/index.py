@@ -5,13 +5,17 @@
     index = Index(np.load("models/codes.npy"), bits=32, names=names)
     distances, rows = index.search(query_packed, top=20, radius=8)
 
+    features = np.load("features/features.npy", mmap_mode="r")  # two stages: 500 by code, those by cosine
+    index = Index(codes, bits=32, features=features)
+    distances, rows = index.search(query_packed, top=20, rerank=500, query_features=query_features)
+
 Kinds: "flat" compares with every code (exact; a million 64-bit codes take about a millisecond a query); "hnsw" walks a
 graph and "hash" looks into buckets of equal first bits, both approximate: `recall` measures them against flat.
 """
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -23,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import atomic_path, read_array, write_array, write_csv, write_json
 from ssdh.hashing.codes import check_packed, hamming, pack, unpack, width
+from ssdh.hashing.rerank import Features, Scores, asymmetric_scores, best_first, cosines, nearest_first
 
 Kind = Literal["flat", "hnsw", "hash"]
 
@@ -55,9 +60,10 @@ Packed = NDArray[np.uint8]
 
 
 class Neighbours(NamedTuple):
-    """What a search finds, nearest first, equal distances by ascending row.
+    """What a search finds, in its order: by distance and ascending row unless it was asked for a finer one.
 
-    distances: int32 (q, k); rows: int64 (q, k). Where a query has fewer than k results, both are −1 at the end.
+    distances: int32 (q, k), bits that differ; rows: int64 (q, k). Where a query has fewer than k results, both are −1
+    at the end.
     """
 
     distances: NDArray[np.int32]
@@ -68,7 +74,8 @@ class Index:
     """Packed codes that can be searched.
 
     packed: uint8 (n, ⌈bits/8⌉) as `pack` makes them, n ≥ 1; copied, so a memory map may be closed after.
-    names: n names of the images, by row; optional, kept for the caller. kind: "flat", "hnsw" or "hash".
+    names: n names of the images, by row; optional, kept for the caller. features: (n, D) by row, of any real type,
+    for re-ranking; not copied, so a memory map is read row by row. kind: "flat", "hnsw" or "hash".
     Results of "hnsw" may differ between two builds: faiss links the graph on several threads.
 
     >>> codes = pack([[1, 1, 1], [1, -1, 1], [-1, -1, -1], [1, 1, 1]])
@@ -77,7 +84,13 @@ class Index:
     """
 
     def __init__(
-        self, packed: ArrayLike, *, bits: int, names: Sequence[str] | None = None, kind: Kind = "flat"
+        self,
+        packed: ArrayLike,
+        *,
+        bits: int,
+        names: Sequence[str] | None = None,
+        features: Features | None = None,
+        kind: Kind = "flat",
     ) -> None:
         codes = np.ascontiguousarray(check_packed(packed, bits))
         if kind not in KINDS:
@@ -87,11 +100,15 @@ class Index:
         index = _empty(kind, bits, len(codes))
         index.add(codes)
         self._set(index, bits, kind, names, codes)
+        if features is not None and len(features) != len(codes):
+            raise DataError(f"{len(features)} features do not fit {len(codes)} codes: run `dvc repro`")
+        self.features = features
 
     def _set(self, index: Any, bits: int, kind: Kind, names: Sequence[str] | None, codes: Packed | None) -> None:
         if names is not None and len(names) != index.ntotal:
             raise DataError(f"{len(names)} names do not fit {index.ntotal} codes: run `dvc repro`")
         self.faiss, self.bits, self.kind, self.names = index, bits, kind, names
+        self.features: Features | None = None
         # flat and hnsw hold the codes themselves, in one piece; hash scatters them over its buckets
         self.packed: Packed = _stored(index, kind) if kind != "hash" else np.array(codes)
 
@@ -100,17 +117,48 @@ class Index:
 
     # --- searching ------------------------------------------------------------------------------------------------
 
-    def search(self, query_packed: ArrayLike, top: int = 20, radius: int | None = None) -> Neighbours:
+    def search(
+        self,
+        query_packed: ArrayLike,
+        top: int = 20,
+        radius: int | None = None,
+        *,
+        rerank: int = 0,
+        query_features: ArrayLike | None = None,
+        query_outputs: ArrayLike | None = None,
+    ) -> Neighbours:
         """The `top` nearest codes of each query, those within `radius` differing bits where it is given.
 
-        query_packed: uint8 (q, ⌈bits/8⌉). Raises ParameterError for a top below 1 or a negative radius.
+        query_packed: uint8 (q, ⌈bits/8⌉). rerank: length R of a shortlist by code that is then ordered by cosine of
+        query_features (q, D) with the index's own, or, where either is missing, by query_outputs (q, bits), the real
+        outputs whose signs the query codes are, against the ±1 codes. All codes that tie with the R-th are in the
+        shortlist, and it is never shorter than `top`; of an approximate index it is what that finds. Without `rerank`,
+        query_outputs order equal distances by that same score; without these, equal distances are in row order.
+
+        Raises ParameterError for a top below 1, a negative radius or rerank, queries that do not fit each other, and a
+        rerank with nothing to go by.
         """
         query = np.ascontiguousarray(check_packed(query_packed, self.bits, "query codes"))
         if top < 1:
             raise ParameterError(f"top must be at least 1, got {top}")
         if radius is not None and radius < 0:
             raise ParameterError(f"radius must be at least 0, got {radius}")
-        distances, rows = self._nearest(query, min(top, len(self)))
+        if rerank < 0:
+            raise ParameterError(f"rerank must be at least 0, got {rerank}")
+        top = min(top, len(self))
+        finer = self._scores(len(query), rerank, query_features, query_outputs)
+        if finer is None:
+            distances, rows = self._nearest(query, top)
+        else:
+            distances, rows = np.empty((len(query), top), np.int32), np.empty((len(query), top), np.int64)
+            order = best_first if rerank else nearest_first
+            for i in range(len(query)):
+                near, found = self._shortlist(query[i : i + 1], max(top, rerank))
+                if radius is not None:
+                    near, found = near[near <= radius], found[near <= radius]
+                best = order(near, finer(i, found))[:top]
+                distances[i], rows[i] = -1, -1
+                distances[i, : len(best)], rows[i, : len(best)] = near[best], found[best]
         if radius is not None:
             outside = distances > radius
             distances[outside], rows[outside] = -1, -1
@@ -126,6 +174,36 @@ class Index:
         distances, rows = np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
         distances[rows < 0] = -1
         return distances, rows
+
+    def _shortlist(self, query: Packed, size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Distances and rows (n,) of the `size` codes nearest to one query (1, B), with all that tie with the last."""
+        distances, rows = (found[0] for found in self._nearest(query, min(size, len(self))))
+        if self.kind == "flat":
+            with _faiss_threads(1):
+                _, distances, rows = self.faiss.range_search(query, int(distances[-1]) + 1)  # closer than that
+            order = np.argsort(rows)
+            return distances[order].astype(np.int32), rows[order]
+        return distances[rows >= 0], rows[rows >= 0]
+
+    def _scores(
+        self, queries: int, rerank: int, query_features: ArrayLike | None, query_outputs: ArrayLike | None
+    ) -> Callable[[int, NDArray[np.int64]], Scores] | None:
+        """What orders rows (n,) for the i-th query, the highest first; None: nothing but distance and row."""
+        if rerank and self.features is not None and query_features is not None:
+            kept, wanted = self.features, np.asarray(query_features)
+            dim = kept[np.zeros(1, np.int64)].shape[1]
+            if wanted.shape != (queries, dim):
+                raise ParameterError(f"query_features must be ({queries}, {dim}), got {wanted.shape}")
+            return lambda i, rows: cosines(wanted[i], kept[rows])
+        if query_outputs is not None:
+            outputs = np.asarray(query_outputs)
+            if outputs.shape != (queries, self.bits):
+                raise ParameterError(f"query_outputs must be ({queries}, {self.bits}), got {outputs.shape}")
+            return lambda i, rows: asymmetric_scores(outputs[i], self.packed[rows], self.bits)
+        if rerank:
+            lacking = "query_features" if self.features is not None else "an index with features and query_features"
+            raise ParameterError(f"rerank needs {lacking}, or query_outputs")
+        return None
 
     def histogram(self, query_packed: ArrayLike) -> NDArray[np.int64]:
         """How many codes lie at each distance 0…bits from each query, exactly for every kind: int64 (q, bits + 1)."""

@@ -1,4 +1,4 @@
-"""Photos of any size to packed codes, by the network and the preprocessing that made the database's codes."""
+"""Photos of any size to codes, by the network and the preprocessing that made the database's codes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from ssdh.features.image_files import EXTENSIONS, image_files
 from ssdh.features.loader import normalise, preprocess
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.encoder import Encoder
+from ssdh.search.gallery import Encoded
 
 BATCH = 32  # photos a pass through the network
 
@@ -29,19 +30,20 @@ class PhotoEncoder:
         self.device, self.precision = device, precision
         self.min_side = encoder.preprocessing.resize
 
-    def outputs(self, photos: Sequence[Pixels]) -> NDArray[np.float32]:
-        """RGB images (H, W, 3) uint8 of any sizes to relaxed codes (n, K)."""
-        parts = []
+    def __call__(self, photos: Sequence[Pixels]) -> Encoded:
+        """RGB images (H, W, 3) uint8 of any sizes to packed codes, relaxed codes and the features below them."""
+        model = self.encoder.model
+        outputs: list[NDArray[np.float32]] = [np.empty((0, model.bits), np.float32)]
+        features: list[NDArray[np.float32]] = [np.empty((0, model.hash.in_features), np.float32)]
         for start in range(0, len(photos), BATCH):
             shapes = [preprocess(photo[None], self.encoder.preprocessing) for photo in photos[start : start + BATCH]]
             batch = normalise(torch.cat(shapes).to(self.device), self.encoder.preprocessing)  # (n, 3, size, size)
             with torch.inference_mode(), autocast(self.device, self.precision):
-                parts.append(self.encoder(batch).float().cpu().numpy())
-        return np.concatenate(parts) if parts else np.empty((0, self.encoder.bits), np.float32)
-
-    def __call__(self, photos: Sequence[Pixels]) -> NDArray[np.uint8]:
-        """RGB images to packed codes (n, ⌈K/8⌉)."""
-        return pack(sign_codes(self.outputs(photos)))
+                found = model.features(batch).float()
+                features.append(found.cpu().numpy())
+                outputs.append(model(found).float().cpu().numpy())
+        relaxed = np.concatenate(outputs)
+        return Encoded(pack(sign_codes(relaxed)), relaxed, np.concatenate(features))
 
 
 def find_photos(path: Path) -> list[Path]:

@@ -14,9 +14,9 @@ from ssdh.core.errors import DataError
 from ssdh.features.images import FileImages
 from ssdh.hashing.encoder import load_encoder
 from ssdh.hashing.model_file import image_precision, read_metadata
+from ssdh.hashing.rerank import Features
 from ssdh.search import finished_run
 from ssdh.search.collection import Collection, open_collection
-from ssdh.search.duplicates import Features
 from ssdh.search.engines import CodeTable
 from ssdh.search.finished_run import SMOKE_RUN
 from ssdh.search.gallery import Gallery
@@ -27,8 +27,8 @@ from ssdh.search.photos import PhotoEncoder
 class Searchable(Protocol):
     """Codes of images, the images, and the network that encodes others."""
 
-    def open_index(self, kind: Kind = "flat") -> Index:
-        """The codes, searchable, with their names."""
+    def open_index(self, kind: Kind = "flat", *, features: bool = False) -> Index:
+        """The codes, searchable, with their names and, where asked for and kept, features by which to re-rank."""
 
     def open_table(self) -> CodeTable:
         """The codes with ids and metadata."""
@@ -50,6 +50,9 @@ class FeatureRows:
     collection: Collection
     ids: Sequence[int]
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(n, D) of these rows, each read once."""
         wanted, place = np.unique(rows, return_inverse=True)
@@ -68,20 +71,24 @@ class SearchableCollection:
         """The codes with ids and metadata."""
         return self.table
 
-    def open_index(self, kind: Kind = "flat") -> Index:
+    def open_index(self, kind: Kind = "flat", *, features: bool = False) -> Index:
         """The codes, searchable; row i is the i-th lowest id. DataError where there are none."""
         table = self.table
         if not len(table):
             raise DataError(f"{self.collection.folder} is empty: `python -m ssdh add {self.collection.folder} PHOTOS`")
         if kind != "flat":
             logger.info("building the {} index of {} codes", kind, len(table))
-        return Index(table.packed, bits=table.bits, names=table.metadata["name"], kind=kind)
+        kept = self._features(table) if features else None
+        return Index(table.packed, bits=table.bits, names=table.metadata["name"], features=kept, kind=kind)
 
     def open_files(self, *, features: bool) -> tuple[CodeTable, Features | None]:
         """Codes of every file, exact copies among them with the id of their image, and features by the same rows."""
         table = self.collection.table(copies=True)
-        kept = features and self.collection.layout.dtype is not None
-        return table, FeatureRows(self.collection, table.ids) if kept else None
+        return table, self._features(table) if features else None
+
+    def _features(self, table: CodeTable) -> FeatureRows | None:
+        """The features by the table's rows; None where the collection keeps none."""
+        return None if self.collection.layout.dtype is None else FeatureRows(self.collection, table.ids)
 
     def open_encoder(self) -> PhotoEncoder:
         """The collection's own network."""
@@ -92,7 +99,7 @@ class SearchableCollection:
         """All of it, for the page; an image is read from the first of its paths."""
         files = zip(self.table.metadata["name"], self.table.metadata["sha256"], strict=True)
         return Gallery(
-            index=self.open_index(kind),
+            index=self.open_index(kind, features=True),
             images=FileImages.of(Path(), files),
             encode=self.open_encoder(),
             title=self.collection.folder.resolve().name,

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,9 +68,9 @@ def test_photos_of_the_collection_find_themselves_and_true_neighbours(
         row = rows[Path(query["photo"]).relative_to("photos").as_posix()]
         assert query["code"] == np.load("models/codes.npy")[row].tobytes().hex()
         distances = (bits != bits[row]).sum(axis=1)
-        order = np.argsort(distances, kind="stable")
-        assert [result["row"] for result in query["results"]] == order.tolist()
-        assert [result["distance"] for result in query["results"]] == distances[order].tolist()
+        assert sorted(result["row"] for result in query["results"]) == list(range(24))
+        assert [result["distance"] for result in query["results"]] == np.sort(distances).tolist()
+        assert [distances[result["row"]] for result in query["results"]] == np.sort(distances).tolist()
 
 
 def everything(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -273,10 +274,45 @@ def test_options_are_checked(arguments: list[str], message: str, capsys: pytest.
 def test_a_photo_alone_gets_the_outputs_it_gets_among_others(here: Path) -> None:
     encoder = open_encoder()
     photos = [decode_image(path, encoder.min_side) for path in sorted(Path("photos").rglob("*.jpg"))]
-    together = encoder.outputs(photos)
-    alone = np.concatenate([encoder.outputs([photo]) for photo in photos])
-    assert np.abs(together - alone).max() < 1e-5
-    assert encoder.outputs([]).shape == (0, 12)
+    together = encoder(photos)
+    alone = np.concatenate([encoder([photo]).outputs for photo in photos])
+    assert np.abs(together.outputs - alone).max() < 1e-5
+    assert [part.shape for part in encoder([])] == [(0, 2), (0, 12), (0, together.features.shape[1])]
+
+
+def test_a_shortlist_is_ordered_by_features_and_ties_without_one_by_the_outputs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = "photos/day 1/004.jpg"
+    plain = answer(capsys, photo, "--top", "24")
+    encoder = open_encoder()
+    own = encoder([decode_image(Path(photo), encoder.min_side)])
+    packed, features = np.load("models/codes.npy"), np.load("features/features.npy").astype(np.float64)
+    distances = (unpack(packed, 12) != unpack(own.packed, 12)).sum(axis=1)
+    scores = unpack(packed, 12) @ own.outputs[0].astype(np.float64)
+    found = [(result["distance"], scores[result["row"]]) for result in everything(plain)]
+    for (near, high), (far, low) in pairwise(found):
+        assert near < far or (near == far and high >= low - 1e-5)
+
+    again = answer(capsys, photo, "--top", "5", "--rerank", "8")
+    assert again["rerank"] == 8
+    cosines = features @ own.features[0] / np.linalg.norm(features, axis=1) / np.linalg.norm(own.features[0])
+    shortlist = np.flatnonzero(distances <= np.sort(distances)[7])
+    results = again["queries"][0]["results"]
+    expected = pytest.approx(np.sort(cosines[shortlist])[::-1][:5], abs=1e-4)
+    assert [result["similarity"] for result in results] == expected
+    assert [cosines[result["row"]] for result in results] == expected
+    assert main(["search", photo, "--top", "1", "--rerank", "8"]) == 0
+    assert re.search(r"^ +0  1\.0000  day 1/004.jpg$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_network_trained_whole_has_no_features_to_rerank_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert finished_module.open_index(features=True).features is not None
+    assert finished_module.open_index().features is None
+    metadata = read_metadata(finished_module.MODEL) | {"has_backbone": True}
+    monkeypatch.setattr(finished_module, "read_metadata", lambda _: metadata)
+    assert finished_module.open_index(features=True).features is None
 
 
 @pytest.mark.parametrize(("whole", "precision"), [(True, "bf16"), (False, "fp32")])

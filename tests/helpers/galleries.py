@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ssdh.features.images import open_images
-from ssdh.hashing.codes import pack
-from ssdh.search.gallery import Gallery
+from ssdh.hashing.codes import pack, sign_codes
+from ssdh.search.gallery import Encoded, Gallery
 from ssdh.search.index import Index, Kind
 
 
@@ -29,10 +29,11 @@ class GreyEncoder:
     def __init__(self, bits: int) -> None:
         self.projection = np.random.default_rng(7).normal(size=(64, bits))
 
-    def __call__(self, photos: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    def __call__(self, photos: Sequence[NDArray[np.uint8]]) -> Encoded:
         grey = [np.asarray(Image.fromarray(p).convert("L").resize((8, 8)), float).reshape(64) for p in photos]
         centred = np.array(grey) - np.mean(grey, axis=1, keepdims=True)
-        return pack(np.where(centred @ self.projection >= 0, 1, -1))
+        outputs = np.float32(centred @ self.projection)
+        return Encoded(pack(sign_codes(outputs)), outputs, np.float32(centred))
 
 
 def digits_gallery(folder: Path, count: int = 1797, bits: int = 32, kind: Kind = "flat") -> Gallery:
@@ -44,8 +45,9 @@ def digits_gallery(folder: Path, count: int = 1797, bits: int = 32, kind: Kind =
     np.save(folder / "images.npy", images)
     names = [f"digits/{row:04d}" for row in range(count)]
     encode = GreyEncoder(bits)
+    encoded = encode(list(images))
     return Gallery(
-        index=Index(encode(list(images)), bits=bits, names=names, kind=kind),
+        index=Index(encoded.packed, bits=bits, names=names, features=encoded.features, kind=kind),
         images=open_images(folder),
         encode=encode,
         title="digits",
@@ -67,7 +69,7 @@ def files_gallery(folder: Path, names: Sequence[str], bits: int = 24, size: tupl
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("row", "path", "sha256"), *rows])
     encode = GreyEncoder(bits)
-    codes = encode([np.asarray(Image.open(root / name)) for name in names])
+    codes = encode([np.asarray(Image.open(root / name)) for name in names]).packed
     images = open_images(folder, root)
     return Gallery(Index(codes, bits=bits, names=list(names)), images, encode, "folder", "v1")
 

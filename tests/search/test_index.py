@@ -77,6 +77,61 @@ def test_a_radius_leaves_out_what_is_farther() -> None:
         assert (found.distances[i, within.sum() :] == -1).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize(("size", "top", "radius"), [(1, 1, None), (30, 10, None), (30, 40, 5), (900, 7, 3)])
+def test_a_shortlist_with_its_whole_edge_is_ordered_by_cosine(
+    tmp_path: Path, dtype: Any, size: int, top: int, radius: int | None
+) -> None:
+    """The features are a memory map of any real type; the order of rows decides nothing."""
+    rng = np.random.default_rng(3)
+    codes, queries = clustered(900, 12), clustered(5, 12, seed=1)
+    np.save(tmp_path / "features.npy", np.rint(rng.normal(size=(900, 16)) * 30).astype(dtype))
+    features, wanted = np.load(tmp_path / "features.npy", mmap_mode="r"), rng.normal(size=(5, 16))
+    exact = np.asarray(features, np.float64)
+    cosines = wanted @ exact.T / np.linalg.norm(exact, axis=1)
+    distances = brute_force(queries, codes)
+    mixed = rng.permutation(900)
+    found = Index(pack(codes), bits=12, features=features).search(
+        pack(queries), top, radius, rerank=size, query_features=wanted
+    )
+    other = Index(pack(codes[mixed]), bits=12, features=features[mixed]).search(
+        pack(queries), top, radius, rerank=size, query_features=wanted
+    )
+    for i, rows in enumerate(found.rows):
+        near = distances[i] <= np.sort(distances[i])[max(size, top) - 1]
+        near &= distances[i] <= (12 if radius is None else radius)
+        expected = np.flatnonzero(near)[np.argsort(-cosines[i, near])][:top]
+        assert rows[rows >= 0].tolist() == expected.tolist()
+        assert found.distances[i, rows >= 0].tolist() == distances[i, expected].tolist()
+        assert mixed[other.rows[i][other.rows[i] >= 0]].tolist() == expected.tolist()
+    assert found.rows.shape == (5, top)
+
+
+@pytest.mark.parametrize("rerank", [0, 40])
+def test_without_features_outputs_order_the_ties_or_the_shortlist(rerank: int) -> None:
+    codes = clustered(900, 12)
+    outputs = np.random.default_rng(1).uniform(-1, 1, (6, 12))
+    queries = np.where(outputs >= 0, 1, -1)
+    found = Index(pack(codes), bits=12).search(pack(queries), 25, rerank=rerank, query_outputs=outputs)
+    distances, scores = brute_force(queries, codes), (outputs @ codes.T).round(4)
+    for i, rows in enumerate(found.rows):
+        near = np.flatnonzero(distances[i] <= np.sort(distances[i])[max(rerank, 25) - 1])
+        keys = np.stack([-scores[i], distances[i]] if rerank else [distances[i], -scores[i]], axis=1)
+        assert keys[rows].tolist() == sorted(keys[near].tolist())[:25]
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "hash"])
+def test_an_approximate_index_orders_what_it_finds(kind: Kind) -> None:
+    codes = clustered(3000, 64)
+    features = codes + np.random.default_rng(2).normal(size=codes.shape)
+    index = Index(pack(codes), bits=64, features=features, kind=kind)
+    found = index.search(pack(codes[:9]), 10, rerank=100, query_features=features[:9])
+    assert found.rows[:, 0].tolist() == list(range(9))
+    for i, rows in enumerate(found.rows):
+        cosines = features[rows] @ features[i] / np.linalg.norm(features[rows], axis=1)
+        assert (np.diff(cosines) <= 1e-6).all()
+
+
 def test_top_is_cut_to_what_there_is_and_one_code_suffices() -> None:
     found = Index(pack([[1, -1, 1]]), bits=3).search(pack([[1, 1, 1]]), top=50)
     assert found.rows.tolist() == [[0]]
@@ -142,6 +197,19 @@ def test_mistakes_name_the_value() -> None:
         index.search(codes, top=0)
     with pytest.raises(ParameterError, match="radius must be at least 0, got -1"):
         index.search(codes, radius=-1)
+    with pytest.raises(ParameterError, match="rerank must be at least 0, got -1"):
+        index.search(codes, rerank=-1)
+    with pytest.raises(ParameterError, match="rerank needs an index with features and query_features, or query_out"):
+        index.search(codes, rerank=1, query_features=np.ones((1, 2)))
+    with pytest.raises(ParameterError, match=r"query_outputs must be \(1, 3\), got \(3,\)"):
+        index.search(codes, query_outputs=np.ones(3))
+    with_features = Index(codes, bits=3, features=np.ones((1, 2)))
+    with pytest.raises(ParameterError, match="rerank needs query_features, or query_outputs"):
+        with_features.search(codes, rerank=1)
+    with pytest.raises(ParameterError, match=r"query_features must be \(1, 2\), got \(1, 3\)"):
+        with_features.search(codes, rerank=1, query_features=np.ones((1, 3)))
+    with pytest.raises(DataError, match="2 features do not fit 1 codes"):
+        Index(codes, bits=3, features=np.ones((2, 2)))
     with pytest.raises(ValueError, match="query codes must be uint8"):
         index.search(codes.astype(np.int64))
 

@@ -49,14 +49,43 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 def test_a_photo_finds_what_a_brute_force_finds(client: TestClient, gallery: Gallery) -> None:
     photo = disc(3)
     answer = client.post("/api/search?top=30", content=encoded(photo)).json()
-    code = gallery.encode([np.asarray(photo)])
-    distances = (unpack(gallery.index.packed, 32) != unpack(code, 32)).sum(axis=1)
-    order = np.argsort(distances, kind="stable")[:30]
+    code, outputs, _ = gallery.encode([np.asarray(photo)])
+    codes = unpack(gallery.index.packed, 32)
+    distances = (codes != unpack(code, 32)).sum(axis=1)
+    order = np.lexsort((-(codes @ outputs[0]), distances))[:30]
     assert [result["row"] for result in answer["results"]] == order.tolist()
     assert [result["distance"] for result in answer["results"]] == distances[order].tolist()
     assert answer["query"] == {"code": code.tobytes().hex()}
     assert answer["histogram"] == np.bincount(distances, minlength=33).tolist()
-    assert client.get("/api/search", params={"code": code.tobytes().hex(), "top": 30}).json() == answer
+    by_code = client.get("/api/search", params={"code": code.tobytes().hex(), "top": 30}).json()
+    assert [result["row"] for result in by_code["results"]] == np.argsort(distances, kind="stable")[:30].tolist()
+    assert {**by_code, "results": answer["results"]} == answer
+
+
+def test_a_shortlist_is_ordered_by_the_cosine_of_features(client: TestClient, gallery: Gallery) -> None:
+    photo, bits = disc(3), 32
+    code, _, own = gallery.encode([np.asarray(photo)])
+    features = np.asarray(gallery.index.features, np.float64)
+    for query, packed, url in (
+        (own[0], code, "/api/search?top=20&rerank=50"),
+        (features[17], gallery.index.packed[17:18], "/api/search?row=17&top=20&rerank=50"),
+    ):
+        distances = (unpack(gallery.index.packed, bits) != unpack(packed, bits)).sum(axis=1)
+        near = np.flatnonzero(distances <= np.sort(distances)[49])
+        cosines = features[near] @ query / np.linalg.norm(features[near], axis=1)
+        expected = [row for row in near[np.argsort(-cosines)].tolist() if "row" not in url or row != 17][:20]
+        answer = (client.get(url) if "row" in url else client.post(url, content=encoded(photo))).json()
+        assert [result["row"] for result in answer["results"]] == expected
+
+
+def test_what_cannot_be_reranked_is_told(client: TestClient, tmp_path: Path) -> None:
+    refused = client.get("/api/search?code=00000000&rerank=9")
+    assert (refused.status_code, "send the photo again" in refused.json()["error"]) == (422, True)
+    without = create_app(files_gallery(tmp_path, ["a.jpg", "b.jpg"]))
+    with TestClient(without, base_url="http://127.0.0.1") as plain:
+        assert plain.get("/api/about").json()["features"] is False
+        assert plain.get("/api/search?row=0&rerank=9").status_code == 422
+        assert len(plain.post("/api/search?rerank=9", content=encoded(disc(1))).json()["results"]) == 2
 
 
 def test_an_image_of_the_database_finds_its_neighbours_and_not_itself(client: TestClient, gallery: Gallery) -> None:

@@ -5,7 +5,7 @@
 A program asks as the page does:
 
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/api/search?top=20'
-    curl 'http://127.0.0.1:8000/api/search?row=17&top=20'
+    curl 'http://127.0.0.1:8000/api/search?row=17&top=20&rerank=500'
 
 Images are named by their row alone, so no path reaches the file system. A photo is the request's body: it stays in
 memory and its name is never sent.
@@ -31,7 +31,7 @@ from starlette.types import ASGIApp
 
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.features.decode import BadImageError, decode_image
-from ssdh.search.gallery import Gallery, Packed
+from ssdh.search.gallery import Encoded, Gallery, Packed
 from ssdh.search.index import parse_code
 from ssdh.search.web.guard import Guard
 from ssdh.search.web.thumbnails import Size, Thumbnails
@@ -54,6 +54,9 @@ MAX_DECODED = 2  # photos that are pixels at once: one is encoded while the next
 MAX_TOP = 1000
 
 
+MAX_RERANK = 10_000  # features that a request may have read
+
+
 PAGE = 200  # images a page at most
 
 
@@ -64,6 +67,9 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 
 
 Top = Annotated[int, Query(ge=1, le=MAX_TOP)]
+
+
+Rerank = Annotated[int, Query(ge=0, le=MAX_RERANK)]
 
 
 def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int = MAX_UPLOAD) -> ASGIApp:
@@ -83,7 +89,7 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
     about = view.about(max_upload)
     waiting, decoded = asyncio.Semaphore(MAX_WAITING), asyncio.Semaphore(MAX_DECODED)
 
-    async def encode(data: bytes) -> Packed:
+    async def encode(data: bytes) -> Encoded:
         loop = asyncio.get_running_loop()
         async with decoded:
             pixels = await loop.run_in_executor(decoder, decode_image, data, gallery.encode.min_side)
@@ -106,18 +112,22 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
         return view.page(start, count, seed)
 
     @app.get("/api/search", dependencies=known)
-    def search_known(row: Annotated[int | None, Query()] = None, code: str | None = None, top: Top = 60) -> Any:
+    def search_known(
+        row: Annotated[int | None, Query()] = None, code: str | None = None, top: Top = 60, rerank: Rerank = 0
+    ) -> Any:
         """The images nearest to an image of the database, which is left out itself, or to a code."""
         if (row is None) == (code is None):
             raise HTTPException(422, "give either row or code")
         if row is not None:
             view.check_row(row)
-            return view.search(gallery.index.packed[row : row + 1], top, row=row)
+            return view.search_row(row, top, rerank)
         assert code is not None
+        if rerank:
+            raise HTTPException(422, "rerank needs more than a code: send the photo again, or name a row")
         return view.search(parse_code(code, gallery.index.bits), top)
 
     @app.post("/api/search", dependencies=known)
-    async def search_photo(request: Request, top: Top = 60) -> Any:
+    async def search_photo(request: Request, top: Top = 60, rerank: Rerank = 0) -> Any:
         """The images nearest to a photo, which is the request's body."""
         if waiting.locked():
             raise HTTPException(503, "too many photos at once: try again in a moment", {"Retry-After": "2"})
@@ -126,8 +136,8 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
                 data = await _body(request, max_upload)
             except ClientDisconnect:
                 raise HTTPException(400, "the upload broke off") from None
-            packed = await encode(data)
-            return await asyncio.get_running_loop().run_in_executor(decoder, view.search, packed, top)
+            photo = await encode(data)
+            return await asyncio.get_running_loop().run_in_executor(decoder, view.search_photo, photo, top, rerank)
 
     @app.get("/images/{row}/{size}")
     def picture(row: int, size: Size, v: str = "") -> Response:
@@ -164,6 +174,7 @@ class _View:
             "typical": (typical / max(typical.sum(), 1)).tolist(),
             "max_upload": max_upload,
             "max_top": MAX_TOP,
+            "features": self.index.features is not None,
         }
 
     def page(self, start: int, count: int, seed: int | None) -> dict[str, Any]:
@@ -174,8 +185,21 @@ class _View:
             rows = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
         return {"total": total, "start": start, "images": [self.image(int(row)) for row in rows]}
 
-    def search(self, packed: Packed, top: int, row: int | None = None) -> dict[str, Any]:
-        distances, rows = self.index.search(packed, top + (row is not None))
+    def search_photo(self, photo: Encoded, top: int, rerank: int) -> dict[str, Any]:
+        how = {"query_features": photo.features, "query_outputs": photo.outputs}
+        return self.search(photo.packed, top, rerank=rerank, **how)
+
+    def search_row(self, row: int, top: int, rerank: int) -> dict[str, Any]:
+        packed, features = self.index.packed[row : row + 1], self.index.features
+        if not rerank:
+            return self.search(packed, top, row)
+        if features is None:
+            raise HTTPException(422, "rerank needs features, and none are kept here")
+        return self.search(packed, top, row, rerank=rerank, query_features=features[np.array([row])])
+
+    def search(self, packed: Packed, top: int, row: int | None = None, **how: Any) -> dict[str, Any]:
+        """The answer for one code (1, B). row: the image it is of, left out; how: more for `Index.search`."""
+        distances, rows = self.index.search(packed, top + (row is not None), **how)
         found = [
             self.image(int(near)) | {"distance": int(distance)}
             for distance, near in zip(distances[0], rows[0], strict=True)
