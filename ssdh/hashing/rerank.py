@@ -6,7 +6,8 @@
 A shortlist of R holds every code that is no farther than the R-th nearest, so all of the tie group at its edge: what is
 in follows from the codes alone, never from the order of rows. The score is the exact cosine of float features, kept as
 float32, float16 or int8 (4, 2 or 1 bytes a dimension and image; a memory map is read where it is asked for); or, where
-none are kept, that of the query's real outputs against the codes (Gordo, Perronnin, Gong, Lazebnik, *Asymmetric distances for binary embeddings*, TPAMI 2014).
+none are kept, that of the query's real outputs against the codes (Gordo, Perronnin, Gong, Lazebnik, *Asymmetric
+distances for binary embeddings*, TPAMI 2014).
 """
 
 from typing import Any, Protocol

@@ -23,7 +23,7 @@ SIZE = 32
 
 
 def finished_run(project: Path, folder: Path, *, count: int = 24, bits: int = 12, power: float = 0.0) -> Path:
-    """Write params.yaml, data/, models/ and metrics/data.json of data set `folder`; photos lie in `<folder>/photos`."""
+    """Write params.yaml, data/, features/, models/ and metrics/data.json of data set `folder`, its photos in `photos/`."""
     params = read_params(project / "params.yaml")
     params |= {"dataset": "folder", "bits": bits}
     params["backbone"]["arch"] = "resnet18"
@@ -60,4 +60,5 @@ def finished_run(project: Path, folder: Path, *, count: int = 24, bits: int = 12
     with torch.inference_mode():
         codes = pack(sign_codes(model(features).numpy()))
     write_array(folder / "models/codes.npy", codes)
+    write_array(folder / "features/features.npy", features.numpy())
     return folder
