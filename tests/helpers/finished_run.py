@@ -23,7 +23,7 @@ SIZE = 32
 
 
 def finished_run(project: Path, folder: Path, *, count: int = 24, bits: int = 12, power: float = 0.0) -> Path:
-    """Write params.yaml, data/, features/, models/ and metrics/data.json of data set `folder`, its photos in `photos/`."""
+    """Write what a run of data set `folder` leaves but for its metrics; photos lie in `<folder>/photos`."""
     params = read_params(project / "params.yaml")
     params |= {"dataset": "folder", "bits": bits}
     params["backbone"]["arch"] = "resnet18"
