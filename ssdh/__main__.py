@@ -5,6 +5,7 @@ import io
 import os
 import sys
 
+from ssdh import __version__
 from ssdh.cli import COMMANDS, load
 from ssdh.core.errors import SSDHError
 from ssdh.core.stage import configure_logging
@@ -45,6 +46,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         epilog="The earlier program's flags work too: `python -m ssdh --dataset cifar10 --train …`; "
         "`python -m ssdh --train --help` lists them.",
     )
+    parser.add_argument("--version", action="version", version=f"ssdh {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     names = [name for name in COMMANDS if name in arguments[:1]] or COMMANDS
     for name in names:
@@ -56,8 +58,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def is_old(arguments: list[str]) -> bool:
     """Whether a command line is the earlier program's: it begins with a flag that is not a request for help."""
-    return bool(arguments) and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")
+    return bool(arguments) and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")
+
+
+def run() -> None:
+    """The command `ssdh`; like `python -m ssdh` it finds modules of the working directory first."""
+    sys.path.insert(0, "")
+    sys.exit(main())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -9,6 +9,7 @@ from ssdh.core.device import check_device
 from ssdh.core.distributed import wanted_processes
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import is_placeholder
+from ssdh.core.package import check_package
 from ssdh.core.params import (
     RECIPE_SECTIONS,
     Bits,
@@ -59,6 +60,7 @@ def check(params: dict[str, Any]) -> None:
     Raises ParameterError with one line for each mistake, of all sections at once; DataError where data or weights are
     missing and cannot be fetched.
     """
+    check_package()
     check_parameters(params)
     check_files(params)
     check_home()
@@ -205,7 +207,7 @@ def check_recipe(recipe: str) -> None:
 def read_method(recipe: str) -> None:
     """Raise ParameterError where the recipe's Python file is missing or is not Python; torch is not imported for it."""
     source = recipes_folder() / f"{recipe}.py"
-    name = f"ssdh/methods/{recipe}.py"
+    name = recipe_file(recipe, "py")
     if not source.is_file():
         raise ParameterError(f"{name} does not exist: the method of {recipe_file(recipe)} belongs there")
     try:

@@ -32,7 +32,7 @@ BLOCK = 8192  # rows that are encoded at once
 SCORE_QUERIES, SCORE_NEIGHBORS = 1000, 10
 
 
-class Hasher(TransformerMixin, BaseEstimator):
+class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Learns compact binary codes of features without labels (SSDH, IJCAI 2018, and its relatives).
 
     bits: K, the length of a code. recipe: a method with its settings. num_train: rows that are trained on, drawn by the
@@ -158,12 +158,11 @@ class Hasher(TransformerMixin, BaseEstimator):
 
     def save(self, path: str | Path) -> None:
         """Write the network as a `.safetensors` file that `Hasher.load`, `load_hashnet` and `ssdh search` read."""
-        from ssdh import __version__
         from ssdh.hashing.model_file import save_hashnet
 
         check_is_fitted(self, "model_")
         settings = {name: value for name, value in self.get_params().items() if name not in ("device", "verbose")}
-        described = {"bits": self.bits, "seed": self.seed, "recipe": self.recipe, "ssdh_version": __version__}
+        described = {"bits": self.bits, "seed": self.seed, "recipe": self.recipe}
         metadata = described | {"input": "embeddings", "dim": self.n_features_in_, "hasher": settings}
         save_hashnet(Path(path), self.model_, metadata)
 

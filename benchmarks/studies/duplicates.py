@@ -27,8 +27,8 @@ from benchmarks.quality import PROJECT, recipe_codes, recipe_pairs
 from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
 from ssdh.features.backbone import load_backbone
-from ssdh.features.decode import image_files
 from ssdh.features.forward import BLOCK, run_network
+from ssdh.features.image_files import image_files
 from ssdh.features.loader import normalise, preprocess
 from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.search.close_pairs import close_pairs

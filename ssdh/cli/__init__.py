@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 COMMANDS = [
-    *("run", "datasets", "evaluate", "compare", "show", "table", "search", "export", "serve", "cache"),
+    *("init", "run", "datasets", "evaluate", "compare", "show", "table", "search", "export", "serve", "cache"),
     *("encode", "add", "remove", "list", "duplicates"),
 ]
 

@@ -41,7 +41,7 @@ from ssdh.experiments.results_table import (
 SKIPPED_STAGES = ("check", "report")  # they change no number
 
 
-METHODS = "ssdh/methods/"
+METHODS = ("ssdh/methods/", "methods/")  # in a clone, and in a pipeline of `ssdh init`
 
 
 COMMITS = 20  # experiments of that many last commits are looked through

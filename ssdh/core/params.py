@@ -12,8 +12,6 @@ pipeline's folder, so they read that folder's recipes; an installed library read
 """
 
 import re
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ssdh.core.errors import ParameterError
+from ssdh.core.package import PACKAGE, is_initialised
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -146,9 +145,9 @@ def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def recipes_folder() -> Traversable:
-    """`ssdh/methods` of the package that is imported."""
-    return resources.files("ssdh") / "methods"
+def recipes_folder() -> Path:
+    """Where the recipes lie: `methods/` of a pipeline that `ssdh init` made, else `ssdh/methods` of the package."""
+    return Path("methods") if is_initialised() else PACKAGE / "methods"
 
 
 def recipe_names() -> list[str]:
@@ -157,9 +156,9 @@ def recipe_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def recipe_file(recipe: str) -> str:
-    """What error lines call the file of a recipe."""
-    return f"ssdh/methods/{recipe}.yaml"
+def recipe_file(recipe: str, suffix: str = "yaml") -> str:
+    """The recipe's file of values, or with suffix `py` of its method, as dvc.yaml and error lines name it."""
+    return f"{'' if is_initialised() else 'ssdh/'}methods/{recipe}.{suffix}"
 
 
 def read_recipe(recipe: str) -> dict[str, dict[str, Any]]:

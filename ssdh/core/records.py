@@ -84,8 +84,8 @@ def parse_lock(text: str) -> dict[str, Any]:
 
 
 def is_code(path: str) -> bool:
-    """Whether a dependency of a stage is code of this project: a folder of `ssdh`, or an entry point."""
-    return path.startswith(("ssdh/", "stages/"))
+    """Whether a dependency of a stage is code: folders of `ssdh` or `ssdh.txt`, recipes, entry points."""
+    return path.startswith(("ssdh/", "ssdh.txt", "methods/", "stages/"))
 
 
 def hashes_by_path(stages: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:

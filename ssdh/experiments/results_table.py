@@ -16,7 +16,7 @@ from typing import Any
 
 from ssdh.core.errors import DataError
 from ssdh.core.files import atomic_path
-from ssdh.core.params import RECIPE_SECTIONS, effective, lookup, read_recipe, recipes_folder
+from ssdh.core.params import RECIPE_SECTIONS, effective, lookup, read_recipe, recipe_file, recipes_folder
 from ssdh.core.records import hashes_by_path
 
 BASELINES = {"float": "float features", "lsh": "LSH", "pcah": "PCAH", "itq": "ITQ"}
@@ -85,7 +85,7 @@ def method_hash(recipe: str) -> dict[str, str]:
     """MD5, by path, of the Python file of a recipe; empty where it has none."""
     file = recipes_folder() / f"{recipe}.py"
     md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() if file.is_file() else ""
-    return {f"ssdh/methods/{recipe}.py": md5} if md5 else {}
+    return {recipe_file(recipe, "py"): md5} if md5 else {}
 
 
 def code_of(hashes: Mapping[str, str]) -> str:

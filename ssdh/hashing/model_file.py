@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ssdh import __version__
 from ssdh.core.errors import DataError
 from ssdh.core.files import atomic_path, is_placeholder
 from ssdh.features.backbone import (
@@ -33,6 +34,7 @@ def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
 
     Raises DataError where the file cannot be written.
     """
+    metadata = metadata | {"ssdh_version": __version__}
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if model.power:
         metadata = metadata | {"power": model.power}

@@ -4,10 +4,13 @@ The loop, the head and the whole network are the same for all methods; a method 
 batch loses. `docs/adding.md` shows a new one.
 """
 
-import importlib
+import importlib.util
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssdh.core.errors import ParameterError
-from ssdh.core.params import section
+from ssdh.core.params import recipe_file, recipes_folder, section
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.params import TrainParams
 
@@ -87,16 +90,26 @@ def chosen_method(params: dict[str, Any]) -> Method:
 
 
 def load_method(name: str) -> type[Method]:
-    """The method in `ssdh/methods/NAME.py`; ParameterError where there is none or it does not define exactly one."""
-    file = f"ssdh/methods/{name}.py"
-    try:
-        module = importlib.import_module(f"ssdh.methods.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"ssdh.methods.{name}":
-            raise
-        raise ParameterError(f"recipe {name!r} has no {file}: write its method there (params.yaml: recipe)") from None
+    """The method in the recipe's `NAME.py`; ParameterError where there is none or it does not define exactly one."""
+    file, source = recipe_file(name, "py"), recipes_folder() / f"{name}.py"
+    if not source.is_file():
+        raise ParameterError(f"recipe {name!r} has no {file}: write its method there (params.yaml: recipe)")
+    module = _module(f"ssdh.methods.{name}", source)
     own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
     methods = [item for item in own if issubclass(item, Method)]
     if len(methods) != 1:
         raise ParameterError(f"{file} must define one subclass of Method, found {len(methods)}")
     return methods[0]
+
+
+def _module(name: str, source: Path) -> ModuleType:
+    """The module in a file, which need not lie in the package: a pipeline may have its own recipes."""
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(source.resolve()):
+        return known
+    spec = importlib.util.spec_from_file_location(name, source.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

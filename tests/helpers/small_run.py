@@ -68,9 +68,6 @@ class SmallRun:
             self.metrics = {key: self.metrics[key] for key in UNLABELLED}
         self._write_data()
         self._write_metrics(labelled)
-        published = folder / "ssdh/report/published.csv"
-        published.parent.mkdir(parents=True)
-        published.write_bytes((project / "ssdh/report/published.csv").read_bytes())
 
     def _write_data(self) -> None:
         rng = np.random.default_rng(1)
