@@ -19,6 +19,8 @@ from ssdh.report.inputs import numbers, published_rows, read_results, stage_reco
 
 BLOCK = 65_536  # codes unpacked at a time
 
+PUBLISHED = Path(__file__).with_name("published.csv")
+
 
 def collect(project: Path, params: dict[str, Any]) -> Report:
     """Read a run's files under `project` (`metrics/`, `data/`, `models/codes.npy`, `dvc.lock`).
@@ -51,7 +53,7 @@ def collect(project: Path, params: dict[str, Any]) -> Report:
     )
     return Report(
         results=results,
-        published=published_rows(project / "ssdh/report/published.csv", results),
+        published=published_rows(PUBLISHED, results),
         stages=stage_records(project / "dvc.lock"),
         parameters=parameters(params),
         weights=weights,
