@@ -13,7 +13,7 @@ import yaml
 
 from ssdh.core.errors import DataError
 from ssdh.report import charts, sections
-from ssdh.report.collect import collect
+from ssdh.report.collect import PUBLISHED, collect
 from ssdh.report.contents import Report
 from ssdh.report.gallery import nearest, worst_and_typical
 from ssdh.report.inputs import Results, published_rows, read_results
@@ -210,9 +210,9 @@ def test_published_values_stand_beside_the_same_protocol_only(
     run.change("data", query=1000, train=5000)
     assert "TreezzZ" not in Parsed(make_page(run)).words  # not at 12 bits
     published = tmp_path / "published.csv"
-    text = collect.PUBLISHED.read_text(encoding="utf-8")
+    text = PUBLISHED.read_text(encoding="utf-8")
     published.write_text(text.replace("cifar10,16,", "cifar10,12,"), encoding="utf-8")
-    monkeypatch.setattr(collect, "PUBLISHED", published)
+    monkeypatch.setattr("ssdh.report.collect.PUBLISHED", published)
     page = Parsed(make_page(run))
     assert 0.2511 in page.numbers
     assert not {0.2414, 0.2695, 0.2871} & page.numbers
