@@ -118,7 +118,17 @@ def test_make_starts_programs_by_their_path(project: Path) -> None:
     text = (project / "Makefile").read_text(encoding="utf-8")
     programs = re.findall(r"^\t@?([^\s@]+)", text, re.MULTILINE)
     assert "$(PY)" in programs
-    assert set(programs) <= {"$(PY)", "$(PYTHON)", "$(ACTIVATE)", "echo", "touch", "{", "--custom-compile-command"}
+    assert "PYTEST = $(PY) -m pytest" in text
+    assert set(programs) <= {
+        "$(PY)",
+        "$(PYTHON)",
+        "$(PYTEST)",
+        "$(ACTIVATE)",
+        "echo",
+        "touch",
+        "{",
+        "--custom-compile-command",
+    }
 
 
 def test_evaluate_says_which_model_does_not_exist(
