@@ -137,5 +137,5 @@ def test_evaluate_says_which_model_does_not_exist(
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "--model", "typo.safetensors"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("ssdh: typo.safetensors does not exist: --model wants a .safetensors of this pipeline")
+    assert line.startswith("ssdh: typo.safetensors does not exist: --model takes a .safetensors of this pipeline")
     assert "dvc repro" not in line
