@@ -27,7 +27,7 @@ from ssdh.core.params import (
 from ssdh.core.runtime import RuntimeParams
 from ssdh.datasets import registry
 from ssdh.evaluation.params import EvaluateParams
-from ssdh.features.backbone import build_network, ensure_weights, feature_size, resolve_layer, without_storage
+from ssdh.features.backbone import ensure_weights, feature_size, image_size, resolve_layer, shape_of_network
 from ssdh.features.embeddings import open_embeddings
 from ssdh.features.params import BackboneParams, ImageParams, ViewsParams, image_params
 from ssdh.structure.params import StructureParams
@@ -235,14 +235,15 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
         from ssdh.training.finetune import freeze
 
         layer = resolve_layer(backbone, images.weights)
-        freeze(without_storage(lambda: build_network(backbone.arch, layer, images.size)), params.freeze_until)
+        freeze(shape_of_network(backbone.arch, layer, image_size(backbone, images)), params.freeze_until)
     if not is_placeholder(Path(params.init_file)):
         from ssdh.hashing.model_file import check_same_backbone, initial_hashnet
 
         check_same_backbone(Path(params.init_file), backbone, images)
         layer = resolve_layer(backbone, images.weights)
-        dim = feature_size(backbone.arch, layer, images.size)
-        network = without_storage(lambda: build_network(backbone.arch, layer, images.size)) if params.finetune else None
+        size = image_size(backbone, images)
+        dim = feature_size(backbone.arch, layer, size)
+        network = shape_of_network(backbone.arch, layer, size) if params.finetune else None
         initial_hashnet(dim, bits, 0, params.init_file, network, params.power, params.head)
 
 

@@ -13,7 +13,7 @@ from ssdh.core.device import select_device
 from ssdh.core.errors import DataError, SSDHError
 from ssdh.core.params import lookup, section
 from ssdh.datasets import registry
-from ssdh.features.backbone import build_network, ensure_weights, resolve_layer, without_storage
+from ssdh.features.backbone import ensure_weights, image_size, network_to_fill, resolve_layer
 from ssdh.features.params import BackboneParams, image_params
 
 QUICK = 10_000  # images: fewer are never too many
@@ -77,7 +77,7 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
     if (images := image_params(params, name)) is None:
         return ""
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
-    seconds = count * forward_seconds(backbone, images.weights, images.size)
+    seconds = count * forward_seconds(backbone, images.weights, image_size(backbone, images))
     if seconds <= max_hours * 3600:
         return ""
     hours = math.ceil(seconds / 3600)
@@ -98,11 +98,13 @@ def forward_seconds(backbone: BackboneParams, weights: str, size: int) -> float:
     import torch
 
     layer = resolve_layer(backbone, weights)
-    network = without_storage(lambda: build_network(backbone.arch, layer, size)).eval()
-    network.to_empty(device="cpu")
+    network = network_to_fill(backbone.arch, layer, size, weights).eval()
+    if any(value.is_meta for value in network.state_dict().values()):
+        network.to_empty(device="cpu")
+        with torch.no_grad():
+            for value in network.state_dict().values():
+                value.fill_(1)
     with torch.inference_mode():
-        for value in (*network.parameters(), *network.buffers()):
-            value.fill_(1)
         images = torch.zeros(PROBE, 3, size, size)
         network(images)
         started = time.perf_counter()

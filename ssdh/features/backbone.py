@@ -1,33 +1,26 @@
-"""Pretrained networks as feature extractors: any torchvision classification network, a layer and its weights by name.
+"""Networks as feature extractors, by name: a network of a family, one of its layers, and its weights.
 
-torch and torchvision are imported where they are used, so that parameters can be checked without them.
+The families are in `ssdh/features/families`; torch is imported where it is used, so that parameters can be checked
+without it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.errors import ParameterError
+from ssdh.features.families.base import fillable, without_storage
+from ssdh.features.families.registry import find
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
-from ssdh.features.weights import (
-    normalisation,
-    only_convolutions,
-    read_weights,
-    torchvision_file,
-    torchvision_weights,
-    triple,
-)
+from ssdh.features.weights import file_normalisation, read_weights, triple
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 RANDOM_SEED = 0  # of `weights: random`; never the pipeline's seed, so that a new seed extracts nothing anew
-
-
-SMALLEST = {"vgg": 32, "alexnet": 63, "resnet": 8, "wide_resnet": 8, "resnext": 8}  # px from which on a family fits
 
 
 @dataclass(frozen=True)
@@ -45,84 +38,27 @@ class Backbone:
 
 def resolve_layer(params: BackboneParams, weights: str) -> str:
     """The layer that `auto` means; raises ParameterError where network or weights do not have the one asked for."""
-    arch, layer = params.arch, params.layer
-    classic = arch.startswith("vgg") or arch == "alexnet"
-    convolutions = weights == "features" or (
-        weights == "file" and classic and only_convolutions(read_weights(params.weights_file))
-    )
-    if weights == "features" and arch != "vgg16":
-        raise ParameterError(
-            f"images.weights 'features' exist for vgg16 only, got backbone.arch {arch!r}: use imagenet, random or file"
-        )
-    if layer == "auto":
-        return "pool5" if convolutions else "fc7" if classic else "penultimate"
-    if convolutions and layer != "pool5":
-        raise ParameterError(
-            f"backbone.layer {layer!r} needs weights beyond the convolutions, but images.weights {weights!r} has only "
-            "these: set backbone.layer to pool5 (params.yaml: backbone.layer)"
-        )
-    if layer != "penultimate" and not classic:
-        raise ParameterError(
-            f"backbone.layer {layer!r} exists in VGG and AlexNet, not in {arch}: choose penultimate or auto "
-            "(params.yaml: backbone.layer)"
-        )
-    return layer
+    family, network = find(params.arch)
+    return family.layer(network, params.layer, weights, params.weights_file)
 
 
-def transforms_input(arch: str, weights: str) -> bool:
-    """Whether the network itself renormalises its input: torchvision's weights of these two come from TensorFlow."""
-    return weights == "imagenet" and arch in ("googlenet", "inception_v3")
+def build_network(arch: str, layer: str, size: int, weights: str = "random") -> "nn.Module":
+    """A network with fresh weights that ends at `layer`; parameters keep the names that its package gives them.
 
-
-def build_network(arch: str, layer: str, size: int, *, transform_input: bool = False) -> "nn.Module":
-    """A torchvision network with fresh weights that ends at `layer`; parameters keep torchvision's names.
-
-    fc6 and fc7 are the outputs of the first and second linear layer (before the ReLU), pool5 the average of the last
-    convolution's maps, penultimate the input of the last layer.
+    weights: `images.weights`, for networks that compute otherwise with some (torchvision's googlenet).
     """
-    import torchvision
-    from torch import nn
-
-    options: dict[str, Any] = {}
-    if arch in ("googlenet", "inception_v3"):
-        options = {"init_weights": False, "aux_logits": False, "transform_input": transform_input}
-    elif arch.startswith("vit_"):
-        options = {"image_size": size}
-    elif arch.startswith("maxvit"):
-        options = {"input_size": (size, size)}
-    network: nn.Module = torchvision.models.get_model(arch, weights=None, **options)
-    if layer == "pool5":
-        return _pool5(network)
-    if layer in ("fc6", "fc7"):
-        children = list(cast("nn.Sequential", network.classifier))
-        linear = [i for i, child in enumerate(children) if isinstance(child, nn.Linear)]
-        network.classifier = nn.Sequential(*children[: linear[0 if layer == "fc6" else 1] + 1])
-        return network
-    parts = {name: part for name, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)}
-    linear_names = [name for name, part in parts.items() if isinstance(part, nn.Linear)]
-    last = linear_names[-1] if linear_names else list(parts)[-1]  # SqueezeNet ends with a convolution
-    network.set_submodule(last, nn.Identity())
-    return network
+    family, network = find(arch)
+    return family.build(network, layer, size, weights)
 
 
-def _pool5(network: "nn.Module") -> "nn.Module":
-    from collections import OrderedDict
-
-    from torch import nn
-
-    features = cast("nn.Module", network.features)
-    return nn.Sequential(OrderedDict(features=features, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+def shape_of_network(arch: str, layer: str, size: int) -> "nn.Module":
+    """The network on the meta device: shapes without values, in milliseconds."""
+    return without_storage(lambda: build_network(arch, layer, size))
 
 
-def without_storage(build: "Callable[[], nn.Module]") -> "nn.Module":
-    """The network that `build` makes, on the meta device: shapes without values, in milliseconds."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return build()
-    except NotImplementedError:  # RegNet computes its widths with tensors
-        return build().to("meta")
+def network_to_fill(arch: str, layer: str, size: int, weights: str) -> "nn.Module":
+    """The network for a state dict that holds all of its tensors (`load_state_dict` with `assign=True`)."""
+    return fillable(lambda: build_network(arch, layer, size, weights))
 
 
 def feature_size(arch: str, layer: str, size: int) -> int:
@@ -130,7 +66,7 @@ def feature_size(arch: str, layer: str, size: int) -> int:
     import torch
 
     try:
-        network = without_storage(lambda: build_network(arch, layer, size)).eval()
+        network = shape_of_network(arch, layer, size).eval()
         return int(network(torch.empty(1, 3, size, size, device="meta")).shape[1])
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -138,11 +74,6 @@ def feature_size(arch: str, layer: str, size: int) -> int:
             f"images.size {size} does not fit backbone.arch {arch}: {reason} "
             "(params.yaml: datasets.<dataset>.images.size)"
         ) from None
-
-
-def known_to_fit(arch: str, size: int) -> bool:
-    """Whether images of `size` px fit this network, without asking it: importing torchvision takes seconds."""
-    return any(arch.startswith(family) and size >= smallest for family, smallest in SMALLEST.items())
 
 
 def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
@@ -153,92 +84,89 @@ def load_backbone(params: BackboneParams, images: ImageParams) -> Backbone:
     import torch
 
     layer = resolve_layer(params, images.weights)
-    dim = feature_size(params.arch, layer, images.size)
+    preprocessing = resolve_preprocessing(params, images)
+    size = preprocessing.size
+    dim = feature_size(params.arch, layer, size)
     if images.weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            network = build_network(params.arch, layer, images.size)
+            module = build_network(params.arch, layer, size)
     else:
-        if images.weights == "file":
-            state = read_weights(params.weights_file)
-        else:
-            state = torchvision_weights(params.arch, images.weights)
-        transform_input = transforms_input(params.arch, images.weights)
-        size = images.size
-        network = without_storage(lambda: build_network(params.arch, layer, size, transform_input=transform_input))
-        _check_fit(network, state, params, images.weights)
-        _fill(network, state)
-    preprocessing = resolve_preprocessing(params, images)
+        module = _with_weights(params, images.weights, layer, size)
     logger.info(
         "backbone {} {}: {} weights, {} values an image, {} px, mean {} std {}",
         params.arch,
         layer,
         "random (seed 0: a smoke run, not the paper's setting)" if images.weights == "random" else images.weights,
         dim,
-        images.size,
+        size,
         _short(preprocessing.mean),
         _short(preprocessing.std),
     )
-    return Backbone(network.eval(), dim, layer, preprocessing)
+    return Backbone(module.eval(), dim, layer, preprocessing)
 
 
-def _check_fit(network: "nn.Module", state: "dict[str, Tensor]", params: BackboneParams, weights: str) -> None:
-    """Raise DataError that names the keys of `state` that are missing, unknown or of another shape."""
-    import torchvision
-
-    wanted = network.state_dict()
-    options = {"init_weights": False} if params.arch in ("googlenet", "inception_v3") else {}
-    whole = without_storage(lambda: torchvision.models.get_model(params.arch, weights=None, **options)).state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in wanted and key not in whole]
-    shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if missing or unknown or shapes:
-        told = "; ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
-            for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
-            if keys
-        )
-        source = f"backbone.weights_file {params.weights_file}" if weights == "file" else f"weights {weights}"
-        raise DataError(f"{source} does not fit {params.arch}: {told}; keys must be torchvision's names")
-
-
-def _fill(network: "nn.Module", state: "dict[str, Tensor]") -> None:
-    """Put `state`, which fits, into a network without storage."""
-    import torch
-
-    wanted = network.state_dict()
-    chosen = {key: state.get(key, torch.zeros((), dtype=torch.long)) for key in wanted}
-    chosen = {key: value.float() if value.is_floating_point() else value for key, value in chosen.items()}
-    network.load_state_dict(chosen, strict=True, assign=True)
-    network.requires_grad_(True)
+def _with_weights(params: BackboneParams, weights: str, layer: str, size: int) -> "nn.Module":
+    family, network = find(params.arch)
+    if weights == "file":
+        state, source = read_weights(params.weights_file), f"backbone.weights_file {params.weights_file}"
+    else:
+        state, source = family.pretrained(network, weights), f"weights {weights}"
+    return family.load(network, layer, size, weights, state, source)
 
 
 # --- weights and their preprocessing ---------------------------------------------------------------------------------
 
 
 def ensure_weights(params: BackboneParams, images: ImageParams) -> None:
-    """Make sure before any stage runs that layer and weights are there, downloading torchvision's where they are not.
+    """Make sure before any stage runs that layer and weights are there, downloading pretrained ones where they are not.
 
-    Quick (no torch) for networks and sizes that are known to fit, with random weights or weights downloaded before.
-    Raises DataError where they are missing, broken, or of another network.
+    Quick (no torch) for torchvision's networks and sizes that are known to fit, with random weights or weights
+    downloaded before. Raises DataError where they are missing, broken, or of another network.
     """
+    family, network = find(params.arch)
     layer = resolve_layer(params, images.weights)
     if images.weights in ("imagenet", "features"):
-        torchvision_file(params.arch, images.weights)
-    elif images.weights == "file":
-        state = read_weights(params.weights_file)
-        network = without_storage(lambda: build_network(params.arch, layer, images.size))
-        _check_fit(network, state, params, images.weights)
-    if not known_to_fit(params.arch, images.size):
-        feature_size(params.arch, layer, images.size)
+        family.fetch(network, images.weights)
+    size = image_size(params, images)
+    if images.weights == "file":
+        _with_weights(params, "file", layer, size)
+    if not family.known_to_fit(network, size):
+        feature_size(params.arch, layer, size)
+
+
+def image_size(params: BackboneParams, images: ImageParams) -> int:
+    """`images.size`, or what the weights want where it is null."""
+    if images.size is not None:
+        return images.size
+    family, network = find(params.arch)
+    return family.input_of(network, images.weights).size
 
 
 def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Preprocessing:
-    """Size and normalisation: `images.mean`/`std` if set, else the weight file's metadata, else torchvision's."""
-    mean, std = normalisation(params.arch, images.weights, params.weights_file)
-    mean = triple(images.mean) if images.mean is not None else mean
-    std = triple(images.std) if images.std is not None else std
-    return Preprocessing(resize=images.resize or images.size, size=images.size, mean=mean, std=std)
+    """Sizes and normalisation: those of `images` if set, else of the weight file's metadata, else the network's own.
+
+    `images.resize` without a value is `images.size`; where neither is set, both are the network's own.
+    """
+    family, network = find(params.arch)
+    wanted = family.input_of(network, images.weights)
+    mean, std = wanted.mean, wanted.std
+    if images.weights == "file":
+        mean, std = file_normalisation(params.weights_file) or (mean, std)
+    size = images.size or wanted.size
+    resize = images.resize or (images.size or wanted.resize)
+    if resize < size:
+        raise ParameterError(
+            f"images.resize {resize} is below the {size} px that {params.arch} wants: set it to null, or images.size "
+            "too (params.yaml: datasets.<dataset>.images.resize)"
+        )
+    return Preprocessing(
+        resize=resize,
+        size=size,
+        mean=triple(images.mean) if images.mean is not None else mean,
+        std=triple(images.std) if images.std is not None else std,
+        interpolation=images.interpolation or wanted.interpolation,
+    )
 
 
 def _short(values: Sequence[float]) -> str:

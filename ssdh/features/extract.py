@@ -21,6 +21,7 @@ from ssdh.core.distributed import Rank, barrier, broadcast
 from ssdh.core.files import atomic_path, file_sha256
 from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import write_beside
+from ssdh.features.families.registry import find
 from ssdh.features.forward import BLOCK
 from ssdh.features.images import ArrayImages, ImageSource, Rows
 from ssdh.features.params import BackboneParams, ImageParams
@@ -30,7 +31,10 @@ Array = NDArray[Any]
 
 
 # the code that turns an image's bytes into a row: another version of it may round otherwise
-CODE = ("core/device", "features/backbone", "features/decode", "features/forward", "features/loader")
+CODE = (
+    *("core/device", "features/backbone", "features/families/base"),
+    *("features/decode", "features/forward", "features/loader"),
+)
 
 
 READ = 1024  # rows that are copied at once
@@ -56,6 +60,7 @@ def feature_kind(
     """All that the bits of a feature depend on beside the image itself."""
     import torchvision
 
+    family, _ = find(params.arch)
     return {
         "arch": params.arch,
         "layer": backbone.layer,
@@ -65,8 +70,8 @@ def feature_kind(
         "images": f"pixels {source.shape[1:]}" if isinstance(source, ArrayImages) else "files",
         "device": device_key(device, deterministic),
         "instructions": torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else "",
-        "versions": {"torchvision": torchvision.__version__, "pillow": PIL.__version__},
-        "code": code_digest(CODE),
+        "versions": {"torchvision": torchvision.__version__, "pillow": PIL.__version__} | family.versions(),
+        "code": code_digest((*CODE, family.module())),
     }
 
 

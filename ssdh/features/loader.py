@@ -29,20 +29,20 @@ from ssdh.features.params import Preprocessing
 PREFETCH = 2  # blocks that a worker makes ahead
 
 
-def resized(images: Tensor, resize: int) -> Tensor:
-    """(B, 3, H, W) uint8 to short side `resize`, bicubic and antialiased; the long side rounds down (torchvision's)."""
+def resized(images: Tensor, resize: int, interpolation: str = "bicubic") -> Tensor:
+    """(B, 3, H, W) uint8 to short side `resize`, antialiased; the long side rounds down (torchvision's)."""
     height, width = images.shape[-2:]
     short = min(height, width)
     target = (max(1, int(resize * height / short)), max(1, int(resize * width / short)))
     if target == (height, width):
         return images
-    return functional.interpolate(images, target, mode="bicubic", antialias=True)
+    return functional.interpolate(images, target, mode=interpolation, antialias=True)
 
 
 def preprocess(images: NDArray[np.uint8], preprocessing: Preprocessing) -> Tensor:
     """(B, H, W, 3) uint8 pixels to (B, 3, size, size) uint8: resized, then the centre (padded black if too small)."""
     batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory: torch's fast path
-    batch = resized(batch, preprocessing.resize)
+    batch = resized(batch, preprocessing.resize, preprocessing.interpolation)
     size = preprocessing.size
     height, width = batch.shape[-2:]
     if height < size or width < size:

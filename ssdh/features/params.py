@@ -1,15 +1,10 @@
 """The parameters of images and backbone; importable without torch, so that they can be checked quickly."""
 
-import difflib
-import importlib.util
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from ssdh.core.errors import DataError
 from ssdh.core.params import Params, lookup, section
 
 Triple = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=3, max_length=3)]
@@ -19,13 +14,23 @@ Scales = Annotated[list[Annotated[float, Field(strict=True, gt=0)]], Field(min_l
 
 
 class ImageParams(Params):
-    """What a network gets to see of a data set: its block `datasets.<name>.images`."""
+    """What a network gets to see of a data set: its block `datasets.<name>.images`; None: what the weights want.
 
-    size: int = Field(ge=8, le=2048)
+    weights: `imagenet` means the pretrained ones of the network's name, whatever they were trained on; `pretrained` is
+    the same word.
+    """
+
+    size: int | None = Field(default=None, ge=8, le=2048)
     resize: int | None = Field(default=None, ge=8, le=4096)
     weights: Literal["imagenet", "features", "random", "file"]
     mean: Triple | None = None
     std: Scales | None = None
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _one_word(cls, weights: Any) -> Any:
+        return "imagenet" if weights == "pretrained" else weights
 
     @field_validator("resize")
     @classmethod
@@ -56,12 +61,13 @@ def image_params(params: dict[str, Any], dataset: str) -> ImageParams | None:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Short side to `resize` pixels (bicubic, antialiased), centre crop of `size`, then (x / 255 − mean) / std."""
+    """Short side to `resize` pixels (antialiased), centre crop of `size`, then (x / 255 − mean) / std."""
 
     resize: int
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str = "bicubic"  # or bilinear
 
 
 class AugmentParams(Params):
@@ -89,31 +95,27 @@ class ViewsParams(AugmentParams):
 
 
 class BackboneParams(Params):
-    """The frozen network: architecture, feature layer, precision, and the file of `images.weights: file`."""
+    """The frozen network: FAMILY/NETWORK (bare names are torchvision's), layer, precision, file of `weights: file`."""
 
     arch: str
-    layer: Literal["auto", "fc7", "fc6", "pool5", "penultimate"]
+    layer: str
     precision: Literal["fp32", "bf16"]
     weights_file: str
 
     @field_validator("arch")
     @classmethod
     def _known(cls, arch: str) -> str:
-        known = architectures()
-        if arch not in known:
-            close = difflib.get_close_matches(arch, known, n=3) or ["vgg16", "alexnet", "resnet50"]
-            raise ValueError(f"must be a classification network of torchvision, such as {', '.join(close)}")
-        return arch
+        from ssdh.features.families.registry import canonical  # whose families import this module
 
+        return canonical(arch)
 
-def architectures() -> list[str]:
-    """Names of torchvision's classification networks, read from its sources: importing it takes seconds.
+    @field_validator("layer")
+    @classmethod
+    def _of_the_family(cls, layer: str, info: ValidationInfo) -> str:
+        from ssdh.features.families.registry import find
 
-    Raises DataError without torchvision.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or not spec.submodule_search_locations:
-        raise DataError("torchvision is not installed: run `make setup`")
-    sources = (Path(spec.submodule_search_locations[0]) / "models").glob("*.py")
-    registered = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-    return sorted(name for source in sources for name in registered.findall(source.read_text(encoding="utf-8")))
+        if (arch := info.data.get("arch")) is not None:
+            layers = ("auto", *find(arch)[0].layers)
+            if layer not in layers:
+                raise ValueError(f"must be one of {', '.join(layers)}")
+        return layer

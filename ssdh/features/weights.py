@@ -1,14 +1,12 @@
-"""Weight files: read without running code, downloaded with their checksum, and the normalisation they go with."""
+"""Weight files: read without running code, and the normalisation that their metadata may name."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ssdh.core.cache_dir import ssdh_home
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import is_placeholder
-from ssdh.features.download import RemoteFile, fetch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +54,7 @@ def _check_file(path: Path, option: str = OPTION) -> None:
     hint = "name a .safetensors or .pth file" + (f" (params.yaml: {OPTION})" if option == OPTION else "")
     if not path.is_file():
         raise DataError(f"{option} {path} does not exist: {hint}")
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise ParameterError(f"{option} {path} has the unknown suffix {path.suffix!r}: {hint}")
     if is_placeholder(path):
         wanted = "images.weights is 'file', but " if option == OPTION else ""
@@ -72,59 +70,12 @@ def only_convolutions(state: "dict[str, Tensor]") -> bool:
     return all(key.startswith("features.") for key in state)
 
 
-def torchvision_weights(arch: str, weights: str) -> "dict[str, Tensor]":
-    """Torchvision's state dict, from `$SSDH_HOME/weights` or its hash-checked download.
+def file_normalisation(name: str) -> tuple[Triple, Triple] | None:
+    """Mean and std of a safetensors file's metadata: keys `mean` and `std`, or `preprocessing: … mean a b c, std d`.
 
-    Raises DataError where the file is broken or cannot be had.
+    None where it has none. Raises DataError where the file is missing or cut short.
     """
-    import torch
-
-    path = torchvision_file(arch, weights)
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        raise DataError(f"{path} is not a whole weight file: remove it and run again to download it anew") from None
-    if arch.startswith("densenet"):  # saved when torchvision's modules had dots in their names
-        state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key): v for key, v in state.items()}
-    return state
-
-
-def torchvision_file(arch: str, weights: str) -> Path:
-    """The downloaded file of torchvision's weights; fetches it when it is not there, unless SSDH_OFFLINE is set."""
-    kept = ssdh_home() / "weights"
-    marker = kept / f"{arch}.{weights}"  # the file's name, so that a second check needs no torchvision
-    if marker.is_file() and (path := kept / marker.read_text(encoding="utf-8").strip()).is_file():
-        return path
-    url = str(torchvision_enum(arch, weights).url)
-    digest = Path(url).stem.rsplit("-", 1)[1]  # all of torchvision's names end in the beginning of their SHA-256
-    path = fetch(RemoteFile(url, sha256=digest), kept)
-    marker.write_text(path.name + "\n", encoding="utf-8")
-    return path
-
-
-def torchvision_enum(arch: str, weights: str) -> Any:
-    """The entry of torchvision's list: its default, or VGG16's convolutions alone."""
-    import torchvision
-
-    enum = torchvision.models.get_model_weights(arch)
-    return enum.IMAGENET1K_FEATURES if weights == "features" else enum.DEFAULT
-
-
-def normalisation(arch: str, weights: str, weights_file: str) -> tuple[Triple, Triple]:
-    """Mean and std that belong to the weights: of the file's metadata, else torchvision's for them, else ImageNet's.
-
-    Raises DataError where the file is missing or cut short.
-    """
-    if weights == "file" and (found := _file_normalisation(Path(weights_file))):
-        return found
-    if weights in ("features", "imagenet"):
-        transforms = torchvision_enum(arch, weights).transforms()
-        return triple(transforms.mean), triple(transforms.std)
-    return IMAGENET_MEAN, IMAGENET_STD
-
-
-def _file_normalisation(path: Path) -> tuple[Triple, Triple] | None:
-    """Mean and std of a safetensors file's metadata: keys `mean` and `std`, or `preprocessing: … mean a b c, std d`."""
+    path = Path(name)
     _check_file(path)
     if path.suffix != ".safetensors":
         return None

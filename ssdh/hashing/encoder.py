@@ -89,6 +89,7 @@ def _frozen(path: Path, metadata: dict[str, Any], weights_file: Path | None) -> 
         )
         images = ImageParams(
             **{name: metadata[name] for name in ("size", "resize", "mean", "std")},
+            interpolation=metadata.get("interpolation", "bicubic"),
             weights="file" if weights_file else metadata["weights"],
         )
     except (KeyError, ValueError) as error:

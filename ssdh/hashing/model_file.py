@@ -13,13 +13,7 @@ from torch import nn
 from ssdh import __version__
 from ssdh.core.errors import DataError
 from ssdh.core.files import atomic_path, is_placeholder
-from ssdh.features.backbone import (
-    build_network,
-    resolve_layer,
-    resolve_preprocessing,
-    transforms_input,
-    without_storage,
-)
+from ssdh.features.backbone import network_to_fill, resolve_layer, resolve_preprocessing
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.network import HashNet, seeded_hashnet
 
@@ -101,8 +95,7 @@ def load_hashnet(path: Path) -> HashNet:
     backbone = None
     if metadata["has_backbone"]:
         arch, layer, size = str(metadata["arch"]), str(metadata["layer"]), int(metadata["size"])
-        transform_input = transforms_input(arch, str(metadata.get("weights")))
-        backbone = without_storage(lambda: build_network(arch, layer, size, transform_input=transform_input))
+        backbone = network_to_fill(arch, layer, size, str(metadata.get("weights")))
     with torch.device("meta"):
         model = HashNet(dim, bits, backbone, float(metadata.get("power", 0.0)), str(metadata.get("head", "tanh")))
     state.setdefault("scale", torch.ones(()))
@@ -174,7 +167,7 @@ def describe_input(backbone: BackboneParams, images: ImageParams | None, dim: in
 def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str, Any]:
     """The metadata by which the frozen network of a model is built again."""
     preprocessing = resolve_preprocessing(backbone, images)
-    return {
+    described = {
         "arch": backbone.arch,
         "layer": resolve_layer(backbone, images.weights),
         "weights": images.weights,
@@ -185,6 +178,9 @@ def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
+    if preprocessing.interpolation != "bicubic":
+        described["interpolation"] = preprocessing.interpolation
+    return described
 
 
 def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParams) -> None:
@@ -220,7 +216,8 @@ def check_for_embeddings(path: Path) -> None:
 def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:
     """What the images of a model must go through, from its metadata."""
     mean, std = ((float(v[0]), float(v[1]), float(v[2])) for v in (metadata["mean"], metadata["std"]))
-    return Preprocessing(resize=int(metadata["resize"]), size=int(metadata["size"]), mean=mean, std=std)
+    how = str(metadata.get("interpolation", "bicubic"))
+    return Preprocessing(int(metadata["resize"]), int(metadata["size"]), mean, std, how)
 
 
 def image_precision(metadata: dict[str, Any]) -> str:

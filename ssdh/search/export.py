@@ -139,7 +139,8 @@ def about_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
             "turned upright by its EXIF orientation",
             "16-bit grey x 255 / 65535; grey of floats x 255 where none is above 1; rounded and clipped to 8 bits",
             "transparent parts over white; then RGB, without regard to colour profiles",
-            f"short side to {preprocessing.resize} px (the long one rounds down), bicubic, antialiased, in 8 bits",
+            f"short side to {preprocessing.resize} px (the long one rounds down), {preprocessing.interpolation}, "
+            "antialiased, in 8 bits",
             f"centre crop of {preprocessing.size}x{preprocessing.size} px, offsets rounded half to even",
             "(x / 255 - mean) / std, by channel",
         ],

@@ -24,8 +24,9 @@ from ssdh.features.backbone import (
     resolve_layer,
     resolve_preprocessing,
 )
+from ssdh.features.families.torchvision import architectures
 from ssdh.features.loader import normalise, preprocess
-from ssdh.features.params import BackboneParams, ImageParams, architectures
+from ssdh.features.params import BackboneParams, ImageParams
 
 NONE = "models/pretrained/none.safetensors"
 
@@ -237,7 +238,8 @@ def test_offline_names_the_file_its_place_and_its_checksum(tmp_path: Path) -> No
 
 def test_random_weights_are_checked_without_torch() -> None:
     code = (
-        "import sys; from ssdh.features.backbone import resolve_layer; from ssdh.features.params import architectures\n"
+        "import sys; from ssdh.features.backbone import resolve_layer\n"
+        "from ssdh.features.families.torchvision import architectures\n"
         "architectures(); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

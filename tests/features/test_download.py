@@ -22,7 +22,7 @@ from ssdh.core.cache_dir import offline
 from ssdh.core.errors import DataError
 from ssdh.features import download as downloads
 from ssdh.features.download import RemoteFile, fetch, obtain, unpack
-from ssdh.features.weights import torchvision_file
+from ssdh.features.families.torchvision import torchvision_file
 
 CONTENT = hashlib.sha256(b"seed").digest() * 40_000  # 1.25 MiB
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -132,7 +132,7 @@ def weights(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SSDH_HOME", str(kept.parent))
     name = f"alexnet-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
     enum = types.SimpleNamespace(url=server.url.replace("archive.bin", name))
-    monkeypatch.setattr("ssdh.features.weights.torchvision_enum", lambda arch, weights: enum)
+    monkeypatch.setattr("ssdh.features.families.torchvision.torchvision_enum", lambda arch, weights: enum)
     return kept / name
 
 

@@ -88,7 +88,7 @@ def test_whole_network_takes_images_and_features(tmp_path: Path) -> None:
 
 
 def test_a_network_that_renormalises_its_input_still_does_after_a_round_trip(tmp_path: Path) -> None:
-    googlenet = build_network("googlenet", "penultimate", 64, transform_input=True)
+    googlenet = build_network("googlenet", "penultimate", 64, "imagenet")
     model = seeded_hashnet(1024, 12, 0, googlenet).eval()
     path = tmp_path / "model.safetensors"
     metadata = METADATA | {"arch": "googlenet", "size": 64}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ssdh.features.backbone import SMALLEST, feature_size, known_to_fit
-from ssdh.features.params import architectures
+from ssdh.features.backbone import feature_size
+from ssdh.features.families.torchvision import SMALLEST, Torchvision, architectures
 from tests.helpers.clone import make_clone
 
 TORCH = {"torch", "torchvision", "torch._dynamo", "safetensors"}
@@ -75,6 +75,7 @@ def test_running_check_prepare_structure_and_head_training_imports_no_more(
 
 @pytest.mark.parametrize("family", SMALLEST)
 def test_networks_known_to_fit_do(family: str) -> None:
+    known_to_fit = Torchvision().known_to_fit
     arch = next(name for name in architectures() if name.startswith(family))
     layers = ("fc6", "fc7", "pool5") if family in ("vgg", "alexnet") else ("penultimate",)
     for size in (SMALLEST[family], SMALLEST[family] + 1):

@@ -15,7 +15,7 @@ from ssdh.cli import measure as measuring
 from ssdh.core.errors import DataError, ParameterError, SSDHError
 from ssdh.core.files import rounded
 from ssdh.features import forward
-from ssdh.features.backbone import build_network, feature_size, without_storage
+from ssdh.features.backbone import build_network, feature_size, shape_of_network
 from ssdh.features.images import ImageSource
 from ssdh.features.params import Preprocessing
 from ssdh.hashing.model_file import load_hashnet, read_metadata
@@ -156,7 +156,7 @@ def test_freezing_until_a_module() -> None:
 
 
 def test_freezing_until_a_pool_of_vgg() -> None:
-    network = without_storage(lambda: build_network("vgg16", "fc7", 32))
+    network = shape_of_network("vgg16", "fc7", 32)
     freeze(network, "features.16")
     trained = [name for name, value in network.named_parameters() if value.requires_grad]
     assert trained[:2] == ["features.17.weight", "features.17.bias"]
