@@ -1,4 +1,4 @@
-"""Networks of timm: layers, preprocessing, weights from a file, a folder and a server of one's own, on tiny networks."""
+"""Networks of timm: layers, preprocessing, weights from a file, a folder and a local server, on tiny ones."""
 
 import contextlib
 import hashlib
@@ -66,9 +66,7 @@ def folder(tmp_path: Path) -> Path:
 def test_names() -> None:
     assert backbone("torchvision/vgg16").arch == "vgg16"
     assert backbone("timm/test_vit").arch == "timm/test_vit"
-    with pytest.raises(
-        ParameterError, match=r"must be a network of timm, such as timm/test_vit, .* got 'timm/tst_vit'"
-    ):
+    with pytest.raises(ParameterError, match=r"a network of timm, such as timm/test_vit, .* got 'timm/tst_vit'"):
         backbone("timm/tst_vit")
     with pytest.raises(ParameterError, match=r"FAMILY/NETWORK with one of .*timm, torchvision, got 'tim/vgg16'"):
         backbone("tim/vgg16")
@@ -132,7 +130,7 @@ def test_pixels_are_those_of_timms_own_transform() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (21, 21, 3), np.uint8)
     picture = Image.fromarray(noise).resize((336, 336), Image.Resampling.BICUBIC)
     transform: Any = create_transform(**resolve_model_data_config(trained("test_resnet")))
-    found = normalise(preprocess(np.asarray(picture)[None], how), how)[0]
+    found = normalise(preprocess(np.array(picture)[None], how), how)[0]
     assert (found - transform(picture)).abs().max() < 2.5 / 255 / 0.5
 
 
@@ -294,7 +292,8 @@ def test_the_hub_is_asked_once_and_never_when_offline(hub: tuple[str, list[str]]
     wanted = {name: float(value.sum()) for name, value in trained(num_classes=5).state_dict().items()}
     assert found == pytest.approx({name: value for name, value in wanted.items() if not name.startswith("head.")})
     assert f"fetching {address}/me/mine (licence: apache-2.0)" in said
-    assert {line.split("/")[-1] for line in requests} == {"config.json", "model.safetensors"}
+    files = [line.rpartition("/")[2] for line in requests if line.startswith("GET /me/")]
+    assert files == ["config.json", "model.safetensors"]
 
     requests.clear()
     for flag in ({}, {"SSDH_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "1"}):
