@@ -7,6 +7,7 @@ from pathlib import Path
 SCANNED = {
     "ssdh/datasets/registry.py": "ssdh/datasets",
     "ssdh/evaluation/registry.py": "ssdh/evaluation/baselines",
+    "ssdh/features/families/registry.py": "ssdh/features/families",
 }
 
 

@@ -6,7 +6,6 @@ timm/local-dir:PATH            (config.json and model.safetensors, as timm's `sa
 """
 
 import difflib
-import importlib
 import importlib.util
 import json
 import re
@@ -59,8 +58,10 @@ class Timm(Family):
 
     def input_of(self, network: str, weights: str) -> ImageInput:
         """As timm's data configuration says: the short side is ⌊size / crop_pct⌋, as in its own transform."""
-        data: Any = importlib.import_module("timm.data")
-        found = data.resolve_data_config(pretrained_cfg=_config(network))
+        from timm.data import config
+
+        resolve: Any = config.resolve_data_config
+        found = resolve(pretrained_cfg=_config(network))
         size = int(found["input_size"][-1])
         how = "bilinear" if found["interpolation"] == "bilinear" else "bicubic"
         return ImageInput(size, int(size / found["crop_pct"]), triple(found["mean"]), triple(found["std"]), how)
