@@ -10,10 +10,18 @@ from ssdh.core.files import try_folder
 
 
 def ssdh_home() -> Path:
-    """The folder of downloads, unfinished work and timings: `$SSDH_HOME`, by default in the user's cache directory."""
-    if home := os.environ.get("SSDH_HOME"):
-        return Path(home).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """The folder of downloads, unfinished work and timings: `$SSDH_HOME`, by default in the user's cache directory.
+
+    Raises DataError where the user has none.
+    """
+    try:
+        if home := os.environ.get("SSDH_HOME"):
+            return Path(home).expanduser().resolve()
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # HOME is not set, and the system knows no such user
+        raise DataError(
+            "this user has no home folder for downloads and unfinished work: set SSDH_HOME (environment)"
+        ) from None
     return Path(base) / "ssdh"
 
 

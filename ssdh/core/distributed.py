@@ -9,7 +9,9 @@ same path. A stage that profits from several processes starts itself again throu
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from loguru import logger
 
 from ssdh.core.errors import ParameterError, SSDHError
+from ssdh.core.launcher import LAUNCHER, is_launched, launcher_number, threads_allowed
 from ssdh.core.resume import work_folder
 from ssdh.core.runtime import num_cores
 from ssdh.core.stage import LAUNCH_ID
@@ -26,6 +29,7 @@ from ssdh.core.stage import LAUNCH_ID
 if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
+    from torch.distributed.distributed_c10d import Store
 
 
 T = TypeVar("T")
@@ -37,6 +41,14 @@ COLLECTIVE = timedelta(minutes=30)
 
 
 PATIENCE = timedelta(days=7)
+
+
+# A launcher starts all ranks at once. One that waits longer for the others was most likely started without them, in a
+# shell where an earlier launch left its variables.
+JOIN = timedelta(minutes=2)
+
+
+JOIN_SECONDS = 3.0  # of silence; then a rank says what it waits for
 
 
 @dataclass(frozen=True)
@@ -58,10 +70,15 @@ class Rank:
 
 
 def current_rank() -> Rank:
-    """The rank that the launcher's environment names; rank 0 of 1 without a launcher."""
-    if "RANK" not in os.environ:
+    """The rank that the launcher's environment names; rank 0 of 1 without a launcher.
+
+    A launcher is recognised by RANK; other variables, such as those of SLURM and MPI, say nothing by themselves.
+    Raises ParameterError where its variables are incomplete or no numbers.
+    """
+    if not is_launched():
         return Rank()
-    return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    count = launcher_number("WORLD_SIZE", least=1)
+    return Rank(launcher_number("RANK", below=count), count, launcher_number("LOCAL_RANK", below=count))
 
 
 def barrier(rank: Rank) -> None:
@@ -84,12 +101,50 @@ def process_group(device: "torch.device") -> Iterator[Rank]:
         yield rank
         return
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=COLLECTIVE)
+    store = PrefixStore("ssdh", _meet(rank))
+    dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.count, timeout=COLLECTIVE)
     patient = cast("ProcessGroup", dist.new_group(backend="gloo", timeout=PATIENCE))
     yield replace(rank, patient=patient)
     dist.destroy_process_group()
+
+
+def _meet(rank: Rank) -> "Store":
+    """Wait for the other ranks where the launcher says, saying so after JOIN_SECONDS, at most for JOIN.
+
+    Raises SSDHError where they do not come, and ParameterError where the address is none.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    launcher_number("MASTER_PORT", least=1, below=2**16)
+    address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ['MASTER_PORT']}"
+    if address.startswith(":"):
+        raise ParameterError(f"MASTER_ADDR is not set, though RANK is: {LAUNCHER}")
+    waiting = f"rank {rank.index} of {rank.count} waits for the others at {address}"
+    patience = f"{JOIN.total_seconds() / 60:g} minutes"
+    met: Future[Store] = Future()
+
+    def meet() -> None:
+        try:
+            met.set_result(next(rendezvous("env://", timeout=JOIN))[0])
+        except Exception as error:
+            met.set_exception(error)
+
+    # in a thread of its own: the call itself takes no interrupt, and tries for longer than it is told to
+    threading.Thread(target=meet, name="meet", daemon=True).start()
+    try:
+        try:
+            store = met.result(JOIN_SECONDS)
+        except TimeoutError:
+            logger.warning("{}, at most {}: {}", waiting, patience, LAUNCHER)
+            store = met.result(JOIN.total_seconds())
+    except (TimeoutError, RuntimeError, ValueError) as error:  # torch's own are RuntimeErrors
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        raise SSDHError(f"{waiting} and gave up after at most {patience}{reason}: {LAUNCHER}") from None
+    store.set_timeout(COLLECTIVE)
+    return store
 
 
 def wanted_processes(processes: int | None) -> int:
@@ -111,12 +166,13 @@ def relaunch(module: str, processes: int | None, arguments: Sequence[str] = ()) 
     A process that is a rank already (started here or by torchrun) goes on itself. Raises SSDHError when a rank fails;
     its own line is on stderr.
     """
-    if "RANK" in os.environ or (count := wanted_processes(processes)) == 1:
+    if is_launched() or (count := wanted_processes(processes)) == 1:
         return False
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))
+    if threads_allowed() is None:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores() // count))
     logger.info("{}: {} processes, {} threads each", module, count, os.environ["OMP_NUM_THREADS"])
     config = LaunchConfig(
         min_nodes=1,

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, field_validator
 from threadpoolctl import ThreadpoolController
 
+from ssdh.core.launcher import is_launched, launcher_number
 from ssdh.core.params import Params
 
 
@@ -45,7 +46,8 @@ class RuntimeParams(Params):
 
 def rank_cores() -> int:
     """CPU cores for this training process: those that there are, shared out over the ranks of this machine."""
-    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    local = launcher_number("LOCAL_WORLD_SIZE", least=1) if is_launched() and "LOCAL_WORLD_SIZE" in os.environ else 1
+    return max(1, num_cores() // local)
 
 
 def num_cores() -> int:

@@ -7,11 +7,13 @@ alone. A chart whose table is empty is None.
 import io
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -62,6 +64,11 @@ class Line:
     name: str
     x: Floats
     y: Floats
+
+
+def plain_style() -> AbstractContextManager[Any]:
+    """matplotlib's own style for the body, whatever a person's matplotlibrc says."""
+    return style.context("default")
 
 
 def distance_histogram(

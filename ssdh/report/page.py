@@ -8,7 +8,7 @@ Numbers are printed from the files, never typed; a part whose file is empty (a r
 from pathlib import Path
 from typing import Any
 
-from ssdh.report import sections
+from ssdh.report import charts, sections
 from ssdh.report.contents import Report
 from ssdh.report.gallery import Query
 from ssdh.report.markup import facts, number, section, table, text
@@ -24,6 +24,11 @@ CODES = "models/codes.npy"
 
 def render(report: Report) -> str:
     """The whole page as HTML with no reference to any other file or address."""
+    with charts.plain_style():
+        return _page(report)
+
+
+def _page(report: Report) -> str:
     parts = [
         ("run", "What ran", _run(report)),
         ("quality", "Retrieval quality", sections.quality(report)),
