@@ -1,12 +1,20 @@
 """Quality of codes on any file of features and labels: every method on the same splits.
 
     python -m benchmarks.quality --features FILE.npz [--bits 16,32,64,128] [--seeds 5] [--json OUT]
-        [--num-query 1000 --num-train 5000 --topk 5000] [--methods float,lsh,pcah,itq,published,default,soft]
+        [--num-query 1000 --num-train 5000 --topk 5000] [--methods float,itq,default,sdc] [--views FILE.npy]
+        [--settings chosen,authors]
 
-FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot. A seed draws the split (queries as even
-over the classes as in the protocols, where there is one class an image), the initial weights and the batches. Recipes
-are those of `ssdh/methods`, `default` the one that `params.yaml` names; baselines are `ssdh.evaluation.baselines`. mAP
-is tie-aware, deviations are over seeds. JSON: rows {"method", "bits", "map_mean", "map_std", "seconds"}.
+FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot; FILE.npy features of views (V, N, D),
+for recipes that compare some; a file `rows.npy` beside it says, ascending, which rows they are of where not of all.
+A seed draws the split (queries as even over the classes as in the protocols, where there is one class an image), the
+initial weights and the batches. A method is `float`, a file of `ssdh/evaluation/baselines/`, a recipe of
+`ssdh/methods/` or `default`, the one that `params.yaml` names. Settings of a recipe are its own (chosen) or those of its
+authors, where its file has them. Rows that OUT holds of other methods stay; `python -m benchmarks.leaderboard` makes a
+page of them.
+
+A JSON row: method, settings, tier, bits, map_mean and map_std (tie-aware, over the seeds), map_at_1000, unique_codes,
+neighbor_recall_at_10 (of the ten nearest by features among the first ten by code), recall_10_in_100 (among the first
+hundred), seconds (of processor time: fit and codes, no mAP), seeds, and the paired bootstrap against the default.
 """
 
 import argparse
@@ -14,7 +22,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +34,33 @@ import torch
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.core.params import read_params, section
+from ssdh.core.params import RECIPE_SECTIONS, read_params, read_recipe, recipe_names, section
 from ssdh.core.split import Split
 from ssdh.datasets.base import Protocol
 from ssdh.datasets.prepare import draw_split
-from ssdh.evaluation.baseline import CannotFitError
+from ssdh.evaluation import registry
+from ssdh.evaluation.baseline import CannotFitError, Codes
 from ssdh.evaluation.comparison import encode, fit
-from ssdh.evaluation.scored import float_average_precisions
-from ssdh.hashing.codes import pack, sign_codes
-from ssdh.hashing.retrieval import average_precisions
+from ssdh.evaluation.float_search import nearest, similarity_blocks
+from ssdh.evaluation.metrics import neighbors_among_first
+from ssdh.evaluation.scored import Ranked, sharing
+from ssdh.experiments.bootstrap import paired_bootstrap
+from ssdh.hashing import ranking
+from ssdh.hashing.codes import hamming, pack, sign_codes
+from ssdh.hashing.retrieval import average_precisions, count_distances
 from ssdh.structure.fit import fit_recipe
 from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import pseudo_labels
-from ssdh.training.head import train_head
+from ssdh.training.head import Views, train_head
 from ssdh.training.loop import Run
 from ssdh.training.method import Method, chosen_method
 
 PROJECT = Path(__file__).resolve().parents[1]
-BASELINES = ("lsh", "pcah", "itq")
-RECIPES = ("published", "default", "soft")
-METHODS = ("float", *BASELINES, *RECIPES)
+METHODS = ("float", "lsh", "pcah", "itq", "published", "default", "soft")
+NEAR, DEPTHS = 10, (10, 100)  # the nearest by features, looked for among so many first by code
+SCORES = 2**24  # of queries and codes at once
+MEANS = ("map_at_1000", "neighbor_recall_at_10", "recall_10_in_100", "seconds")
 Row = dict[str, Any]
 
 
@@ -73,12 +88,28 @@ def recipe_pairs(features: NDArray[np.float32], chosen: StructureParams, seed: i
     return PairLabels(fitted.pairs.features, fitted.structure, matrix)
 
 
+def load_views(path: Path, split: Split) -> NDArray[np.floating[Any]]:
+    """Features (V, n, D) of the views of a split's train rows."""
+    views, rows = np.load(path, mmap_mode="r"), path.with_name("rows.npy")
+    place = np.searchsorted(np.load(rows), split.train) if rows.is_file() else split.train
+    return np.ascontiguousarray(views[:, place])
+
+
 def recipe_codes(
-    features: NDArray[np.float32], split: Split, pairs: PairLabels, method: Method, bits: int, seed: int
+    features: NDArray[np.float32],
+    split: Split,
+    pairs: PairLabels,
+    method: Method,
+    bits: int,
+    seed: int,
+    views: Views = (),
 ) -> NDArray[np.uint8]:
-    """Packed codes (N, ⌈bits/8⌉) of all features by a hash layer trained on the split's train rows."""
+    """Packed codes (N, ⌈bits/8⌉) of all features by a hash layer trained on the split's train rows.
+
+    views: features (V, n, D) of the train rows, for recipes that compare some.
+    """
     train = np.ascontiguousarray(features[split.train])
-    model, _ = train_head(train, pairs, Run(method, bits, seed))
+    model, _ = train_head(train, pairs, Run(method, bits, seed), views=views)
     with torch.inference_mode():
         return pack(sign_codes(model(torch.from_numpy(features)).numpy()))
 
@@ -90,67 +121,165 @@ def score(packed: NDArray[np.uint8], labels: NDArray[np.uint8], split: Split, bi
     return float(result.mean())
 
 
-def measure(
-    features: NDArray[np.float32],
-    labels: NDArray[np.uint8],
-    split: Split,
-    *,
-    bits: Sequence[int],
-    seed: int,
-    topk: int,
-    methods: Sequence[str],
-) -> list[tuple[str, int, float, float]]:
-    """(method, bits, mAP, seconds) of each method and code length on one split; seconds hold fit and codes, no mAP."""
-    params = read_params()
-    result: list[tuple[str, int, float, float]] = []
-    train = features[split.train]
-    if "float" in methods:
-        started = time.perf_counter()
-        value = float(float_average_precisions(features, labels, split, topk).mean())
-        result += [("float", k, value, time.perf_counter() - started) for k in bits]
-    for method in (name for name in BASELINES if name in methods):
-        for k in bits:
-            started = time.perf_counter()
-            try:
-                fitted = fit(method, train, k, seed)
-            except CannotFitError:
-                continue
-            packed = encode(fitted, features)
-            seconds = time.perf_counter() - started
-            result.append((method, k, score(packed, labels, split, k, topk), seconds))
-    for method in (name for name in methods if name not in ("float", *BASELINES)):
-        recipe = params | {"recipe": params["recipe"] if method == "default" else method}
-        started = time.perf_counter()
-        pairs = recipe_pairs(train, section(recipe, "structure", StructureParams), seed)
-        shared = time.perf_counter() - started
-        for k in bits:
-            started = time.perf_counter()
-            packed = recipe_codes(features, split, pairs, chosen_method(recipe), k, seed)
-            seconds = time.perf_counter() - started
-            result.append((method, k, score(packed, labels, split, k, topk), shared + seconds))
+@dataclass(frozen=True)
+class Task:
+    """Features (N, D), labels (N, C), the split of a seed, what is measured, and the nearest by features, (q, NEAR)."""
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    split: Split
+    seed: int
+    topk: int
+    true: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, features: NDArray[np.float32], labels: NDArray[np.uint8], split: Split, seed: int, topk: int) -> "Task":
+        """With the nearest found."""
+        return cls(features, labels, split, seed, topk, nearest(features, split.query, split.database, NEAR))
+
+    def codes(self, packed: NDArray[np.uint8], bits: int) -> "Measured":
+        """Packed codes (N, ⌈bits/8⌉) by Hamming distance."""
+        query, database = self.split.query, self.split.database
+        counts = count_distances(packed[query], packed[database], self.labels[query], self.labels[database], bits=bits)
+        at = [hamming(packed[row, None], packed[database[self.true[i]]])[0] for i, row in enumerate(query)]
+        near = [neighbors_among_first(counts.total, np.stack(at), depth).mean() for depth in DEPTHS]
+        precisions = ranking.average_precision(counts.total, counts.relevant, self.topk)
+        shallow = ranking.average_precision(counts.total, counts.relevant, 1000)
+        unique = len(np.unique(packed[database], axis=0))
+        return Measured(precisions, float(shallow.mean()), float(near[0]), float(near[1]), unique)
+
+    def scores(self, blocks: Iterable[tuple[slice, NDArray[np.float32]]], packed: NDArray[Any] | None) -> "Measured":
+        """Scores (queries, n) by blocks of queries; packed: the codes (N, bytes), if any."""
+        precisions, shallow, near = np.empty(len(self.split.query)), [], []
+        for block, found in blocks:
+            relevant = sharing(self.labels, self.split, block)
+            for i, row in enumerate(range(block.start, block.start + len(found))):
+                ranked = Ranked.by(found[i])
+                total, hits = ranked.total[None], ranked.count(relevant[i])[None]
+                precisions[row] = ranking.average_precision(total, hits, self.topk)[0]
+                shallow.append(ranking.average_precision(total, hits, 1000)[0])
+                group = ranked.group[self.true[row]][None]
+                near.append([neighbors_among_first(total, group, depth).mean() for depth in DEPTHS])
+        unique = None if packed is None else len(np.unique(packed[self.split.database], axis=0))
+        recall = np.mean(near, axis=0)
+        return Measured(precisions, float(np.mean(shallow)), float(recall[0]), float(recall[1]), unique)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one method, code length and seed: average precision of each query (q,), and means."""
+
+    precisions: NDArray[np.float64]
+    map_at_1000: float
+    neighbor_recall_at_10: float
+    recall_10_in_100: float
+    unique_codes: int | None
+    seconds: float = 0.0
+
+
+Results = dict[tuple[str, str, int], list[Measured]]  # by method, settings and bits: of each seed
+
+
+def measure(task: Task, method: str, settings: str, bits: Sequence[int], views: Views = ()) -> dict[int, Measured]:
+    """What a method reaches at each length that it can give; seconds are of processor time."""
+    if method == "float":
+        started = time.process_time()
+        found = task.scores(similarity_blocks(task.features, task.split.query, task.split.database), None)
+        return {k: replace_seconds(found, started) for k in bits}
+    if method in registry.names():
+        lengths = {k: baseline(task, method, k) for k in bits}
+        return {k: found for k, found in lengths.items() if found}
+    params = with_settings(read_params(), method, settings)
+    started = time.process_time()
+    pairs = recipe_pairs(task.features[task.split.train], section(params, "structure", StructureParams), task.seed)
+    shared = time.process_time() - started
+    result = {}
+    for k in bits:
+        started = time.process_time() - shared
+        packed = recipe_codes(task.features, task.split, pairs, chosen_method(params), k, task.seed, views)
+        ended = time.process_time()
+        result[k] = replace_seconds(task.codes(packed, k), started, ended)
     return result
 
 
-def summarise(result: Sequence[tuple[str, int, float, float]]) -> list[Row]:
-    """Mean and deviation over seeds (of the sample; 0 for a single seed), mean seconds; in the order of first sight."""
+def baseline(task: Task, method: str, bits: int) -> Measured | None:
+    """A baseline at one length; None where it cannot give it."""
+    started = time.process_time()
+    try:
+        fitted = fit(method, np.ascontiguousarray(task.features[task.split.train]), bits, task.seed)
+    except CannotFitError:
+        return None
+    packed = encode(fitted, task.features)
+    ended = time.process_time()
+    if isinstance(fitted, Codes):
+        return replace_seconds(task.codes(packed, bits), started, ended)
+    query, database = task.split.query, packed[task.split.database]
+    step = max(1, SCORES // len(database))
+    blocks = [slice(start, min(start + step, len(query))) for start in range(0, len(query), step)]
+    scores = ((block, fitted.scores(task.features[query[block]], database)) for block in blocks)
+    return replace_seconds(task.scores(scores, packed), started, ended)
+
+
+def with_settings(params: dict[str, Any], method: str, settings: str) -> dict[str, Any]:
+    """`params` with a recipe and, for authors, the values of the `authors` section of its file."""
+    params = params | {"recipe": params["recipe"] if method == "default" else method}
+    authors: dict[str, Any] = dict(read_recipe(params["recipe"])).get("authors", {}) if settings == "authors" else {}
+    return params | {name: params[name] | authors.get(name, {}) for name in RECIPE_SECTIONS}
+
+
+def runs_of(method: str, settings: Sequence[str]) -> list[str]:
+    """The settings that a method is measured with: a baseline's are its authors', a recipe's those it has."""
+    if method in registry.names() or method == "float":
+        return ["authors"]
+    has = "authors" in read_recipe(read_params()["recipe"] if method == "default" else method)
+    return [name for name in settings if name == "chosen" or has]
+
+
+def replace_seconds(found: Measured, started: float, ended: float | None = None) -> Measured:
+    """With the processor's seconds since `started`."""
+    return replace(found, seconds=(time.process_time() if ended is None else ended) - started)
+
+
+def summarise(results: Results) -> list[Row]:
+    """Mean and deviation over the seeds (of the sample; 0 for one), and how far the default is from each method."""
     rows: list[Row] = []
-    for method, k in dict.fromkeys((method, k) for method, k, _, _ in result):
-        values = np.array([(value, seconds) for name, bits, value, seconds in result if (name, bits) == (method, k)])
-        deviation = float(values[:, 0].std(ddof=1)) if len(values) > 1 else 0.0
-        row = {"method": method, "bits": k, "map_mean": float(values[:, 0].mean()), "map_std": deviation}
-        rows.append(row | {"seconds": float(values[:, 1].mean())})
+    for (method, settings, bits), found in results.items():
+        maps = np.array([one.precisions.mean() for one in found])
+        uniques = [one.unique_codes for one in found if one.unique_codes is not None]
+        row: Row = {"method": method, "settings": settings, "tier": tier(method), "bits": bits}
+        row |= {"map_mean": float(maps.mean()), "map_std": float(maps.std(ddof=1)) if len(maps) > 1 else 0.0}
+        row |= {name: float(np.mean([getattr(one, name) for one in found])) for name in MEANS}
+        row |= {"unique_codes": round(float(np.mean(uniques))) if uniques else None, "seeds": len(found)}
+        reference = results.get(("default", "chosen", bits))
+        if reference and method != "default":
+            ours, theirs = (np.concatenate([one.precisions for one in each]) for each in (reference, found))
+            difference = paired_bootstrap(theirs, ours)
+            row["default_minus_method"] = [difference.difference, difference.low, difference.high]
+        rows.append(row)
     return rows
 
 
+def tier(method: str) -> str:
+    """What a method is given beside features of images; recipes get nothing."""
+    return registry.get(method).TIER if method in registry.names() else "images only"
+
+
+def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """The rows of a file, those of the same method, settings and bits replaced by `rows`."""
+    kept: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    new = {(row["method"], row.get("settings"), row["bits"]) for row in rows}
+    return [row for row in kept if (row["method"], row.get("settings"), row["bits"]) not in new] + list(rows)
+
+
 def print_table(rows: Sequence[Row]) -> None:
-    """One line a method, one column a code length."""
-    lengths = list(dict.fromkeys(row["bits"] for row in rows))
-    print(f"{'method':<12}" + "".join(f"{k:>18}" for k in lengths) + f"{'seconds':>10}")
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = {row["bits"]: row for row in rows if row["method"] == method}
+    """One line a method and settings, one column a code length."""
+    lengths = sorted({row["bits"] for row in rows})
+    print(f"{'method':<26}" + "".join(f"{k:>18}" for k in lengths) + f"{'seconds':>10}")
+    for key in dict.fromkeys((row["method"], row["settings"]) for row in rows):
+        own = {row["bits"]: row for row in rows if (row["method"], row["settings"]) == key}
         cells = [f"{own[k]['map_mean']:.4f} ± {own[k]['map_std']:.4f}" if k in own else "" for k in lengths]
         seconds = float(np.mean([row["seconds"] for row in own.values()]))
-        print(f"{method:<12}" + "".join(f"{cell:>18}" for cell in cells) + f"{seconds:>10.1f}", flush=True)
+        print(f"{key[0] + ', ' + key[1]:<26}" + "".join(f"{c:>18}" for c in cells) + f"{seconds:>10.1f}", flush=True)
 
 
 def _absolute(path: str) -> Path:
@@ -166,22 +295,34 @@ def main() -> None:
     parser.add_argument("--num-query", type=int, default=1000)
     parser.add_argument("--num-train", type=int, default=5000)
     parser.add_argument("--topk", type=int, default=5000)
-    parser.add_argument("--methods", default=",".join(METHODS), help="of these, or any recipe of ssdh/methods")
-    parser.add_argument("--json", type=_absolute, help="where the rows are written")
+    parser.add_argument("--methods", default=",".join(METHODS), help="float, baselines, recipes or default")
+    parser.add_argument("--settings", default="chosen", help="of recipes: chosen, authors or both, with a comma")
+    parser.add_argument("--views", type=_absolute, help=".npy with features of views (V, N, D)")
+    parser.add_argument("--json", type=_absolute, help="where the rows are written, beside those of other methods")
     chosen = parser.parse_args()
     logger.disable("ssdh")
     os.chdir(PROJECT)  # whose params.yaml and placeholder of weights are read
     bits, methods = [int(k) for k in chosen.bits.split(",")], chosen.methods.split(",")
+    known = ["float", "default", *registry.names(), *recipe_names()]
+    if unknown := [name for name in methods if name not in known]:
+        parser.error(f"--methods {','.join(unknown)}: known are {', '.join(known)}")
+    if chosen.json and "default" not in methods:
+        methods.insert(0, "default")  # what every method is compared with, query by query
+    runs = [(method, settings) for method in methods for settings in runs_of(method, chosen.settings.split(","))]
     features, labels = load(chosen.features)
-    result = []
+    results: Results = {}
     for seed in range(chosen.seeds):
-        split = draw(labels, chosen.num_query, chosen.num_train, seed)
-        result += measure(features, labels, split, bits=bits, seed=seed, topk=chosen.topk, methods=methods)
-        print(f"seed {seed} done", flush=True)
-    rows = summarise(result)
-    print_table(rows)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        task = Task.of(features, labels, draw(labels, chosen.num_query, chosen.num_train, seed), seed, chosen.topk)
+        views = load_views(chosen.views, task.split) if chosen.views else ()
+        for method, settings in runs:
+            for k, found in measure(task, method, settings, bits, views).items():
+                results.setdefault((method, settings, k), []).append(found)
+            print(f"seed {seed}: {method}, {settings}", flush=True)
+            rows = summarise(results)
+            if chosen.json:  # after every method, so that what was measured is not lost
+                whole = merged(chosen.json, rows)
+                chosen.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8", newline="\n")
+    print_table(summarise(results))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ssdh.core.files import read_array, read_json, write_csv, write_json
-from ssdh.core.params import Bits, TopK, read_params, section
+from ssdh.core.params import Bits, TopK, effective, read_params, section
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
 from ssdh.evaluation.manifold_recall import manifold_recall
@@ -35,6 +35,7 @@ def main() -> None:
         topk=section(params, f"datasets.{dataset}.topk", TopK),
         params=section(params, "evaluate", EvaluateParams),
         classes=read_json(METRICS / "data.json").get("classes", []),
+        nested=effective(params, "train").get("nested", []),
     )
     if (recall := manifold_recall(packed, features, split, bits=bits)) is not None:
         result.metrics["manifold_recall"] = recall

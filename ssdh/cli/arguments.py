@@ -26,6 +26,24 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_bits(parser: argparse.ArgumentParser) -> None:
+    """Add `--bits`."""
+    parser.add_argument(
+        "--bits",
+        type=positive,
+        metavar="K",
+        help="the first K bits of each code alone, a length that train.nested named (default: all)",
+    )
+
+
+def model_of(collection: Path | None) -> Path:
+    """The model file of a collection, or of the run in this folder."""
+    from ssdh.search.collection import MODEL as COLLECTION_MODEL
+    from ssdh.search.finished_run import MODEL
+
+    return MODEL if collection is None else collection / COLLECTION_MODEL
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     return _at_least(1, text)

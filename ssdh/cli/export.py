@@ -6,7 +6,7 @@
 import argparse
 from pathlib import Path
 
-from ssdh.cli.arguments import add_collection, add_index
+from ssdh.cli.arguments import add_bits, add_collection, add_index, model_of
 from ssdh.core.errors import ParameterError
 from ssdh.search.engines import ENGINES, SERVERS
 from ssdh.search.export_folder import open_folder
@@ -23,6 +23,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--uri", metavar="URI", help=f"with --to {' or '.join(SERVERS)}: load the codes into this server, write nothing"
     )
+    add_bits(parser)
     add_collection(parser)
     add_index(parser)
     parser.set_defaults(run=run)
@@ -38,13 +39,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _all_files(options: argparse.Namespace) -> int:
-    from ssdh.search.collection import MODEL as COLLECTION_MODEL
     from ssdh.search.export import export
-    from ssdh.search.finished_run import MODEL, sample_inputs
+    from ssdh.search.finished_run import sample_inputs
+    from ssdh.search.nested import check_length, shorter_index
     from ssdh.search.searchable import open_searchable
 
-    index = open_searchable(options.collection).open_index(options.index)
-    model = MODEL if options.collection is None else options.collection / COLLECTION_MODEL
+    model = model_of(options.collection)
+    if options.bits is None:
+        index = open_searchable(options.collection).open_index(options.index)
+    else:
+        check_length(model, options.bits)
+        index = shorter_index(open_searchable(options.collection).open_index(), options.bits, options.index)
     inputs = None if options.no_onnx or options.collection else sample_inputs(8)
     _list(export(options.folder, model, index, inputs, onnx=not options.no_onnx))
     return 0
@@ -52,10 +57,15 @@ def _all_files(options: argparse.Namespace) -> int:
 
 def _for_engine(options: argparse.Namespace) -> int:
     from ssdh.search.export_engine import check_uri, export_to
+    from ssdh.search.nested import check_length, shorter_table
     from ssdh.search.searchable import open_searchable
 
     check_uri(options.to, options.uri)
+    if options.bits is not None:
+        check_length(model_of(options.collection), options.bits)
     table = open_searchable(options.collection).open_table()
+    if options.bits is not None:
+        table = shorter_table(table, options.bits)
     _list(export_to(options.to, options.folder, table, options.uri))
     if options.uri is not None:
         print(f"{len(table):,} codes are in the collection `codes` at {options.uri}")

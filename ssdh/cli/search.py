@@ -6,12 +6,13 @@ Of a run on embeddings: `search FILE|NAME|ROW`, the rows nearest to those of a f
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from ssdh.cli.arguments import add_collection, add_index, positive, whole
+from ssdh.cli.arguments import add_bits, add_collection, add_index, model_of, positive, whole
 from ssdh.core.errors import DataError
 
 
@@ -33,6 +34,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="order the R nearest by code by their features' cosine (default: 0, by code alone)",
     )
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object on standard output")
+    add_bits(parser)
     add_collection(parser)
     add_index(parser)
     parser.set_defaults(run=run)
@@ -42,6 +44,10 @@ def run(options: argparse.Namespace) -> int:
     """Encode the queries, search, print; returns 0, or raises DataError where none could be read."""
     from ssdh.search.finished_run import is_of_embeddings
 
+    if options.bits is not None:
+        from ssdh.search.nested import check_length
+
+        check_length(model_of(options.collection), options.bits)
     skipped: list[tuple[Path, str]] = []
     if options.collection is None and is_of_embeddings():
         index, queries = _search_embeddings(options)
@@ -76,8 +82,9 @@ def _search_embeddings(options: argparse.Namespace) -> tuple[Any, list[dict[str,
     from ssdh.search.finished_run import MODEL, open_index
 
     runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
-    index = open_index(options.index, features=True)
+    index = _index(options, open_index, features=True)
     names, encoded = find_queries(options.query, index, load_hashnet(MODEL), select_device(runtime.device))
+    encoded = _queries(options, encoded)
     found = _search(index, encoded, options)
     return index, [
         {"query": name, "code": code.tobytes().hex(), "results": results}
@@ -92,11 +99,11 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
 
     paths = find_photos(Path(options.query))
     opened = open_searchable(options.collection)
-    index, encoder = opened.open_index(options.index, features=options.rerank > 0), opened.open_encoder()
+    index, encoder = _index(options, opened.open_index, features=options.rerank > 0), opened.open_encoder()
     ids = None if options.collection is None else opened.open_table().ids
     queries: list[dict[str, Any]] = []
     for batch in read_photos(paths, encoder.min_side, skipped):
-        encoded = encoder([pixels for _, pixels in batch])
+        encoded = _queries(options, encoder([pixels for _, pixels in batch]))
         found = _search(index, encoded, options, ids)
         queries += [
             {"photo": str(path), "code": code.tobytes().hex(), "results": results}
@@ -105,6 +112,24 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
     if not queries:
         raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
     return index, queries
+
+
+def _index(options: argparse.Namespace, open_index: Callable[..., Any], *, features: bool) -> Any:
+    """The index of all bits, or of the first `--bits`."""
+    if options.bits is None:
+        return open_index(options.index, features=features)
+    from ssdh.search.nested import shorter_index
+
+    return shorter_index(open_index("flat", features=features), options.bits, options.index)
+
+
+def _queries(options: argparse.Namespace, encoded: Any) -> Any:
+    """Encoded queries, or their first `--bits`."""
+    if options.bits is None:
+        return encoded
+    from ssdh.search.nested import shorter_queries
+
+    return shorter_queries(encoded, options.bits)
 
 
 def _search(index: Any, encoded: Any, options: argparse.Namespace, ids: Any = None) -> list[list[dict[str, Any]]]:

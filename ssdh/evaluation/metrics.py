@@ -15,8 +15,13 @@ from ssdh.core.split import Split
 from ssdh.evaluation.float_search import Metric, nearest
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking
-from ssdh.hashing.codes import hamming, unpack, width
-from ssdh.hashing.retrieval import DistanceCounts, count_distances, stable_average_precisions
+from ssdh.hashing.codes import first_bits, hamming, unpack, width
+from ssdh.hashing.retrieval import (
+    DistanceCounts,
+    average_precisions,
+    count_distances,
+    stable_average_precisions,
+)
 from ssdh.hashing.tie_range import average_precision_range
 
 BLOCK_BITS = 4_000_000
@@ -57,11 +62,13 @@ def evaluate(
     topk: int | None,
     params: EvaluateParams,
     classes: Sequence[str] = (),
+    nested: Sequence[int] = (),
 ) -> Evaluation:
     """Evaluate the codes of all images; a metric that does not exist is left out.
 
     packed: (N, ⌈bits/8⌉) uint8; labels: (N, C) multi-hot, C = 0 for none; features: (N, D); rows are the manifest's.
-    topk: of every mAP but `map_at`; None or more than the database for all of it; classes: the C names. Raises
+    topk: of every mAP but `map_at`; None or more than the database for all of it; classes: the C names; nested:
+    lengths at which the codes' first bits are codes too. Raises
     DataError where the arrays do not belong together.
     """
     if not len(packed) == len(labels) == len(features):
@@ -85,6 +92,9 @@ def evaluate(
         )  # fmt: skip
         found = label_metrics(counts, without_train, kept, params)
         result.metrics |= {"map": found.pop("map"), "map_stable": float(stable.mean()), **found}
+        if nested:
+            shorter = {str(k): prefix_map(packed, labels, split, bits, k, kept) for k in nested}
+            result.metrics["map_by_bits"] = shorter | {str(bits): result.metrics["map"]}
         result.per_query = _per_query(labels, split, counts, without_train, kept, classes)
         result.pr_curve = precision_recall_rows(counts.total, counts.relevant)
         result.precision_at_n = precision_rows(counts.total, counts.relevant, kept, params.curve_points)
@@ -110,6 +120,18 @@ def count_split(
 
     held_out = count(split.database[~in_train])
     return count(split.database[in_train]) + held_out, held_out
+
+
+def prefix_map(
+    packed: NDArray[np.uint8], labels: NDArray[np.uint8], split: Split, bits: int, count: int, kept: int
+) -> float:
+    """The tie-aware mAP@kept of the first `count` bits of packed codes (N, ⌈bits/8⌉)."""
+    short = first_bits(packed, bits, count)
+    query, database = split.query, split.database
+    precisions = average_precisions(
+        short[query], short[database], labels[query], labels[database], bits=count, topk=kept
+    )
+    return float(precisions.mean())
 
 
 def _per_query(

@@ -56,6 +56,22 @@ def unpack(packed: ArrayLike, bits: int) -> NDArray[np.int8]:
     return ones.view(np.int8) * np.int8(2) - np.int8(1)
 
 
+def first_bits(packed: ArrayLike, bits: int, count: int) -> NDArray[np.uint8]:
+    """The first `count` bits of each code, packed.
+
+    packed: uint8 (n, ⌈bits/8⌉); returns uint8 (n, ⌈count/8⌉). Raises ValueError where a width does not fit.
+
+    >>> unpack(first_bits(pack([[1, -1, 1, 1]]), 4, 3), 3).tolist()
+    [[1, -1, 1]]
+    """
+    values = check_packed(packed, bits)
+    if not 1 <= count <= bits:
+        raise ValueError(f"a code of {bits} bits has no first {count}")
+    kept = np.array(values[:, : width(count)])
+    kept[:, -1] &= 256 - 2 ** (8 * width(count) - count)  # unused low bits 0
+    return kept
+
+
 def check_packed(packed: ArrayLike, bits: int, name: str = "packed") -> NDArray[np.uint8]:
     """Return `packed` as an array; raises ValueError unless it is uint8 of shape (n, ⌈bits/8⌉)."""
     values: NDArray[Any] = np.asarray(packed)

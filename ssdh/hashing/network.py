@@ -3,6 +3,7 @@
 The head of SSDH is tanh(W·φ + b); other methods want hidden layers, batch normalisation or no activation.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -78,6 +79,25 @@ class HashNet(nn.Module):
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters of the head, without the backbone's."""
         return [value for name, value in self.named_parameters() if not name.startswith("backbone.")]
+
+    def shortened(self, bits: int) -> "HashNet":
+        """The network to the first `bits` of the code alone, which shares this one's parameters below the last layer.
+
+        Raises ValueError where the code is not longer than that.
+        """
+        if not 1 <= bits <= self.bits:
+            raise ValueError(f"a code of {self.bits} bits has no first {bits}")
+        short = copy.copy(self)
+        short._modules = dict(self._modules)
+        short.hash = nn.Linear(self.hash.in_features, bits).to(self.hash.weight)
+        kept = {name: value[:bits] for name, value in self.hash.state_dict().items()}
+        short.hash.load_state_dict(kept)
+        if isinstance(self.norm, nn.BatchNorm1d):
+            short.norm = nn.BatchNorm1d(bits).to(self.hash.weight)
+            short.norm.load_state_dict(
+                {name: value[:bits] if value.ndim else value for name, value in self.norm.state_dict().items()}
+            )
+        return short.train(self.training)
 
     def prepared(self, features: Tensor) -> Tensor:
         """What the head takes: features (n, D), normalised if `power` asks for it, centred and scaled."""

@@ -73,12 +73,19 @@ class ToCode(nn.Module):
 def export(folder: Path, model_path: Path, index: Index, inputs: Tensor | None, *, onnx: bool = True) -> list[Path]:
     """Write everything into `folder` (made if need be) and return the files; files of an earlier export go.
 
+    An index of fewer bits than the model has is one of the first bits of a nested code: the network is cut to them.
     inputs: a few preprocessed images (n, 3, size, size), or embeddings (n, D), on which ONNX is checked; without them,
     noise. Raises SSDHError where a package is missing or the exported network disagrees with the original, DataError
     where `folder` holds something else than an export.
     """
     earlier = open_folder(folder)
     encoder = load_network(model_path)
+    metadata = {key: value for key, value in read_metadata(model_path).items() if key != "has_backbone"}
+    nested = metadata.get("train", {}).get("nested", [])
+    if index.bits in nested:
+        encoder = _shortened(encoder, index.bits)
+        shorter = metadata["train"] | {"nested": [bits for bits in nested if bits < index.bits]}
+        metadata |= {"bits": index.bits, "train": shorter}
     if encoder.bits != index.bits:
         raise DataError(f"{model_path} has {encoder.bits} bits, the codes have {index.bits}: run `dvc repro`")
     if onnx:
@@ -87,7 +94,6 @@ def export(folder: Path, model_path: Path, index: Index, inputs: Tensor | None, 
     index.save(folder)
     names = ("codes.npy", "index.faiss", "index.json", *(() if index.names is None else ("names.csv",)))
     files = [folder / name for name in names]
-    metadata = {key: value for key, value in read_metadata(model_path).items() if key != "has_backbone"}
     # written whole, backbone included, so that it needs nothing else
     save_hashnet(folder / "model.safetensors", _hashnet(encoder), metadata)
     shutil.copymode(folder / "codes.npy", folder / "model.safetensors")  # safetensors writes for the owner alone
@@ -109,6 +115,12 @@ def export(folder: Path, model_path: Path, index: Index, inputs: Tensor | None, 
 def load_network(path: Path) -> Network:
     """The trained network from images, or from embeddings where it was trained on them."""
     return load_hashnet(path) if takes_embeddings(read_metadata(path)) else load_encoder(path)
+
+
+def _shortened(network: Network, bits: int) -> Network:
+    if isinstance(network, Encoder):
+        return Encoder(network.model.shortened(bits), network.preprocessing)
+    return network.shortened(bits)
 
 
 def _hashnet(network: Network) -> HashNet:
