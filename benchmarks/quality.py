@@ -8,9 +8,9 @@ FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot; 
 for recipes that compare some; a file `rows.npy` beside it says, ascending, which rows they are of where not of all.
 A seed draws the split (queries as even over the classes as in the protocols, where there is one class an image), the
 initial weights and the batches. A method is `float`, a file of `ssdh/evaluation/baselines/`, a recipe of
-`ssdh/methods/` or `default`, the one that `params.yaml` names. Settings of a recipe are its own (chosen) or those of its
-authors, where its file has them. Rows that OUT holds of other methods stay; `python -m benchmarks.leaderboard` makes a
-page of them.
+`ssdh/methods/` or `default`, the one that `params.yaml` names. Settings of a recipe are its own (chosen) or those of
+its authors, where its file has them. Rows that OUT holds of other methods stay; `python -m
+benchmarks.leaderboard` makes a page of them.
 
 A JSON row: method, settings, tier, bits, map_mean and map_std (tie-aware, over the seeds), map_at_1000, unique_codes,
 neighbor_recall_at_10 (of the ten nearest by features among the first ten by code), recall_10_in_100 (among the first
