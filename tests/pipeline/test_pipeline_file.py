@@ -202,5 +202,5 @@ def lines_of_main(path: Path) -> int:
 
 
 def test_the_codes_are_measured_again_for_each_evaluation_parameter_but_the_baselines() -> None:
-    tracked = {name for name in STAGES["evaluate"]["params"] if name.startswith("evaluate")}
+    tracked = {name for name in STAGES["evaluate"]["params"] if str(name).startswith("evaluate")}
     assert tracked == {f"evaluate.{name}" for name in EvaluateParams.model_fields if name != "baselines"}
