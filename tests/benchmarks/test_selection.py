@@ -34,7 +34,8 @@ def test_candidates_are_the_start_and_neighbours_of_it() -> None:
     assert len(set(found)) == 50
     assert found == candidates(50)
     assert all(value in (*SPACE[key], old) for s in found for key, value, old in zip(SPACE, s, START, strict=True))
-    structure, train = chosen_of(found[1])
+    structure, method = chosen_of(found[1])
+    train = method.params
     assert (structure.power, train.power) == (found[1][0], found[1][0])
     assert structure.neighbors == found[1][list(SPACE).index("structure.neighbors")]
     assert train.lr == found[1][list(SPACE).index("train.lr")]
