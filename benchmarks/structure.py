@@ -12,7 +12,6 @@ run; memory is the peak above the features, the labels included, each in a fresh
 import argparse
 import functools
 import itertools
-import os
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from benchmarks.common import best_seconds, peak_mib, write_results
 from ssdh import PairDistances, fit_structure, pseudo_labels
 
 BINS = 500
-DEVICE = os.environ.get("SSDH_BENCH_DEVICE", "cpu")  # of the matrix products; child processes inherit it
 
 
 def features(n: int, dim: int) -> NDArray[np.float32]:
@@ -67,8 +65,8 @@ def thresholded(matrix: NDArray[np.float64], mode: float) -> NDArray[np.int8]:
 
 
 def ours(values: NDArray[np.float32], parts: int = 2) -> Any:
-    """The fit and, with two parts, the labels; products on $SSDH_BENCH_DEVICE."""
-    pairs = PairDistances(values, device=DEVICE)
+    """The fit and, with two parts, the labels."""
+    pairs = PairDistances(values)
     structure = fit_structure(pairs, alpha=2.0, beta=2.0, bins=BINS)
     return structure if parts == 1 else pseudo_labels(pairs, structure)
 

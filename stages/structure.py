@@ -9,7 +9,6 @@ from numpy.lib.format import open_memmap
 
 from ssdh.core.files import atomic_path, read_array, write_array, write_csv, write_json
 from ssdh.core.params import Seed, read_params, section
-from ssdh.core.runtime import RuntimeParams
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
 from ssdh.structure.fit import distance_table, fit_recipe
@@ -28,11 +27,10 @@ def main() -> None:
     params = read_params()
     chosen: StructureParams = section(params, "structure", StructureParams)
     seed: int = section(params, "seed", Seed)
-    runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
     features = np.ascontiguousarray(read_array(FEATURES)[rows], np.float32)
-    fitted = fit_recipe(features, chosen, seed=seed, device=runtime.device)
+    fitted = fit_recipe(features, chosen, seed=seed)
     structure = fitted.structure
     logger.info(
         "mode {:.4f}; {:.2%} of {} pairs similar (d < {:.4f}), {:.2%} dissimilar (d > {:.4f})",

@@ -2,7 +2,7 @@
 
 extraction: images a second beside the bare forward pass, the same bits twice, the difference from the CPU.
 steps: a training step beside the bare one, and what `runtime.deterministic` costs. protocol: cifar10 with the whole
-network trained, mAP and seconds. cached: structure and hash layer beside the CPU. interruption: killed and
+network trained, mAP and seconds. cached: the hash layer beside the CPU. interruption: killed and
 resumed, out of memory. nccl: the ways of several processes, with one. compiled: steps with `torch.compile`.
 
 Each part is a process of its own with its own time limit and writes DIR/PART.json after each row, so that one failure
@@ -27,7 +27,7 @@ from benchmarks.common import write_results
 
 LIMITS = {  # seconds
     "extraction": 130,
-    "steps": 100,
+    "steps": 130,
     "protocol": 330,
     "cached": 60,
     "interruption": 100,

@@ -1,7 +1,7 @@
-"""What runs from cached features, on the card and on the CPU: the same pseudo-labels, and the ratios."""
+"""What runs from cached features, on the card and on the CPU: how equal the codes are, and the ratios."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,54 +10,22 @@ from numpy.typing import NDArray
 from benchmarks.card.options import Options, Row
 from benchmarks.card.workspace import Workspace, prepared
 from benchmarks.common import best_seconds
-from benchmarks.structure import features as made_features
-from benchmarks.training import IMAGES, our_epoch, sample
 from benchmarks.training import NOTHING as NO_STRUCTURE
+from benchmarks.training import our_epoch, sample
 from ssdh.core.device import use_device
 from ssdh.core.files import read_array
-from ssdh.core.split import read_split
 from ssdh.hashing.codes import unpack
-from ssdh.structure.distances import PairDistances
-from ssdh.structure.fit import fit_pairs
 from ssdh.structure.pseudo_labels import PairLabels
-from ssdh.structure.thresholds import pseudo_labels
 
 Codes = NDArray[np.uint8]
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Structure and hash layer, then the whole way through the stages."""
+    """The hash layer by itself, then the whole way through the stages."""
     device = use_device(options.device, deterministic=True)
     workspace, _ = prepared(options)
-    features = read_array(workspace.folder / "features/features.npy")
-    split = read_split(workspace.folder / "data/split")
-    own = np.ascontiguousarray(features[split.train])
-    yield {"what": "structure, features of this data set", **_structure(own, options.device)}
-    count = 300 if options.small else IMAGES
-    yield {"what": "structure, made features", **_structure(made_features(count, 4096), options.device)}
     yield from _hash_layer(device, options)
     yield from _stages(workspace, options)
-
-
-def _structure(features: NDArray[np.float32], device: str) -> Row:
-    labels: dict[str, NDArray[np.int8]] = {}
-
-    def label(where: str) -> Callable[[], None]:
-        def work() -> None:
-            pairs = PairDistances(features, device=where)
-            structure, *_ = fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)
-            labels[where] = pseudo_labels(pairs, structure)
-
-        return work
-
-    label(device)()  # warm
-    seconds = best_seconds({where: label(where) for where in ("cpu", device)}, 3)
-    return {
-        "shape": list(features.shape),
-        "same_labels": bool(np.array_equal(labels["cpu"], labels[device])),
-        "different_labels": int(np.count_nonzero(labels["cpu"] != labels[device])),
-        **_ratio(seconds["cpu"], seconds[device]),
-    }
 
 
 def _ratio(cpu: float, device: float) -> Row:

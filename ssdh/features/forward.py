@@ -35,10 +35,12 @@ def image_blocks(
     precision: str = "fp32",
     workers: int = 0,
 ) -> Callable[[NDArray[np.int64]], Iterator[NDArray[np.float32]]]:
-    """What `compute_rows` asks for: the network's outputs of image rows, decoded by `workers` processes."""
+    """What `compute_rows` asks for: the network's outputs of image rows, decoded by `workers` processes or threads."""
 
     def blocks_of(rows: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
-        pixels = eval_loader(source, preprocessing, rows=rows, batch_size=BLOCK, workers=workers)
+        pixels = eval_loader(
+            source, preprocessing, rows=rows, batch_size=BLOCK, workers=workers, pinned=device.type == "cuda"
+        )
         return run_network(network, pixels, device, precision, prepare=lambda batch: normalise(batch, preprocessing))
 
     return blocks_of

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 from ssdh.structure.vectors import (
+    ERROR,
     Float32,
     Float64,
     Indices,
-    Range,
-    Vectors,
+    distances,
     exact_distances,
     shifted_unit_vectors,
-    vectors_on,
 )
 
 KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass reads instead of multiplying
@@ -83,12 +82,14 @@ class PairDistances:
 
     Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
     length a core, some 10 MB. When all n(n−1)/2 distances fit in `keep_bytes` they are kept after the first pass, and
-    the vectors are dropped. error: bound of a distance's error, relative to the largest distance; known after a pass.
+    the vectors are dropped. error: bound of a distance's error, relative to the largest distance.
 
     Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
     """
 
-    def __init__(self, features: NDArray[Any], *, keep_bytes: int = KEEP_BYTES, device: str = "cpu") -> None:
+    error = ERROR
+
+    def __init__(self, features: NDArray[Any], *, keep_bytes: int = KEEP_BYTES) -> None:
         if features.ndim != 2 or min(features.shape) < 1:
             raise DataError(f"features must be (images, dimensions), got an array of shape {features.shape}")
         if len(features) < 2:
@@ -96,10 +97,8 @@ class PairDistances:
         self.features = features
         self.num_vectors = len(features)
         self.num_pairs = self._num_all
-        self._device = device
         self._keep = 4 * self.num_pairs <= keep_bytes
-        self._vectors: Vectors | None = None
-        self.error = 0.0
+        self._vectors: tuple[Float32, Float32] | None = None
         self._kept: Float32 | None = None
 
     @property
@@ -121,8 +120,7 @@ class PairDistances:
         starts = list(itertools.accumulate(sizes, initial=0))
         kept = self._kept
         if kept is None and self._vectors is None:
-            self._vectors = vectors_on(self._device, *shifted_unit_vectors(self.features))
-            self.error = self._vectors.error
+            self._vectors = shifted_unit_vectors(self.features)
         new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
         space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each worker
         buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)
@@ -145,7 +143,7 @@ class PairDistances:
         """About `max_pairs` of these pairs; all of them where there are no more, or for 0."""
         if max_pairs == 0 or max_pairs >= self.num_pairs:
             return self
-        return SampledDistances(self.features, max_pairs, seed, device=self._device)
+        return SampledDistances(self.features, max_pairs, seed)
 
     def exact(self, i: Indices, j: Indices) -> Float64:
         """Return the distances of the pairs (i, j) in float64, each computed from its two rows alone."""
@@ -173,13 +171,12 @@ class PairDistances:
     def _multiply(self, rows: Indices, columns: Indices | None, values: Float32) -> None:
         """Compute the distances of a block."""
         assert self._vectors is not None
+        x, half = self._vectors
+        i, j = _range_of(rows), _range_of(rows if columns is None else columns)
         if columns is None:
-            square = np.empty((len(rows), len(rows)), np.float32)
-            self._vectors.distances(_range_of(rows), _range_of(rows), square)
-            values[:] = square[upper_triangle(len(rows))]
+            values[:] = distances(x[i], x[j], half[i], half[j])[upper_triangle(len(rows))]
         else:
-            out = values.reshape(len(rows), len(columns))
-            self._vectors.distances(_range_of(rows), _range_of(columns), out)
+            distances(x[i], x[j], half[i], half[j], values.reshape(len(rows), len(columns)))
 
 
 class SampledDistances(PairDistances):
@@ -188,8 +185,8 @@ class SampledDistances(PairDistances):
     Every vector is in as many tiles as any other, give or take one.
     """
 
-    def __init__(self, features: NDArray[Any], max_pairs: int, seed: int, *, device: str = "cpu") -> None:
-        super().__init__(features, device=device)
+    def __init__(self, features: NDArray[Any], max_pairs: int, seed: int) -> None:
+        super().__init__(features)
         self._seed = seed
         self._tile = min(TILE, self.num_vectors // 2)
         self._tiles = math.ceil(max_pairs / self._tile**2)
@@ -217,7 +214,7 @@ def num_pairs(rows: Indices, columns: Indices | None) -> int:
     return len(rows) * (len(rows) - 1) // 2 if columns is None else len(rows) * len(columns)
 
 
-def _range_of(rows: Indices) -> Range:
+def _range_of(rows: Indices) -> Indices | slice:
     """A slice, which copies nothing, where sorted rows are consecutive."""
     consecutive = rows[-1] - rows[0] == len(rows) - 1
     return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows

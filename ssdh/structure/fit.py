@@ -21,9 +21,7 @@ from ssdh.structure.thresholds import Structure, count_labels, reach_pairs
 from ssdh.structure.vectors import power_normalise
 
 
-def fit_structure(
-    features: NDArray[Any] | PairDistances, *, alpha: float, beta: float, bins: int, device: str = "cpu"
-) -> Structure:
+def fit_structure(features: NDArray[Any] | PairDistances, *, alpha: float, beta: float, bins: int) -> Structure:
     """Fit the distribution of the cosine distances of all pairs of rows of `features` (n, d).
 
     The histogram has `bins` equal bins over the observed range; σ equals `scipy.stats.halfnorm.fit(|d − m|, floc=0)`.
@@ -35,7 +33,7 @@ def fit_structure(
     >>> fit_structure(pairs, alpha=2.0, beta=2.0, bins=50).num_pairs
     4950
     """
-    pairs = features if isinstance(features, PairDistances) else PairDistances(features, device=device)
+    pairs = features if isinstance(features, PairDistances) else PairDistances(features)
     return fit_pairs(pairs, alpha=alpha, beta=beta, bins=bins)[0]
 
 
@@ -134,9 +132,7 @@ class FittedStructure:
     beta: float
 
 
-def fit_recipe(
-    features: NDArray[np.float32], params: StructureParams, *, seed: int, device: str = "cpu"
-) -> FittedStructure:
+def fit_recipe(features: NDArray[np.float32], params: StructureParams, *, seed: int) -> FittedStructure:
     """Fit the two half Gaussians on the train features (n, D); `seed` draws the pairs where `max_pairs` are fewer.
 
     α and β are halved while their side has no pair (`reach_pairs`).
@@ -145,7 +141,7 @@ def fit_recipe(
     """
     features = power_normalise(features, params.power)
     embedding = embed(features, params, seed=seed)
-    pairs = PairDistances(features if embedding is None else embedding, device=device)
+    pairs = PairDistances(features if embedding is None else embedding)
     sample = pairs.sample(params.max_pairs, seed)
     structure, histogram, edges = fit_pairs(sample, alpha=params.alpha, beta=params.beta, bins=params.bins)
     alpha, beta = params.alpha, params.beta

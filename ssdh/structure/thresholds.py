@@ -38,17 +38,15 @@ class Structure:
     fraction_dissimilar: float
 
 
-def pseudo_labels(
-    features: NDArray[Any] | PairDistances, structure: Structure, out: Labels | None = None, device: str = "cpu"
-) -> Labels:
+def pseudo_labels(features: NDArray[Any] | PairDistances, structure: Structure, out: Labels | None = None) -> Labels:
     """Return S (n, n) int8: 1 similar (d < threshold_similar), −1 dissimilar (d > threshold_dissimilar), 0 unknown.
 
     features: (n, d), or the `PairDistances` that were fitted, whose distances are not computed a second time.
     S is symmetric with 1 on its diagonal. `out`, e.g. a memory map, is filled block by block and returned. Pairs within
-    1e-5 of a threshold are decided in float64: no label depends on rounding, block sizes or the device. Raises
+    1e-5 of a threshold are decided in float64: no label depends on rounding or block sizes. Raises
     DataError for features as `fit_structure` and for an `out` of another shape, ValueError for a sample of the pairs.
     """
-    pairs = features if isinstance(features, PairDistances) else PairDistances(features, device=device)
+    pairs = features if isinstance(features, PairDistances) else PairDistances(features)
     n = pairs.num_vectors
     if not pairs.complete:
         raise ValueError("labels need the distances of all pairs, not of a sample")

@@ -1,19 +1,15 @@
-"""Cosine distances of vectors: of shifted unit vectors by float32 products, on any device; or in float64, pair by pair.
+"""Cosine distances of vectors: of shifted unit vectors by float32 products; or in float64, pair by pair.
 
 d_ij = 1 − cos(f_i, f_j) = ½‖x_i − x_j‖² with x_i = f_i/‖f_i‖ − mean. Deep ReLU features share a large mean, so that all
 distances may lie below 0.05; on the shifted unit vectors the float32 product keeps its relative precision there.
 """
 
 import functools
-import threading
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.core.device import memory_for
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 
@@ -29,7 +25,7 @@ Float64 = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 
-Range = Indices | slice  # numbers of vectors; a slice where they are consecutive
+ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
 
 
 def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
@@ -93,74 +89,6 @@ def exact_distances(features: NDArray[Any], i: Indices, j: Indices) -> Float64:
         norms = np.sqrt(np.einsum("ij,ij->i", a, a)) * np.sqrt(np.einsum("ij,ij->i", b, b))
         result[part] = 1 - np.einsum("ij,ij->i", a, b) / norms
     return np.maximum(result, 0, out=result)
-
-
-class Vectors(Protocol):
-    """Shifted unit vectors on a device.
-
-    error: bound of a distance's error, relative to the largest distance: several times what is seen.
-    """
-
-    error: float
-
-    def distances(self, i: Range, j: Range, out: Float32) -> None:
-        """Write the distances between the vectors i and j to `out`, (len(i), len(j))."""
-
-
-def vectors_on(device: str, x: Float32, half: Float32) -> Vectors:
-    """Shifted unit vectors x (n, d) with ½‖x‖² (n,), their products taken on `device`.
-
-    "cpu" is numpy's BLAS and imports no torch (torch's start-up takes seconds, its product is no faster); "auto" is the
-    GPU where the machine has one.
-    """
-    if device == "auto":
-        device = "cuda" if Path("/dev/nvidiactl").exists() and _cuda_works() else "cpu"
-    return NumpyVectors(x, half) if device == "cpu" else TorchVectors(x, half, device)
-
-
-def _cuda_works() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-class NumpyVectors:
-    """Vectors in memory."""
-
-    error = 5e-7
-
-    def __init__(self, x: Float32, half: Float32) -> None:
-        self._x, self._half = x, half
-
-    def distances(self, i: Range, j: Range, out: Float32) -> None:
-        """See `Vectors`."""
-        distances(self._x[i], self._x[j], self._half[i], self._half[j], out)
-
-
-class TorchVectors:
-    """Vectors on one of torch's devices; the product is float32, never TF32. Raises SSDHError where memory runs out."""
-
-    error = 1e-5  # a GPU may add up all products of a row in one number
-
-    def __init__(self, x: Float32, half: Float32, device: str) -> None:
-        import torch
-
-        torch.set_float32_matmul_precision("highest")  # some images' environment asks for TF32
-        self._torch = torch
-        self._device = torch.device(device)
-        self._lock = threading.Lock()  # the device works on one block after the other anyway
-        self._work = f"{len(x)} vectors of {x.shape[1]} values"
-        with self._enough_memory():
-            self._x, self._half = (torch.from_numpy(array).to(device) for array in (x, half))
-
-    def _enough_memory(self) -> AbstractContextManager[None]:
-        return memory_for(self._work, self._device, "set runtime.device to cpu for this stage")
-
-    def distances(self, i: Range, j: Range, out: Float32) -> None:
-        """See `Vectors`."""
-        with self._lock, self._enough_memory():
-            shifts = self._half[i][:, None] + self._half[j]
-            self._torch.from_numpy(out).copy_(shifts - self._x[i] @ self._x[j].T)
 
 
 POWER_CHUNK = 1 << 22  # values at a time: temporaries of some 16 MB each

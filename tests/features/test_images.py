@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,23 @@ def test_rows_come_in_the_order_asked_for(kind: str, array_set: ArrayImages, fil
     assert list(eval_loader(source, PLAIN, rows=rows[:0])) == []
 
 
+def test_threads_that_resize_arrays_end_with_their_consumer(array_set: ArrayImages) -> None:
+    before, threads = threading.active_count(), torch.get_num_threads()
+    blocks = eval_loader(array_set, PLAIN, batch_size=2, workers=3)
+    next(blocks)
+    assert before < threading.active_count() <= before + 3
+    blocks.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_array_that_is_gone_stops_the_run(array_set: ArrayImages, workers: int) -> None:
+    array_set.path.unlink()
+    with pytest.raises(DataError, match=r"images\.npy cannot be opened .*: run `dvc repro`"):
+        list(eval_loader(array_set, PLAIN, batch_size=8, workers=workers))
+
+
 def test_files_give_what_pillow_gives(file_set: FileImages) -> None:
     for row, got in enumerate(torch.cat(list(eval_loader(file_set, PLAIN)))):
         with Image.open(file_set.path(row)) as image:
@@ -197,14 +215,14 @@ def test_manifest_is_read_back(file_set: FileImages, tmp_path: Path) -> None:
     assert digests[4] == hashlib.sha256(file_set.read_bytes(4)).hexdigest()
 
 
-BLOCK_BYTES = 8 * 3 * 32**2
+BLOCK_BYTES = 4 * 3 * 32**2
 
 
 @pytest.mark.parametrize(
     ("free", "expected"), [(1000, 0), (2 * BLOCK_BYTES, 1), (4 * BLOCK_BYTES, 2), (10**9, 2), (None, 2)]
 )
 def test_little_shared_memory_means_few_workers(
-    array_set: ArrayImages, monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int
+    file_set: FileImages, monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int
 ) -> None:
     """A container's 64 MB /dev/shm would kill the workers with a bus error."""
     started = []
@@ -216,23 +234,23 @@ def test_little_shared_memory_means_few_workers(
 
     monkeypatch.setattr(images, "DataLoader", Spy)
     monkeypatch.setattr(images, "_shared_memory", lambda: free)
-    assert len(torch.cat(list(eval_loader(array_set, PLAIN, batch_size=8, workers=2)))) == 37
+    assert len(torch.cat(list(eval_loader(file_set, PLAIN, batch_size=4, workers=2)))) == 13
     assert started == [expected]
 
 
-class _Killed(ArrayImages):
+class _Killed(FileImages):
     """Ends the worker that reads its second block, as the kernel does when memory is short."""
 
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        if rows[0] >= 8:
+    def read_bytes(self, row: int) -> bytes:
+        if row >= 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(rows)
+        return super().read_bytes(row)
 
 
-def test_killed_worker_is_one_line(tmp_path: Path, pixels: np.ndarray) -> None:
-    source = _Killed(write_array_set(tmp_path, pixels) / "images.npy")
+def test_killed_worker_is_one_line(file_set: FileImages, tmp_path: Path) -> None:
+    source = _Killed(tmp_path / "manifest/manifest.csv", file_set.root)
     with pytest.raises(SSDHError, match=r"worker processes was killed.*runtime\.workers") as caught:
-        list(eval_loader(source, PLAIN, batch_size=8, workers=1))
+        list(eval_loader(source, PLAIN, batch_size=4, workers=1))
     assert "\n" not in str(caught.value)
 
 

@@ -95,10 +95,6 @@ class _Function(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.Tensor.cpu:
             return _moved(args[0], CPU)
-        if func is torch.Tensor.pin_memory:
-            if isinstance(args[0], OnDevice):
-                raise DeviceError("only a CPU tensor can be pinned")
-            return args[0].clone()
         if func is torch.Tensor.to:
             rest = {key: value for key, value in kwargs.items() if key != "copy"}
             device, dtype, _, memory_format = torch._C._nn._parse_to(*args[1:], **rest)
@@ -119,6 +115,12 @@ def _moved(tensor: torch.Tensor, device: torch.device, dtype: Any = None, memory
         return tensor
     moved: torch.Tensor = torch.ops.aten._to_copy(tensor, device=device, dtype=dtype, memory_format=memory_format)
     return moved
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    if isinstance(tensor, OnDevice):
+        raise DeviceError("only a CPU tensor can be pinned")
+    return tensor.clone()
 
 
 def _module_to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
@@ -168,6 +170,7 @@ def emulated_cuda() -> Iterator[None]:
         with (
             mock.patch.multiple(torch.cuda, **card),
             mock.patch.object(nn.Module, "to", _module_to),
+            mock.patch.object(torch.Tensor, "pin_memory", _pinned),  # in all threads, which a mode is not
             mock.patch.object(torch, "save", functools.partial(_save, torch.save)),
             mock.patch.object(torch, "load", functools.partial(_load, torch.load)),
             mock.patch("torch.accelerator.current_accelerator", return_value=None),

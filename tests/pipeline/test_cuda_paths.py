@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from ssdh.core.device import threads
-from ssdh.structure.distances import PairDistances
 from tests.helpers.emulated_cuda import DeviceError, emulated_cuda
 from tests.helpers.tiny import copy_tiny, results, run_stage, start_stage, tiny_params, write_tiny
 
@@ -36,7 +34,7 @@ def params_of(case: str, device: str) -> dict[str, Any]:
     params = tiny_params("resnet18")
     params["structure"]["max_matrix_gib"] = train.pop("max_matrix_gib", 4.0)
     params["train"] |= train
-    params["runtime"]["device"] = device
+    params["runtime"] |= {"device": device, "workers": 2 if device == "cuda" else 0}
     return params
 
 
@@ -87,18 +85,6 @@ def test_a_killed_training_continues_on_the_device(runs: tuple[Path, Path], tmp_
     assert done.returncode == 0, done.stderr
     assert "continuing from the snapshot" in done.stderr
     equal(cpu, folder)
-
-
-def test_distances_of_pairs() -> None:
-    features = np.random.default_rng(0).random((300, 16))
-
-    def values(device: str) -> NDArray[np.float32]:
-        pairs = PairDistances(features, keep_bytes=0, device=device)
-        return np.concatenate(pairs.each(lambda block: block.values.copy()))
-
-    with emulated_cuda():
-        found = values("cuda")
-    np.testing.assert_allclose(found, values("cpu"), atol=1e-6)
 
 
 def test_the_device_refuses_what_a_card_refuses() -> None:

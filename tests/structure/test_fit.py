@@ -6,25 +6,23 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import halfnorm
 
 import ssdh.core.runtime
 import ssdh.structure.histogram
-from ssdh.core.errors import DataError, SSDHError
+from ssdh.core.errors import DataError
 from ssdh.core.params import read_recipe
 from ssdh.structure.distances import PairDistances
 from ssdh.structure.fit import distance_table, fit_pairs, fit_recipe, fit_structure
 from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels, Stored, open_pair_labels, read_structure, write_structure
 from ssdh.structure.thresholds import Structure, pseudo_labels, reach_pairs, ternary
-from ssdh.structure.vectors import TorchVectors, exact_distances, power_normalise, shifted_unit_vectors
+from ssdh.structure.vectors import exact_distances, power_normalise
 
 Array = NDArray[np.float32]
 
@@ -239,24 +237,6 @@ def test_structure_file_round_trip_and_what_is_wrong_with_a_broken_one(tmp_path:
         read_structure(path)
     with pytest.raises(DataError, match="does not exist: run `dvc repro`"):
         read_structure(tmp_path / "none.npz")
-
-
-def test_the_same_labels_through_torch() -> None:
-    """The path that a GPU takes, on the CPU's torch."""
-    features = clustered()
-    structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
-    pairs = PairDistances(features, keep_bytes=0)
-    pairs._vectors = TorchVectors(*shifted_unit_vectors(features), "cpu")
-    np.testing.assert_array_equal(pseudo_labels(pairs, structure), pseudo_labels(features, structure))
-
-
-def test_a_device_without_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-
-    monkeypatch.setattr(torch, "from_numpy", refuse)
-    with pytest.raises(SSDHError, match=r"^out of memory on cuda with 9 vectors of 4 values: set runtime\.device"):
-        PairDistances(np.random.default_rng(0).random((9, 4)), device="cuda").each(lambda block: None)
 
 
 @pytest.mark.parametrize(
