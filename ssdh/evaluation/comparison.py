@@ -28,6 +28,7 @@ from ssdh.evaluation.metrics import (
     precision_rows,
 )
 from ssdh.evaluation.params import EvaluateParams
+from ssdh.evaluation.reranked import rerank_metrics
 from ssdh.evaluation.scored import float_average_precisions, score_metrics
 
 METRICS: dict[Metric, str] = {"cosine": "cosine", "dot": "inner product", "l2": "Euclidean distance"}
@@ -118,7 +119,12 @@ class _Comparison:
             precisions = precision_rows(counts.total, counts.relevant, self.topk, self.params.curve_points)
             rows += [("precision_at_n", n, "", precision) for n, precision in precisions]
         recall = neighbor_recall(packed, self.split, counts, self.true, self.params.neighbors)
-        return metrics | ({"neighbor_recall_at": recall} if recall else {}), rows
+        reranked = rerank_metrics(
+            packed, self.labels, self.features, self.split, counts,
+            topk=self.topk, sizes=self.params.rerank, metric=self.params.metric,
+        )  # fmt: skip
+        more = {"neighbor_recall_at": recall, "rerank": reranked}
+        return metrics | {name: value for name, value in more.items() if value}, rows
 
     def quantizer(self, fitted: Quantizer, packed: Packed) -> tuple[dict[str, Any], Table]:
         """Metrics and curve rows of codes (N, bytes) that are scored against the float queries."""

@@ -10,10 +10,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.split import Split
+
 Rows = NDArray[np.int64]
 
 
 Float32 = NDArray[np.float32]
+
+
+Flags = NDArray[np.bool_]
 
 
 Metric = Literal["cosine", "dot", "l2"]
@@ -71,6 +76,13 @@ def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int, *, metr
             near = np.flatnonzero(found >= np.partition(found, n - k)[n - k])  # far faster than argpartition
             row[:] = near[np.argsort(-found[near], kind="stable")[:k]]
     return result
+
+
+def sharing(labels: NDArray[np.uint8], split: Split, block: slice) -> Flags:
+    """Whether each database image shares a label with each query of the block; (b, n)."""
+    query, database = (labels[rows].astype(np.float32) for rows in (split.query[block], split.database))
+    shared: Flags = query @ database.T > 0
+    return shared
 
 
 def ranked_counts(

@@ -14,6 +14,7 @@ from ssdh.core.errors import DataError
 from ssdh.core.split import Split
 from ssdh.evaluation.float_search import Metric, nearest
 from ssdh.evaluation.params import EvaluateParams
+from ssdh.evaluation.reranked import rerank_metrics
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import first_bits, hamming, unpack, width
 from ssdh.hashing.retrieval import (
@@ -102,6 +103,10 @@ def evaluate(
     true = nearest_by_features(features, split, params.neighbors, params.metric)
     if recall := neighbor_recall(packed, split, counts, true, params.neighbors):
         result.metrics["neighbor_recall_at"] = recall
+    if reranked := rerank_metrics(
+        packed, labels, features, split, counts, topk=kept, sizes=params.rerank, metric=params.metric
+    ):
+        result.metrics["rerank"] = reranked
     return result
 
 

@@ -13,15 +13,17 @@ class EvaluateParams(Params):
     """What is reported beside the mAP; cut-offs above the size of the database are left out.
 
     precision_at: N of precision@N. radius: of precision within a Hamming radius. curve_points: of the precision@N
-    curve. neighbors: k of the recall of the k nearest images by float features; an empty list skips it. metric: of the
-    float features, as the reference and as a method beside the codes; the codes always come from cosines. baselines:
-    files of `ssdh/evaluation/baselines/` that the codes are measured against, beside the float features.
+    curve. neighbors: k of the recall of the k nearest images by float features; an empty list skips it. rerank: lengths
+    of shortlists by code that are ordered by the float features, at least 10, left out above the database. metric: of
+    the float features, as the reference and as a method beside the codes; the codes always come from cosines.
+    baselines: files of `ssdh/evaluation/baselines/` that the codes are measured against, beside the float features.
     """
 
     precision_at: list[Annotated[int, Field(ge=1)]]
     radius: int = Field(ge=0, le=4096)
     curve_points: int = Field(default=50, ge=2, le=10_000)
     neighbors: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[10, 100])
+    rerank: list[Annotated[int, Field(ge=10)]] = Field(default=[100, 500, 1000])
     metric: Metric = "cosine"
     baselines: list[str] = Field(default=["lsh", "pcah", "itq"])
 

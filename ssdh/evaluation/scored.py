@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.split import Split
-from ssdh.evaluation.float_search import Float32, Metric, ranked_counts, similarity_blocks
+from ssdh.evaluation.float_search import Flags, Float32, Metric, ranked_counts, sharing, similarity_blocks
 from ssdh.evaluation.metrics import MAP_CUTOFFS, Table, neighbors_among_first, precision_recall_rows
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking
-
-Flags = NDArray[np.bool_]
-
 
 BINS = 4096  # of the score, for the precision-recall curve
 
@@ -122,13 +119,6 @@ def float_average_precisions(
         for i, found in enumerate(similarities):
             result[block.start + i] = ranking.average_precision(*ranked_counts(found, relevant[i], topk), topk)[0]
     return result
-
-
-def sharing(labels: NDArray[np.uint8], split: Split, block: slice) -> Flags:
-    """Whether each database image shares a label with each query of the block; (b, n)."""
-    query, database = (labels[rows].astype(np.float32) for rows in (split.query[block], split.database))
-    shared: Flags = query @ database.T > 0
-    return shared
 
 
 def _precision(total: NDArray[np.int64], hits: NDArray[np.int64], topk: int) -> float:

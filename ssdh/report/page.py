@@ -35,6 +35,7 @@ def _page(report: Report) -> str:
         ("structure", "Semantic structure", sections.structure(report)),
         ("training", "Training", sections.training(report)),
         ("curves", "Precision and recall", sections.curves(report)),
+        ("rerank", "Re-ranking", sections.rerank(report)),
         ("codes", "Use of the bits", sections.codes(report)),
         ("classes", "Classes", sections.classes(report)),
         ("queries", "Queries", _queries(report)),

@@ -6,10 +6,12 @@ Each is made from the files of `metrics/` alone and is empty where they are (a r
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ssdh.report import charts
 from ssdh.report.charts import Line
 from ssdh.report.contents import Report
-from ssdh.report.inputs import Table, numbers, select
+from ssdh.report.inputs import Floats, Table, numbers, select
 from ssdh.report.markup import bar, facts, figure, number, percent, section, table, text
 
 MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
@@ -269,6 +271,54 @@ def _compared(report: Report) -> list[tuple[str, str, str]]:
         (f"other_{place}", method) for place, method in enumerate(best[:MOST_LINES])
     ]
     return [(style, method, str(known[method].get("title", method))) for style, method in chosen]
+
+
+def rerank(report: Report) -> str:
+    """What a shortlist by code is worth once the float features order it, by its mean length."""
+    if not (own := report.results.metrics.get("rerank")):
+        return ""
+    known = baselines(report, "rerank")
+    best = sorted(known, key=lambda name: -max(at["float_recall_at_10"] for at in known[name]["rerank"].values()))
+    methods = [("ssdh", "SSDH", own)]
+    methods += [
+        (f"other_{place}", str(known[name].get("title", name)), known[name]["rerank"])
+        for place, name in enumerate(best[:MOST_LINES])
+    ]
+    charted = {
+        "float_recall_at_10": ("share of the ten nearest by features", "The share that the shortlist holds."),
+        "precision_at_10": ("precision@10", "After re-ranking; float: exact search by the features."),
+    }
+    body = ""
+    for key, (label, caption) in charted.items():
+        lines = [Line(style, name, *_by_length(found, key)) for style, name, found in methods]
+        exact = report.results.baselines.get("float", {}).get("precision_at", {}).get("10")
+        if key == "precision_at_10" and exact is not None:
+            lengths = np.unique(np.concatenate([line.x for line in lines]))
+            lines.append(Line("float", "float", lengths, np.full(len(lengths), exact)))
+        chart = charts.lines(f"rerank-{key}", lines, x_label="images shortlisted", y_label=label, marker=True)
+        body += figure(chart, f"{label} by length of the shortlist", caption)
+    keys = {
+        "shortlist": "images in it",
+        "float_recall_at_10": "recall of the 10 nearest by features",
+        "precision_at_10": "precision@10",
+        "map": "mAP",
+    }
+    rows = [
+        (f"{text(name)}, {number(int(size))}", *(number(values[key]) if key in values else "" for key in keys))
+        for _, name, found in methods
+        for size, values in found.items()
+    ]
+    caption = "After re-ranking. All images that tie with the last one are in the shortlist."
+    shown = table(caption, ("method, shortlist", *keys.values()), rows, kind="numbers")
+    about = "Search in two stages: codes give a shortlist, the exact similarity of the features orders it."
+    return section("rerank", "Re-ranking", about, f'<div class="pair">{body}</div>{shown}')
+
+
+def _by_length(found: Mapping[str, Mapping[str, float]], key: str) -> tuple[Floats, Floats]:
+    """Mean lengths of the shortlists and the metric `key` after each, where there is one."""
+    points = [(values["shortlist"], values[key]) for values in found.values() if key in values]
+    lengths, metrics = np.array(points, np.float64).reshape(-1, 2).T
+    return lengths, metrics
 
 
 def codes(report: Report) -> str:

@@ -20,7 +20,7 @@ from stages import baselines, evaluate
 
 DOCUMENTED = {
     *("dataset", "bits", "topk", "map", "map_at", "map_lowest", "map_highest", "map_stable", "map_without_train"),
-    *("precision_at", "precision_radius_2", "neighbor_recall_at"),
+    *("precision_at", "precision_radius_2", "neighbor_recall_at", "rerank"),
     *("bit_balance", "bit_correlation", "unique_codes", "queries_without_relevant"),
 }
 FILES = ("metrics.json", "pairs.json", "per_query.csv", "pr_curve.csv", "precision_at_n.csv")

@@ -31,12 +31,17 @@ METRICS: dict[str, Any] = {
     "bit_correlation": 0.0878787,
     "unique_codes": 9,
     "neighbor_recall_at": {"10": 0.333444},
+    "rerank": {
+        "100": {"float_recall_at_10": 0.5151, "shortlist": 112.25, "map": 0.5252, "precision_at_10": 0.6262},
+        "500": {"float_recall_at_10": 0.9191, "shortlist": 540.5, "map": 0.5353, "precision_at_10": 0.6363},
+    },
 }
 UNLABELLED = ("dataset", "bits", "topk", "bit_balance", "bit_correlation", "unique_codes", "neighbor_recall_at")
 BASELINES: dict[str, Any] = {
-    "float": {"title": "Float", "map": 0.6111222, "map_centred": 0.6333444},
+    "float": {"title": "Float", "map": 0.6111222, "map_centred": 0.6333444, "precision_at": {"10": 0.6464}},
     "itq": {"title": "ITQ", "about": "rotated", "bytes_per_image": 2, "map": 0.4777888, "map_stable": 0.4711,
-            "neighbor_recall_at": {"10": 0.2777}},
+            "neighbor_recall_at": {"10": 0.2777},
+            "rerank": {"100": {"float_recall_at_10": 0.7171, "shortlist": 101.5}}},
 }  # fmt: skip
 STRUCTURE = {
     "mode": 0.0398123,

@@ -354,6 +354,16 @@ def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
     assert BASELINES["itq"]["neighbor_recall_at"]["10"] in page.numbers
 
 
+def test_re_ranking_is_two_curves_and_a_table_of_every_method(run: SmallRun) -> None:
+    markup = make_page(run)
+    page = Parsed(markup)
+    for found in (METRICS["rerank"], BASELINES["itq"]["rerank"]):
+        for values in found.values():
+            assert set(values.values()) <= set(page.numbers)
+    assert "by length of the shortlist" in markup
+    assert "images shortlisted" in page.words
+
+
 @pytest.mark.parametrize(("recipe", "said"), [("manifold", "regressed to 0 at weight 0.5"), ("published", "left out")])
 def test_what_becomes_of_pairs_between_the_thresholds(run: SmallRun, recipe: str, said: str) -> None:
     run.params["recipe"] = recipe
