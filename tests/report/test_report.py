@@ -121,7 +121,7 @@ def test_a_page_is_sound_for_readers_by_ear(run: SmallRun) -> None:
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
     assert len(page.all("h1")) == 1
     charts_found = [attributes for attributes in page.all("div") if attributes.get("class") == "chart"]
-    assert len(charts_found) == 6
+    assert len(charts_found) == 8
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in charts_found)
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("caption")) == len(page.all("table"))
