@@ -15,11 +15,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ssdh.core.errors import ParameterError
 from ssdh.core.package import PACKAGE, is_initialised
+from ssdh.core.yaml_text import parse_yaml
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -52,30 +52,34 @@ class Params(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as DVC does: `dvc exp run -S train.lr=1.0e-5` itself writes 1e-05 into the file."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """Read a YAML mapping; raises ParameterError where the file is missing, is not YAML or is not a mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise ParameterError(f"{path} does not exist: run from the project's root") from None
     return _parse_mapping(text, str(path))
 
 
+def read_text(path: Path) -> str:
+    """A file of parameters; raises ParameterError where it cannot be read or is not in UTF-8, unless it is missing."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(
+            f"{path} is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
+
+
 def _parse_mapping(text: str, name: str) -> dict[str, Any]:
     try:
-        raw = yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ParameterError(f"{name} is not valid YAML: {where}") from None
+        raw = parse_yaml(text)
+    except ValueError as error:
+        raise ParameterError(f"{name} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ParameterError(f"{name} must hold a mapping of parameters, got {type(raw).__name__}")
     return raw
@@ -84,8 +88,8 @@ def _parse_mapping(text: str, name: str) -> dict[str, Any]:
 def parse_value(text: str) -> Any:
     """The value that `text` stands for in params.yaml; raises ParameterError where it is not YAML."""
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         raise ParameterError(f"{text!r} is not a YAML value") from None
 
 
@@ -170,7 +174,7 @@ def read_recipe(recipe: str) -> dict[str, dict[str, Any]]:
         known = ", ".join(recipe_names())
         raise ParameterError(f"recipe must be one of {known}, got {recipe!r} (params.yaml: recipe)")
     name = recipe_file(recipe)
-    sections = _parse_mapping((recipes_folder() / f"{recipe}.yaml").read_text(encoding="utf-8"), name)
+    sections = _parse_mapping(read_text(recipes_folder() / f"{recipe}.yaml"), name)
     for section_name in RECIPE_SECTIONS:
         if not isinstance(sections.get(section_name), dict):
             raise ParameterError(f"{name}: {section_name} must be a mapping, got {sections.get(section_name)!r}")

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from loguru import logger
 
 from ssdh.core.cache_dir import ssdh_home
 from ssdh.core.errors import DataError
+from ssdh.core.yaml_text import parse_yaml
 
 HEADER = "stage,seconds,time,commit\n"
 
@@ -77,8 +77,8 @@ def locked_stages(lock: Path) -> dict[str, Any]:
 def parse_lock(text: str) -> dict[str, Any]:
     """The stages of a `dvc.lock` by name; raises ValueError for another text, such as one with the marks of a merge."""
     try:
-        stages: dict[str, Any] = yaml.safe_load(text)["stages"]
-    except (yaml.YAMLError, TypeError, KeyError):
+        stages: dict[str, Any] = parse_yaml(text)["stages"]
+    except (ValueError, TypeError, KeyError):
         raise ValueError("it is no lock file of DVC") from None
     return stages
 

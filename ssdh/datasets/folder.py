@@ -1,6 +1,5 @@
 """Anyone's own photos: a tree of image files without labels, with class sub-folders, or with a `labels.csv`."""
 
-import csv
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -11,7 +10,8 @@ from pydantic import Field
 
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import Dataset, FileParams, Found, Protocol, RawDataset, check_counts, one_hot, refuse_bad_files
-from ssdh.datasets.text_lists import clean_name, first_few
+from ssdh.datasets.label_table import read_labels
+from ssdh.datasets.text_lists import first_few, spelled_as, told_apart
 from ssdh.features.image_files import Listing, image_files, list_images
 
 LABEL_FILE = "labels.csv"
@@ -50,7 +50,7 @@ class Folder(Dataset[FolderParams]):
         where = "(params.yaml: datasets.folder.data.root)"
         if not root.is_dir():
             raise DataError(f"{root} is not a folder: give the one that holds your photos {where}")
-        if params.labels == "csv" and not (root / LABEL_FILE).is_file():
+        if params.labels == "csv" and not _label_file(root):
             raise DataError(f"{root / LABEL_FILE} does not exist (params.yaml: datasets.folder.data.labels: csv)")
         names = _list(root, params).names
         check_counts(self.name, params, len(names))
@@ -116,7 +116,7 @@ def _labels_of(root: Path, names: list[str], params: FolderParams) -> tuple[str,
 
 def _kind(root: Path, names: list[str]) -> str:
     """`labels.csv` where there is one; sub-folders where every image is in one and there are at least two."""
-    if (root / LABEL_FILE).is_file():
+    if _label_file(root):
         return "csv"
     tops = {name.split("/", 1)[0] if "/" in name else "" for name in names}
     return "folders" if "" not in tops and len(tops) >= 2 else "none"
@@ -144,33 +144,37 @@ def _csv_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[
 
     An image that is not listed, or has an empty field, carries no label; several lines of one path add up.
     """
-    path = root / LABEL_FILE
+    path = _label_file(root) or root / LABEL_FILE
+    there = set(names)
+    listed = read_labels(path, there)
+    spelled = spelled_as(list(listed), there)
     found: dict[str, set[str]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            for number, cells in enumerate(csv.reader(file), start=1):
-                if not cells or (number == 1 and cells[0].strip().lower() in ("path", "file", "filename", "image")):
-                    continue
-                if len(cells) != 2:
-                    raise DataError(f"{path}, line {number}: expected path,label[;label…], got {len(cells)} fields")
-                own = {label.strip() for label in cells[1].split(";")} - {""}
-                found.setdefault(clean_name(cells[0], path), set()).update(own)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as CSV in UTF-8 ({error})") from None
-    row_of = {name: row for row, name in enumerate(names)}
-    if absent := [name for name in found if name not in row_of]:
+    for name, own in listed.items():
+        found.setdefault(spelled.get(name, name), set()).update(own)
+    if absent := [name for name in found if name not in there]:
         raise DataError(
-            f"{len(absent)} images of {path} are not in {root} ({first_few(absent)}): correct the paths (they are "
-            "relative to the folder of labels.csv) or remove the lines"
+            f"{len(absent)} images of {path} are not in {root} ({told_apart(absent, there)}): correct the paths (they "
+            "are relative to the folder of labels.csv) or remove the lines"
         )
     classes = sorted(set().union(*found.values()))
     if not classes:
         raise DataError(f"{path} holds no label: write path,label[;label…] lines, or remove it")
+    row_of = {name: row for row, name in enumerate(names)}
     labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
     column_of = {name: column for column, name in enumerate(classes)}
     for name, own in found.items():
         labels[row_of[name], [column_of[label] for label in own]] = 1
     return tuple(classes), labels
+
+
+def _label_file(root: Path) -> Path | None:
+    """`labels.csv` in the root, or the one file there whose name differs from it in capitals only."""
+    if (root / LABEL_FILE).is_file():
+        return root / LABEL_FILE
+    found = sorted(path for path in root.iterdir() if path.name.lower() == LABEL_FILE and path.is_file())
+    if len(found) > 1:
+        raise DataError(f"{root} holds {first_few([path.name for path in found])}: keep one, as {LABEL_FILE}")
+    return found[0] if found else None
 
 
 _LABELS = {"none": _no_labels, "folders": _folder_labels, "csv": _csv_labels}

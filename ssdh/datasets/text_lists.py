@@ -1,7 +1,8 @@
 """Text lists that image sets are passed around with: names one a line, rows of 0 and 1, and which files exist."""
 
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,29 @@ def clean_name(text: str, source: Path) -> str:
     if not name or name.startswith("/") or name.endswith("/") or (".." in name and ".." in name.split("/")):
         raise DataError(f"{source} lists {text.strip()!r}, which is not a path below the root")
     return name
+
+
+def spelled_as(names: Sequence[str], there: Collection[str]) -> dict[str, str]:
+    """Names of a list to those that are there and differ from them only in how Unicode composes letters (é or e + ´).
+
+    macOS stores decomposed names, most editors write composed ones. A name that is there as it stands, or that fits
+    two files, is left out.
+    """
+    twins: dict[str, list[str]] = {}
+    missing = [name for name in names if name not in there]
+    if not missing:
+        return {}
+    for name in there:
+        twins.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    found = {name: twins.get(unicodedata.normalize("NFC", name), []) for name in missing}
+    return {name: fitting[0] for name, fitting in found.items() if len(fitting) == 1}
+
+
+def told_apart(names: Sequence[str], there: Collection[str]) -> str:
+    """The first missing names for an error line; what is there in other letters' case is said beside each."""
+    lower = {name.lower(): name for name in there}
+    shown = [f"{name!r}, there is {lower[name.lower()]!r}" if name.lower() in lower else name for name in names[:3]]
+    return ", ".join(shown) + (", …" if len(names) > len(shown) else "")
 
 
 def read_binary_rows(path: Path, num_rows: int) -> NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Image files to RGB pixels, by fixed rules; what cannot be decoded whole is *bad*, with the reason.
 
 EXIF orientation is applied. Grey, palette, 1-bit, 16-bit, CMYK and animated (first frame) images become RGB; alpha is
-laid over white. Colour profiles are ignored, as everywhere in the field. Imports no torch.
+laid over white. Colour profiles are ignored, as everywhere in the field. Nothing is decoded before its size is known to
+be bearable: of the pixels, of what resizing would make of them, and of the text beside them. Imports no torch.
 """
 
 import importlib.util
@@ -14,11 +15,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from ssdh.core.errors import DataError
 
 MAX_PIXELS = 89_478_485  # a quarter GiB of RGB, where Pillow begins to warn of decompression bombs
+
+
+MAX_ASPECT = 100  # long side to short side: brought to a short side of 256, a strip of 1×20000 would fill 4 GB
+
+
+MAX_TEXT = 16 << 20  # bytes of one compressed text or colour profile in a PNG; Pillow itself stops at 1 MiB
+
+
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
 
 
 READS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # an extra package; HEIC files are read where it is
@@ -82,14 +92,34 @@ def decode_image(source: Path | bytes, min_side: int | Callable[[int, int], floa
         raise BadImageError(f"decompression bomb: more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
         raise BadImageError("too large for this machine's memory") from None
+    except ValueError as error:
+        raise BadImageError(_too_much_text(error) or _broken(error)) from None
     except Exception as error:  # decoders raise almost anything on broken files: OSError, SyntaxError, struct.error …
-        raise BadImageError(f"broken: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise BadImageError(_broken(error)) from None
+
+
+def _broken(error: Exception) -> str:
+    return f"broken: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _too_much_text(error: ValueError) -> str:
+    """What Pillow says of a PNG's texts that are over its limits, in words about the text; "" for another error."""
+    if "MAX_TEXT_CHUNK" not in str(error) and "MAX_TEXT_MEMORY" not in str(error):
+        return ""
+    return (
+        f"holds more than {MAX_TEXT >> 20} MiB of text or colour profile beside its pixels, which were not looked at: "
+        "save it without metadata"
+    )
 
 
 def _to_rgb(image: ImageFile.ImageFile, min_side: int | Callable[[int, int], float] | None) -> Pixels:
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImageError(f"has no pixels ({width}×{height})")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadImageError(
+            f"{width}×{height} pixels: its long side is more than {MAX_ASPECT} times the short one; crop it"
+        )
     if width * height > MAX_PIXELS:
         raise BadImageError(f"decompression bomb: {width}×{height} pixels, the limit is {MAX_PIXELS:,}")
     is_jpeg = image.format in ("JPEG", "MPO")  # MPO: several JPEGs in one file, as many phones write

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ssdh.features.decode import MAX_PIXELS, BadImageError, decode_image
 
@@ -197,3 +197,41 @@ def test_draft_mode_keeps_enough_pixels_and_the_picture(shared: Path) -> None:
     assert decode_image(data.getvalue(), lambda width, height: height * 0.25).shape == (120, 160, 3)
     small = np.asarray(big.resize((320, 240), Image.Resampling.BOX))
     assert _close(decode_image(data.getvalue(), 240), small, 3)
+
+
+def _png(size: tuple[int, int] = (8, 6), **save: object) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", size, (255, 0, 0)).save(data, "PNG", **save)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("size", [(1, 20000), (20000, 1), (3, 301), (1, 60000)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF"])
+def test_a_strip_is_bad_before_memory_is_taken(size: tuple[int, int], kind: str) -> None:
+    data = io.BytesIO()
+    Image.new("L", size).save(data, kind)
+    with pytest.raises(BadImageError, match=rf"^{size[0]}×{size[1]} pixels: its long side is more than 100 times"):
+        decode_image(data.getvalue(), 256)
+
+
+def test_a_hundred_to_one_is_an_image() -> None:
+    assert decode_image(_png((3, 300))).shape == (300, 3, 3)
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt"])
+def test_much_compressed_text_does_not_make_a_picture_bad(kind: str) -> None:
+    texts = PngImagePlugin.PngInfo()
+    add = texts.add_itxt if kind == "iTXt" else texts.add_text
+    add("workflow", "node " * 560_000, zip=True)  # 2.8 MB
+    assert (decode_image(_png(pnginfo=texts)) == np.array([255, 0, 0])).all()
+    texts = PngImagePlugin.PngInfo()
+    add = texts.add_itxt if kind == "iTXt" else texts.add_text
+    add("workflow", "node " * 4_000_000, zip=True)  # 20 MB
+    with pytest.raises(BadImageError, match=r"^holds more than 16 MiB of text or colour profile"):
+        decode_image(_png(pnginfo=texts))
+
+
+def test_a_large_colour_profile_does_not_make_a_picture_bad() -> None:
+    assert decode_image(_png(icc_profile=bytes(5_000_000))).shape == (6, 8, 3)
+    with pytest.raises(BadImageError, match=r"^holds more than 16 MiB of text or colour profile"):
+        decode_image(_png(icc_profile=bytes(17_000_000)))
