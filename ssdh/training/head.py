@@ -154,11 +154,12 @@ class HeadTrainer(Trainer):
             centre(model, values)
         self.features = model.prepared(values)  # (n, D)
         crops = [torch.from_numpy(np.asarray(view)).to(run.device, run.dtype) for view in views]
-        self.views = [model.prepared(crop) for crop in crops]
+        self.views = [self.features] * method.own_view + [model.prepared(crop) for crop in crops]
         method.prepare(self.features, self.views, structure)
         self.closed: ClosedFormStep | None = None
         self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
-        if isinstance(method, PairLoss) and params.head == "tanh" and not params.neighbor_weight and not params.nested:
+        plain = not (method.views or params.neighbor_weight or params.nested)
+        if isinstance(method, PairLoss) and params.head == "tanh" and plain:
             self.closed = ClosedFormStep(model, run.rank)
             self.optimizer = HeadOptimizer([self.closed.weight, self.closed.bias], params)
             self.source = FeatureSource(self.features, run.rank)

@@ -43,28 +43,33 @@ def pair_weights(labels: Tensor, unknown_weight: float) -> Tensor:
     return known if unknown_weight == 0 else known + unknown_weight * (1 - known)
 
 
-def weighted_loss(codes: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """(1/B²) Σ_ij w_ij (z_iᵀz_j / K − T_ij)² for codes (B, K), targets and weights (B, B)."""
+def weighted_loss(codes: Tensor, targets: Tensor, weights: Tensor, others: Tensor | None = None) -> Tensor:
+    """(1/B²) Σ_ij w_ij (z_iᵀy_j / K − T_ij)² for codes z (B, K), targets and weights (B, B).
+
+    others: y (B, K), the codes of other views of the same images; by default z.
+    """
     size, bits = codes.shape
-    similarity = codes @ codes.T / bits  # (B, B)
+    similarity = codes @ (codes if others is None else others).T / bits  # (B, B)
     return (weights * (similarity - targets).square()).sum() / size**2
 
 
-def neighbor_loss(codes: Tensor, cosines: Tensor, temperature: float, code_temperature: float) -> Tensor:
+def neighbor_loss(
+    codes: Tensor, cosines: Tensor, temperature: float, code_temperature: float, others: Tensor | None = None
+) -> Tensor:
     """−(1/B) Σ_i Σ_j≠i p_ij log q_ij: each image's neighbours by code, q, against those by its features, p.
 
     p_i = softmax_j≠i(c_ij / (tσ)), q_i = softmax_j≠i(z_iᵀz_j / (Kτ)), for codes z (B, K), cosines c (B, B) of the
     features, temperature t in units of σ, the deviation of the c_ij with i ≠ j, and code_temperature τ. Returns a
-    scalar, 0 for one image.
+    scalar, 0 for one image. others: z_j of other views of the images, (B, K), where there are some.
 
     Up to a constant it is stochastic neighbour embedding (Hinton and Roweis, NIPS 2002) of a batch, with inner products
     in the place of squared distances and one t in the place of a perplexity for each image; matching
     softmax-normalised similarities to a teacher's is probabilistic knowledge transfer (Passalis and Tefas, ECCV 2018).
     """
     size, bits = codes.shape
-    others = ~torch.eye(size, dtype=torch.bool, device=codes.device)
-    wanted = cosines[others].view(size, size - 1)  # (B, B − 1): without the image itself
-    found = (codes @ codes.T / bits)[others].view(size, size - 1)
+    apart = ~torch.eye(size, dtype=torch.bool, device=codes.device)
+    wanted = cosines[apart].view(size, size - 1)  # (B, B − 1): without the image itself
+    found = (codes @ (codes if others is None else others).T / bits)[apart].view(size, size - 1)
     spread = temperature * wanted.std(correction=0) if wanted.numel() else wanted.new_ones(())
     spread = spread.clamp_min(torch.finfo(wanted.dtype).tiny)  # of equal images
     shares = torch.softmax(wanted / spread, 1)
@@ -75,19 +80,21 @@ class PairLoss(Method):
     """The loss that the recipes of SSDH share; `train.target` and `train.unknown_weight` tell them apart.
 
     `train.neighbor_weight` λ leads from "same kind" to "same picture": (1 − λ)·`weighted_loss` + λτ·`neighbor_loss`. τ
-    keeps the second term's gradient at the scale of the first one's.
+    keeps the second term's gradient at the scale of the first one's. A subclass with two views compares each image of
+    one with each of the other.
     """
 
     pairs = True
 
     def loss(self, batch: Batch) -> Tensor:
-        """Of the outputs of a batch."""
-        (codes,), params = batch.outputs, self.params
-        pairs = weighted_loss(codes, batch.targets, batch.weights)
+        """Of the outputs of a batch, of one view or two."""
+        codes, params = batch.outputs[0], self.params
+        others = batch.outputs[1] if len(batch.outputs) > 1 else None
+        pairs = weighted_loss(codes, batch.targets, batch.weights, others)
         if not (weight := params.neighbor_weight):
             return pairs
         temperatures = params.neighbor_temperature, params.code_temperature
-        neighbors = neighbor_loss(codes, batch.cosines, *temperatures)
+        neighbors = neighbor_loss(codes, batch.cosines, *temperatures, others)
         return (1 - weight) * pairs + weight * params.code_temperature * neighbors
 
 

@@ -50,10 +50,12 @@ class Method(ABC):
     """A loss over the outputs of a batch; one object lives for one training run.
 
     views: how many views of each image a step takes, 0 or 2 (0: its features as they are). pairs: whether a step gets
-    targets and weights of its pairs from the `structure` stage.
+    targets and weights of its pairs from the `structure` stage. own_view: whether an image's features as they are count
+    as one of its views, the first.
     """
 
     views: ClassVar[int] = 0
+    own_view: ClassVar[bool] = False
     pairs: ClassVar[bool] = False
 
     def __init__(self, params: TrainParams) -> None:

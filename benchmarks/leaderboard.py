@@ -1,0 +1,139 @@
+"""The page of all methods, from the rows that `benchmarks.quality` wrote: `docs/leaderboard.md`.
+
+    python -m benchmarks.quality --features FILE.npz --methods NAME --json benchmarks/results/leaderboard-NAME.json
+    python -m benchmarks.leaderboard [benchmarks/results/leaderboard-*.json] [--out docs/leaderboard.md]
+
+The first command measures a method and puts its rows beside those that the file has, the second writes the page: one
+section a file, whose name says which features it is of (ABOUT).
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import COMMITTED
+from ssdh.evaluation import registry
+
+OUT = COMMITTED.parents[1] / "docs" / "leaderboard.md"
+OURS = ("default", "published", "centred", "manifold", "soft", "neighbors", "float")
+ABOUT = {
+    "leaderboard-cifar10": (
+        "CIFAR-10, VGG16 features",
+        "All 60,000 images, VGG16 `pool5` at 128 px averaged to 512 values; 1,000 queries, 5,000 train, 59,000 in the "
+        "database, mAP@5000. Methods on views take two to six random crops of the train images.",
+    )
+}
+HEAD = """# Leaderboard
+
+Every method on the same features, splits, seeds and exact evaluator; written by `python -m benchmarks.leaderboard`
+from the JSON files in `benchmarks/results/`, not by hand. To add a line, measure a recipe or a baseline, then write
+the page:
+
+```bash parse
+python -m benchmarks.quality --features FILE.npz --bits 32,64 --seeds 2 --methods NAME --json LEADERBOARD.json
+python -m benchmarks.leaderboard
+```
+
+LEADERBOARD.json is `benchmarks/results/leaderboard-cifar10.json` for the features below, a file of its own for others.
+
+mAP is tie-aware, mean ± deviation over the seeds, each of which draws split, weights and batches; the column *seeds*
+says how many there were. *Settings*: `chosen` are those of the recipe's own file; `authors` are those of its paper, or
+of a baseline, which has none to choose. *Same picture* is the share of the ten nearest images by features among the
+first ten and the first hundred by code. *Seconds* are processor time of one core: fit, and codes of all images. *Tier*
+says what a method is given besides features. *The default's lead* is the mean difference of average precision on the
+same queries, with the 95% interval of the paired bootstrap over them.
+"""
+
+
+def title(method: str) -> str:
+    """What a method is called on the page."""
+    if method == "float":
+        return "Float, no codes"
+    if method == "default":
+        return "**SSDH, the default**"
+    return registry.get(method).TITLE if method in registry.names() else f"`{method}`"
+
+
+def lead(row: dict[str, Any]) -> str:
+    """How far the default is ahead, in words."""
+    if "default_minus_method" not in row:
+        return ""
+    difference, low, high = row["default_minus_method"]
+    interval = f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
+    if low > 0:
+        return f"{interval}, more than noise"
+    return f"{interval}, behind by more than noise" if high < 0 else f"{interval}, within noise"
+
+
+def best_rival(rows: Sequence[dict[str, Any]], bits: int) -> str:
+    """One sentence on the default and the best method of others that gives Hamming codes."""
+    own = next((row for row in rows if row["method"] == "default" and row["bits"] == bits), None)
+    others = [row for row in rows if row["bits"] == bits and row["method"] not in OURS and row["unique_codes"]]
+    if own is None or not others:
+        return ""
+    best = max(others, key=lambda row: row["map_mean"])
+    difference, low, high = best["default_minus_method"]
+    words = "more than the noise of which queries were drawn" if low > 0 or high < 0 else "no more than noise"
+    return (
+        f"The best method of others that gives bits is {title(best['method'])} with {best['map_mean']:.4f}; the "
+        f"default's {own['map_mean']:.4f} differs by {difference:+.4f} ({low:+.4f} to {high:+.4f}), {words}."
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of a table, best mAP first."""
+    lines = [
+        "| method | settings | mAP | mAP@1000 | same picture: in 10; in 100 | different codes | seconds | tier | seeds "
+        "| the default's lead |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: -row["map_mean"]):
+        unique = "" if row["unique_codes"] is None else f"{row['unique_codes']:,}"
+        spread = f" ± {row['map_std']:.4f}" if row["seeds"] > 1 else ""
+        cells = (
+            title(row["method"]),
+            row["settings"],
+            f"{row['map_mean']:.4f}{spread}",
+            f"{row['map_at_1000']:.4f}",
+            f"{row['neighbor_recall_at_10']:.3f}; {row['recall_10_in_100']:.3f}",
+            unique,
+            f"{row['seconds']:.1f}",
+            row["tier"],
+            str(row["seeds"]),
+            lead(row),
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def page(files: Sequence[Path]) -> str:
+    """The page, Markdown."""
+    parts = [HEAD]
+    for path in files:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        heading, about = ABOUT.get(path.stem, (path.stem.removeprefix("leaderboard-"), ""))
+        parts.append(f"## {heading}\n\n{about}".rstrip() + "\n")
+        for bits in sorted({row["bits"] for row in rows}):
+            own = [row for row in rows if row["bits"] == bits]
+            text = f"### {bits} bits\n\n{best_rival(rows, bits)}".rstrip()
+            parts.append(text + "\n\n" + "\n".join(table(own)) + "\n")
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="*", help="rows of benchmarks.quality; by default all there are")
+    parser.add_argument("--out", type=Path, default=OUT)
+    chosen = parser.parse_args()
+    files = chosen.files or sorted(COMMITTED.glob("leaderboard-*.json"))
+    if not files:
+        parser.error(f"there is no leaderboard-*.json in {COMMITTED}: write one with benchmarks.quality --json")
+    chosen.out.write_text(page(files), encoding="utf-8", newline="\n")
+    print(f"{chosen.out}: {len(files)} feature sets")
+
+
+if __name__ == "__main__":
+    main()

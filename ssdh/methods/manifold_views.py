@@ -1,0 +1,13 @@
+"""The recipe `manifold` across views: a step compares one view of each image with another view of each other.
+
+Views are features of random crops (stage `views`) and those of the image itself, which alone give the pseudo-labels.
+"""
+
+from ssdh.training.loss import PairLoss
+
+
+class ManifoldViews(PairLoss):
+    """(1/B²) Σ_ij w_ij (z_iᵀy_j / K − S_ij)² for codes z of one view and y of another; weights as in `manifold`."""
+
+    views = 2
+    own_view = True

@@ -1,0 +1,96 @@
+"""The measurements behind the leaderboard against brute force, and the page against its rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.leaderboard import page
+from benchmarks.quality import Task, draw, load_views, merged, runs_of, summarise, with_settings
+from ssdh.core.params import read_params
+from ssdh.evaluation import registry
+from ssdh.hashing.codes import pack
+from ssdh.hashing.retrieval import mean_average_precision
+
+BITS = 8
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    rng = np.random.default_rng(0)
+    classes = np.arange(300) % 3
+    features = (rng.normal(size=(3, 6))[classes] + rng.normal(size=(300, 6))).astype(np.float32)
+    labels = np.eye(3, dtype=np.uint8)[classes]
+    return Task.of(features, labels, draw(labels, 30, 90, 0), 0, 50)
+
+
+def codes_of(task: Task, seed: int = 0) -> np.ndarray:
+    directions = np.random.default_rng(seed).normal(size=(6, BITS))
+    return np.where(task.features @ directions >= 0, 1, -1)
+
+
+def test_codes_are_measured_as_brute_force_does(task: Task) -> None:
+    codes, q, d = codes_of(task), task.split.query, task.split.database
+    found = task.codes(pack(codes), BITS)
+    wanted = mean_average_precision(codes[q], codes[d], task.labels[q], task.labels[d], 50)
+    assert found.precisions.mean() == pytest.approx(wanted)
+    assert found.unique_codes == len(np.unique(codes[d], axis=0))
+    unit = task.features / np.linalg.norm(task.features, axis=1, keepdims=True)
+    near = np.argsort(-unit[q] @ unit[d].T, axis=1)[:, :10]
+    shares = []
+    for i, row in enumerate(q):
+        distance = (codes[row] != codes[d]).sum(1)
+        for j in near[i]:
+            before, at = (distance < distance[j]).sum(), (distance == distance[j]).sum()
+            shares.append(np.clip((10 - before) / at, 0, 1))
+    assert found.neighbor_recall_at_10 == pytest.approx(np.mean(shares))
+
+
+def test_scores_without_ties_are_measured_as_codes_are(task: Task) -> None:
+    """Minus the Hamming distance as a score gives the same numbers."""
+    codes, q, d = codes_of(task), task.split.query, task.split.database
+    scores = (codes[q] @ codes[d].T).astype(np.float32)
+    found = task.scores([(slice(0, 20), scores[:20]), (slice(20, 30), scores[20:])], None)
+    wanted = task.codes(pack(codes), BITS)
+    np.testing.assert_allclose(found.precisions, wanted.precisions)
+    assert found.neighbor_recall_at_10 == pytest.approx(wanted.neighbor_recall_at_10)
+    assert found.recall_10_in_100 == pytest.approx(wanted.recall_10_in_100)
+    assert found.map_at_1000 == pytest.approx(wanted.map_at_1000)
+
+
+def test_rows_and_page(task: Task, tmp_path: Path) -> None:
+    worse = np.where(np.random.default_rng(1).random((300, BITS)) < 0.5, 1, -1)
+    measured = {name: task.codes(pack(codes), BITS) for name, codes in (("default", codes_of(task)), ("sdc", worse))}
+    rows = summarise({(name, "chosen", BITS): [found] for name, found in measured.items()})
+    difference, low, high = rows[1]["default_minus_method"]
+    assert difference == pytest.approx(rows[0]["map_mean"] - rows[1]["map_mean"])
+    assert 0 < low < difference < high
+    path = tmp_path / "leaderboard-mine.json"
+    path.write_text(json.dumps(merged(path, rows)), encoding="utf-8")
+    again = merged(path, [rows[1] | {"map_mean": 0.125}])
+    assert [row["map_mean"] for row in again] == [rows[0]["map_mean"], 0.125]
+    text = page([path])
+    assert "## mine" in text
+    assert f"### {BITS} bits" in text
+    assert "The best method of others that gives bits is `sdc`" in text
+    assert "more than noise" in next(line for line in text.splitlines() if line.startswith("| `sdc`"))
+
+
+def test_settings_of_authors_are_those_of_the_recipes_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    assert runs_of("sdc", ["chosen", "authors"]) == ["chosen", "authors"]
+    assert runs_of("manifold", ["chosen", "authors"]) == ["chosen"]
+    assert all(runs_of(name, ["chosen"]) == ["authors"] for name in ("float", *registry.names()))
+    params: dict[str, Any] = read_params()
+    assert with_settings(params, "sdc", "authors")["train"]["schedule"] == "drop"
+    assert with_settings(params, "sdc", "chosen")["train"]["schedule"] is None
+
+
+def test_views_of_some_rows_are_those_of_the_train_images(task: Task, tmp_path: Path) -> None:
+    rows = np.sort(np.append(task.split.train, task.split.query))
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "views.npy", np.stack([task.features[rows], -task.features[rows]]))
+    found = load_views(tmp_path / "views.npy", task.split)
+    np.testing.assert_array_equal(found, np.stack([task.features[task.split.train], -task.features[task.split.train]]))
