@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdh.core.cache_dir import check_home
-from ssdh.core.device import check_device
+from ssdh.core.device import check_device, check_precision
 from ssdh.core.distributed import wanted_processes
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import is_placeholder
@@ -79,6 +79,7 @@ def check(params: dict[str, Any]) -> None:
         views: ViewsParams = section(params, "views", ViewsParams)
         check_training_on_embeddings(train, views, name, embeddings.shape[1], bits)
         return
+    check_precision(runtime.device, [backbone.precision, *([train.precision] if train.finetune else [])])
     ensure_weights(backbone, images)
     check_training(train, backbone, images, bits)
 

@@ -1,10 +1,14 @@
 """The device: the one place that knows about accelerators."""
 
+import functools
 import os
+import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
+
+from loguru import logger
 
 from ssdh.core.distributed import current_rank
 from ssdh.core.errors import ParameterError, SSDHError
@@ -59,6 +63,12 @@ def select_device(name: str) -> "torch.device":
             f"runtime.device is {name!r}, but PyTorch finds no such device here: set it to auto or cpu"
         )
     return torch.device(kind)
+
+
+def check_precision(name: str, precisions: Iterable[str]) -> None:
+    """Raise ParameterError, or warn, as `autocast` on the device called `name`; imports torch only for bf16."""
+    if "bf16" in precisions:
+        autocast(select_device(name), "bf16")
 
 
 def device_name(device: "torch.device") -> str:
@@ -122,7 +132,8 @@ def make_deterministic(device: "torch.device", deterministic: bool) -> None:
 def autocast(device: "torch.device", precision: str) -> AbstractContextManager[Any]:
     """The context of a forward pass in `precision`, fp32 or bf16.
 
-    Raises ParameterError where a card is older than bfloat16 (compute capability 8.0).
+    Raises ParameterError where a card is older than bfloat16 (compute capability 8.0); warns once where a processor has
+    no instructions for it.
     """
     import torch
 
@@ -133,7 +144,27 @@ def autocast(device: "torch.device", precision: str) -> AbstractContextManager[A
             f"precision is bf16, but {device_name(device)} does not compute in bfloat16: set it to fp32 "
             "(params.yaml: backbone.precision, train.precision)"
         )
+    if device.type == "cpu" and not has_bfloat16():
+        _warn_of_slow_bfloat16()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16, as PyTorch uses it: AVX-512 BF16, or Arm's BF16."""
+    import torch
+
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+    mkldnn: Any = torch.backends.mkldnn
+    return bool(mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@functools.cache
+def _warn_of_slow_bfloat16() -> None:
+    logger.warning(
+        "precision is bf16, but this processor has no bfloat16 instructions: it takes several times as long as fp32 "
+        "(params.yaml: backbone.precision, train.precision; a trained model keeps its own)"
+    )
 
 
 def device_key(device: "torch.device", deterministic: bool) -> dict[str, Any]:

@@ -197,6 +197,8 @@ def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParam
     places = {"arch": "backbone.arch", "layer": "backbone.layer", "weights": "datasets.<dataset>.images.weights"}
     if metadata["has_backbone"]:
         places |= {name: f"datasets.<dataset>.images.{name}" for name in ("size", "mean", "std")}
+    else:
+        places["backbone_precision"] = "backbone.precision"  # of the features that it was trained on
     for name, place in places.items():
         if name in metadata and metadata[name] != wanted[name]:
             raise DataError(

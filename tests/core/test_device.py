@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from loguru import logger
 
-from ssdh.core.device import autocast, check_device, device_key, memory_for, select_device
+from ssdh.core import device
+from ssdh.core.device import autocast, check_device, check_precision, device_key, memory_for, select_device
 from ssdh.core.distributed import Rank, current_rank, process_group, relaunch, share, wanted_processes
 from ssdh.core.errors import ParameterError, SSDHError
 
@@ -93,6 +95,27 @@ def test_an_old_card_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     with autocast(torch.device("cpu"), "bf16"):
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
         assert torch.is_autocast_enabled("cpu")
+
+
+def test_a_processor_without_bfloat16_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    sink = logger.add(said.append, level="WARNING", format="{message}")
+    try:
+        for capability, knows, lines in (("AVX512", True, 0), ("AVX512", False, 1), ("AVX2", True, 1)):
+            monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
+            monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+            monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=knows: found)
+            device._warn_of_slow_bfloat16.cache_clear()
+            said.clear()
+            check_precision("cpu", ["fp32"])
+            assert said == []
+            for _ in range(2):
+                check_precision("cpu", ["fp32", "bf16"])
+            assert len(said) == lines
+            assert all("this processor has no bfloat16 instructions" in line for line in said)
+    finally:
+        logger.remove(sink)
+        device._warn_of_slow_bfloat16.cache_clear()
 
 
 def test_deterministic_kernels() -> None:

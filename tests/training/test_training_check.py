@@ -56,6 +56,9 @@ def test_models_to_start_from(tmp_path: Path) -> None:
             check(init_file=str(path), finetune=True)
     save_hashnet(path, seeded_hashnet(1024, 12, 0), described | {"size": 64})  # features alone: any size
     check(init_file=str(path))
+    save_hashnet(path, seeded_hashnet(1024, 12, 0), described | {"backbone_precision": "bf16"})
+    with pytest.raises(DataError, match=r"with backbone_precision bf16, wanted is fp32: set backbone.precision to"):
+        check(init_file=str(path))
     save_hashnet(path, seeded_hashnet(1024, 12, 0, power=0.7), described)
     check(init_file=str(path), power=0.7)
     with pytest.raises(DataError, match=r"trained with train.power 0.7, wanted is 0: set train.power to 0.7"):
