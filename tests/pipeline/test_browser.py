@@ -1,8 +1,11 @@
 """The page in a real browser: upload, click-through, radius, error message, phone width, keyboard."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from selenium import webdriver
@@ -233,6 +236,80 @@ def test_narrow_screens_need_no_sideways_scrolling(page: Page, width: int) -> No
         assert small == 0
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@contextmanager
+def phone(browser: webdriver.Chrome) -> Iterator[None]:
+    """A screen of 390 by 844 points."""
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_on_a_phone_results_begin_above_the_fold(browser: webdriver.Chrome, address: str) -> None:
+    with phone(browser):
+        page = Page(browser, address)
+        page.cards[0].click()
+        page.wait(lambda: page.distances)
+        bottom = "document.querySelector('.card').getBoundingClientRect().bottom"
+        assert browser.execute_script(f"return {bottom} + scrollY") < 844
+        page.one("#details summary").click()
+        page.wait(lambda: page.one("#radius").is_displayed())
+
+
+def test_names_are_shown_at_their_end_and_folders_above(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    long = "holiday_with_a_name_that_no_card_has_room_for_000000000042.jpg"
+    with serving(create_app(files_gallery(tmp_path, [f"2024/summer/{long}", "plain.jpg"]))) as address:
+        page = Page(browser, address)
+        page.wait(lambda: len(page.cards) == 2)
+        card = next(found for found in page.cards if found.get_attribute("data-row") == "0")
+        assert card.find_element(By.CSS_SELECTOR, ".folders").text == "2024/summer"
+        file = card.find_element(By.CSS_SELECTOR, ".file")
+        assert file.text == long
+        box = "const box = arguments[0].getBoundingClientRect(), text = arguments[0].firstChild.firstChild;"
+        character = "const range = new Range(); range.setStart(text, i); range.setEnd(text, i + 1)"
+        inside = "const at = range.getBoundingClientRect(); return at.left >= box.left && at.right <= box.right"
+        seen = f"{box} const seen = (i) => {{ {character}; {inside} }}; return [seen(0), seen(text.length - 1)]"
+        assert browser.execute_script(seen, file) == [False, True]
+
+
+def test_the_switch_orders_by_features_and_back(page: Page, address: str) -> None:
+    row = page.cards[0].get_attribute("data-row")
+
+    def rows() -> list[str]:
+        found: list[str] = page.browser.execute_script(
+            "return [...document.querySelectorAll('.card')].map((card) => card.dataset.row)"
+        )
+        return found
+
+    def told(query: str) -> list[str]:
+        answer = json.load(urlopen(f"{address}/api/search?row={row}&top=60{query}"))
+        return [str(result["row"]) for result in answer["results"]]
+
+    page.cards[0].click()
+    page.wait(lambda: page.distances)
+    plain = rows()
+    assert plain == told("")[: len(plain)]
+    page.one("#rerank").click()
+    page.wait(lambda: rows() != plain)
+    assert rows() == told("&rerank=500") != told("")
+    page.one("#rerank").click()
+    page.wait(lambda: rows() == plain)
+    assert page.errors() == []
+
+
+def test_a_photo_is_ordered_by_features_too(page: Page, tmp_path: Path) -> None:
+    disc(3).save(tmp_path / "disc.png")
+    page.one("#rerank").click()
+    page.upload(tmp_path / "disc.png")
+    page.wait(lambda: page.distances)
+    assert page.distances != sorted(page.distances)
+    page.one("#rerank").click()
+    page.wait(lambda: page.distances == sorted(page.distances))
+    assert page.errors() == []
 
 
 def test_a_server_that_stopped_is_told(browser: webdriver.Chrome, tmp_path: Path) -> None:

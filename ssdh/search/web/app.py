@@ -209,7 +209,13 @@ class _View:
         histogram = self.index.histogram(packed)[0]
         if row is not None:
             histogram[0] -= 1  # the query itself
-        return {"bits": self.index.bits, "query": query, "results": found, "histogram": histogram.tolist()}
+        return {
+            "bits": self.index.bits,
+            "query": query,
+            "results": found,
+            "histogram": histogram.tolist(),
+            "reranked": bool(how.get("rerank")),
+        }
 
     def image(self, row: int) -> dict[str, Any]:
         return {

@@ -1,7 +1,7 @@
 "use strict";
 // The state is in the address: "#" the collection, "#row=12" an image of it, "#code=ab01…" a photo's code.
 
-const FIRST = 60, STEP = 120, PAGE = 60, SHOWN_AT_FIRST = 24;
+const FIRST = 60, STEP = 120, PAGE = 60, SHOWN_AT_FIRST = 24, SHORTLIST = 500;
 const $ = (id) => document.getElementById(id);
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
@@ -11,7 +11,7 @@ let radius;            // the chosen radius; undefined until the first search
 let radiusIsChosen = false;
 let page = { seed: 1, start: 0 };
 let pending = new AbortController();
-const photos = new Map();   // code → {url, name} of photos that were sent from this page
+const photos = new Map();   // code → {url, name, file} of photos that were sent from this page
 
 // --- talking to the server ---------------------------------------------------------------------------------------
 
@@ -49,12 +49,26 @@ function showError(text) {
 
 // --- what is shown -----------------------------------------------------------------------------------------------
 
+// The answer for "row=12" or "code=ab01…". A photo of this page is sent again: its code alone tells less than it does.
+function search(key, value, top) {
+  const photo = key === "code" && photos.get(value);
+  const rerank = $("rerank").checked && (photo || key === "row") ? `&rerank=${SHORTLIST}` : "";
+  if (!photo) return ask(`/api/search?${key}=${value}&top=${top}${rerank}`);
+  return send(photo.file, top, rerank);
+}
+
+function send(file, top, rerank) {
+  return ask(`/api/search?top=${top}${rerank}`, {
+    method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
+  });
+}
+
 async function route() {
   const [, key, value] = location.hash.match(/^#(row|code)=(\w+)$/) || [];
   const known = current && key === "code" && current.query.code === value && current.query.row === undefined;
   if (!key) return attempt(showCollection);
   if (known) return undefined;
-  return attempt(async () => showSearch(await ask(`/api/search?${key}=${value}&top=${FIRST}`)));
+  return attempt(async () => showSearch(await search(key, value, FIRST)));
 }
 
 async function showCollection() {
@@ -62,6 +76,7 @@ async function showCollection() {
   const answer = await ask(`/api/images?${query}&count=${PAGE}`);
   current = undefined;
   for (const id of ["analysis", "back", "more", "empty"]) $(id).hidden = true;
+  document.body.classList.remove("searched");
   $("browse").hidden = $("hint").hidden = false;
   const last = page.start + answer.images.length;
   const whole = answer.images.length === answer.total;
@@ -79,6 +94,8 @@ function showSearch(answer) {
   const changed = !current || current.query.code !== answer.query.code || current.query.row !== answer.query.row;
   current = answer;
   for (const id of ["analysis", "back"]) $(id).hidden = false;
+  $("rerank").disabled = answer.query.row === undefined && !photos.has(answer.query.code);
+  document.body.classList.add("searched");
   $("browse").hidden = $("hint").hidden = true;
   const { query } = answer;
   const photo = photos.get(query.code);
@@ -86,7 +103,7 @@ function showSearch(answer) {
   else if (photo) setPreview(photo.url, photo.name, photo.name);
   else setPreview("", "", "A code from a link");
   $("code").replaceChildren(bits(query.code, query.code));
-  if (!radiusIsChosen) radius = firstRadius(answer.histogram);
+  if (!radiusIsChosen) radius = firstRadius(answer);
   $("radius").max = answer.bits;
   $("radius").value = radius;
   $("scale-end").textContent = answer.bits;
@@ -97,8 +114,9 @@ function showSearch(answer) {
   }
 }
 
-// The smallest radius within which there is a first screen of images.
-function firstRadius(histogram) {
+// The smallest radius within which there is a first screen of images; of a re-ranked search, that of all its results.
+function firstRadius({ histogram, results, reranked }) {
+  if (reranked) return Math.max(0, ...results.map((result) => result.distance));
   let sum = 0;
   const found = histogram.findIndex((count) => (sum += count) >= SHOWN_AT_FIRST);
   return found < 0 ? histogram.findLastIndex((count) => count > 0) : found;
@@ -202,6 +220,22 @@ function fillGrid(images) {
   }));
 }
 
+// A name whose end stays in sight where there is little room: "…0000042.jpg", its folders in a line above.
+function fileName(name) {
+  const parts = name.split("/"), shown = document.createElement("span");
+  const line = (kind, text) => {
+    const element = document.createElement("span"), inner = document.createElement("bdi");
+    element.className = kind;
+    inner.textContent = text;
+    element.append(inner);
+    shown.append(element);
+  };
+  shown.className = "name";
+  if (parts.length > 1) line("folders", parts.slice(0, -1).join("/"));
+  line("file", parts.at(-1));
+  return shown;
+}
+
 function card(image, key) {
   const item = document.createElement("li"), button = document.createElement("button");
   const picture = document.createElement("img"), label = document.createElement("span");
@@ -214,8 +248,8 @@ function card(image, key) {
   picture.src = image.thumbnail;
   picture.addEventListener("error", () => { picture.alt = "cannot be read"; });
   label.className = "label";
-  label.textContent = [image.name.split("/").at(-1), ...image.classes].join(" · ");
-  label.title = image.name;
+  label.append(fileName(image.name), image.classes.join(" · "));
+  label.title = [image.name, ...image.classes].join(" · ");
   button.append(picture);
   if (current) {
     const distance = document.createElement("span");
@@ -236,12 +270,10 @@ function sendPhoto(file) {
     const limit = about.max_upload;
     if (file.size > limit) throw new Error(`“${file.name}” is larger than ${Math.floor(limit / 1048576)} MiB: send a smaller file.`);
     if (file.size === 0) throw new Error(`“${file.name}” is empty.`);
-    const answer = await ask(`/api/search?top=${FIRST}`, {
-      method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" },
-    });
+    const answer = await send(file, FIRST, $("rerank").checked ? `&rerank=${SHORTLIST}` : "");
     const { code } = answer.query;
     if (photos.has(code)) URL.revokeObjectURL(photos.get(code).url);
-    photos.set(code, { url: URL.createObjectURL(file), name: file.name });
+    photos.set(code, { url: URL.createObjectURL(file), name: file.name, file });
     showSearch(answer);
     history.pushState(null, "", `#code=${code}`);
   });
@@ -266,10 +298,14 @@ function listen() {
   });
   $("more").addEventListener("click", () => attempt(async () => {
     const { query, results } = current;
-    const which = query.row === undefined ? `code=${query.code}` : `row=${query.row}`;
-    const top = Math.min(results.length + STEP, about.max_top);
-    const answer = await ask(`/api/search?${which}&top=${top}`);
-    showSearch(answer);
+    const which = query.row === undefined ? ["code", query.code] : ["row", query.row];
+    showSearch(await search(...which, Math.min(results.length + STEP, about.max_top)));
+  }));
+  $("rerank").addEventListener("change", () => attempt(async () => {
+    if (!current) return;
+    const { query } = current;
+    radiusIsChosen = false;
+    showSearch(await search(...(query.row === undefined ? ["code", query.code] : ["row", query.row]), FIRST));
   }));
   $("sample").addEventListener("click", () => {
     page = { seed: Math.floor(Math.random() * 2 ** 32), start: 0 };
@@ -324,6 +360,8 @@ async function start() {
   document.title = `${about.title}: search by image`;
   $("facts").textContent = `${about.title} · ${plural(about.images, "image")} · ${about.bits}-bit codes` +
     (about.index === "flat" ? "" : ` · approximate search (${about.index})`);
+  $("rerank-switch").hidden = !about.features;
+  $("details").open = innerWidth > 768;  // on a phone the images come first
   $("notice").textContent = about.notice;
   $("notice").hidden = !about.notice;
   listen();
