@@ -8,11 +8,14 @@ its own options --keep and --drop.
 import argparse
 import csv
 import re
-import sys
+import shutil
 from collections.abc import Mapping, Sequence
 
 from ssdh.core.errors import ParameterError
 from ssdh.experiments.dvc import dvc, shell_line
+from ssdh.experiments.fitted_table import fitted
+
+WIDE = 10_000  # columns of what is no terminal
 
 IF_VARIED = ("itq.map", "params.yaml:dataset", "seed", "recipe")
 
@@ -45,10 +48,12 @@ def run(options: argparse.Namespace) -> int:
     command += [flag for flag, on in (("--md", options.md), ("--csv", options.csv)) if on]
     if options.dry_run:
         print(shell_line(["dvc", *command]))
-    elif sys.stdout.isatty():
-        dvc(*command)
-    else:  # dvc would report a reader that closes the pipe, such as `head`, as an error
+    elif options.md or options.csv:
         print(dvc(*command, quiet=True), end="")
+    else:  # DVC's own table squeezes or drops columns where the terminal is narrow, the mAP among them
+        shown = csv.DictReader(dvc(*command, "--csv", quiet=True).splitlines())
+        width = shutil.get_terminal_size((WIDE, 0)).columns
+        print("\n".join(fitted(list(shown), measures(rows), width)))
     return 0
 
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from ssdh.__main__ import main
 from ssdh.cli.show import columns
 from ssdh.core.errors import ParameterError
 from ssdh.experiments.summary import summary_table
@@ -79,3 +80,28 @@ def test_an_added_pattern_that_finds_nothing_is_one_line(pattern: str, message: 
     with pytest.raises(ParameterError, match=f"^{message}") as error:
         columns([row()], [pattern])
     assert "\n" not in str(error.value)
+
+
+def test_at_80_columns_the_map_stays_and_long_paths_are_shortened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = "/mnt/archive/pictures/of/everybody/since/the/beginning/of/photography/scans/2024"
+    table = (
+        "Experiment,rev,typ,parent,State,map,params.yaml:bits,datasets.folder.data.root,backbone.weights_file\n"
+        ",main,baseline,,,0.8571394754,32,photos,models/none.safetensors\n"
+        f"long-name-of-an-experiment,1a2b3c4,branch_commit,,Success,0.512345678,64,{root},models/a/b/c.safetensors\n"
+    )
+    monkeypatch.setattr("ssdh.cli.show.dvc", lambda *arguments, quiet: table)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[1] for line in lines] == ["map", "0.85714", "0.51235"]
+    assert all(part in lines[2] for part in ("64", "Success", "scans/2024", "c.safetensors"))
+    assert root not in lines[2]
+
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["show"]) == 0
+    whole = capsys.readouterr().out
+    assert root in whole
+    assert "  long-name-of-an-experiment  0.51235" in whole

@@ -1,0 +1,55 @@
+"""The rows of `dvc exp show --csv` as text that fits a terminal: every column stays, long values lose their start."""
+
+from collections.abc import Mapping, Sequence
+
+LEAST = 8  # characters to which a column may shrink
+
+ABOUT_ROW = ("Experiment", "rev", "typ", "parent")  # of these the first column is made
+
+BRANCH = "branch"  # how DVC's `typ` of an experiment begins
+
+
+def fitted(rows: Sequence[Mapping[str, str]], measures: Sequence[str], width: int) -> list[str]:
+    """The lines of the table: a row's name, the measures, then narrow columns before wide ones.
+
+    Where the lines are longer than `width`, the widest of the other columns and the name shrink, down to LEAST
+    characters; a path keeps its end.
+
+    >>> rows = [{"rev": "main", "map": "0.857139", "root": "/home/somebody/photos/of/2024"}]
+    >>> print("\\n".join(fitted(rows, ["map"], 31)))
+    experiment  map      root
+    main        0.85714  …s/of/2024
+    """
+    names = [name for name in (rows[0] if rows else ()) if name not in ABOUT_ROW]
+    first = [name for name in measures if name in names]
+    cells = {name: [name.removeprefix("params.yaml:"), *(_value(row[name]) for row in rows)] for name in names}
+    others = sorted((name for name in names if name not in first), key=lambda name: max(map(len, cells[name])))
+    columns = [["experiment", *map(_name, rows)], *(cells[name] for name in (*first, *others))]
+    widths = [max(map(len, column)) for column in columns]
+    shrinking = [0, *range(1 + len(first), len(columns))]
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        widest = max(shrinking, key=lambda i: widths[i])
+        if widths[widest] <= LEAST:
+            break
+        widths[widest] -= 1
+    return [
+        "  ".join(_end(cell, size).ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*columns, strict=True)
+    ]
+
+
+def _name(row: Mapping[str, str]) -> str:
+    """An experiment by its name, below the commit that it started from."""
+    return f"  {row.get('Experiment') or row['rev']}" if row.get("typ", "").startswith(BRANCH) else row["rev"]
+
+
+def _value(text: str) -> str:
+    """A number with the five digits that DVC shows; anything else as it is."""
+    try:
+        return f"{float(text):.5g}" if "." in text else text
+    except ValueError:
+        return text
+
+
+def _end(text: str, size: int) -> str:
+    return text if len(text) <= size else "…" + text[len(text) - size + 1 :]
