@@ -208,7 +208,7 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         from ssdh.training.head import HeadTrainer
         from ssdh.training.loop import Run
         from ssdh.training.method import load_method
-        from ssdh.training.validation import collapse_statistics, warn_of_collapse
+        from ssdh.training.validation import collapse_statistics, warn_of_collapse, warn_of_saturation
 
         device = use_device(self.device, deterministic=True)
         run = Run(load_method(self.recipe)(params), self.bits, self.seed, device, verbose=self.verbose)
@@ -216,7 +216,9 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         progress = trainer.train()
         self.model_ = trainer.model.cpu()
         self.losses_ = np.array([loss for _, _, loss in progress.epochs])
-        statistics = collapse_statistics(np.concatenate(list(self._outputs(features))))
+        outputs = np.concatenate(list(self._outputs(features)))
+        statistics = collapse_statistics(outputs)
+        warn_of_saturation(outputs, "lower lr")
         warn_of_collapse(statistics, len(features), self.bits, "lower lr or choose another recipe")
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:

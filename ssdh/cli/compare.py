@@ -12,7 +12,7 @@ from typing import Any
 
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.experiments.bootstrap import paired_bootstrap, verdict
-from ssdh.experiments.dvc import git
+from ssdh.experiments.dvc import git, git_file
 
 PER_QUERY, METRICS, DATA = "metrics/per_query.csv", "metrics/metrics.json", "metrics/data.json"
 
@@ -124,10 +124,10 @@ def _files(name: str) -> tuple[str, str, str]:
                 return _text(folder / "per_query.csv"), _text(folder / "data.json"), _text(folder / "metrics.json")
         raise DataError(f"{name} holds no {PER_QUERY}: run `dvc repro evaluate` there")
     revision = _revision(name)
-    text = git("show", f"{revision}:./{PER_QUERY}")
+    text = git_file(revision, PER_QUERY)
     if text is None:
         raise DataError(f"{name} ({revision[:7]}) holds no {PER_QUERY}: it was committed before `dvc repro evaluate`")
-    return text, git("show", f"{revision}:./{DATA}") or "", git("show", f"{revision}:./{METRICS}") or ""
+    return text, git_file(revision, DATA) or "", git_file(revision, METRICS) or ""
 
 
 def _text(path: Path) -> str:

@@ -20,7 +20,7 @@ from ssdh.core.errors import ParameterError, SSDHError
 from ssdh.core.files import is_placeholder, write_csv
 from ssdh.core.params import lookup, read_params, section
 from ssdh.core.records import is_code, parse_lock
-from ssdh.experiments.dvc import dvc, git, parse_settings, set_options, with_values
+from ssdh.experiments.dvc import dvc, git_file, parse_settings, set_options, with_values
 from ssdh.experiments.results_table import (
     HEADER,
     Cell,
@@ -105,7 +105,8 @@ def run(options: argparse.Namespace) -> int:
         else:
             run_cells(todo, settings, options.jobs)
             rows = known_rows(blank, code, hashes, read_rows(options.csv))
-            failed = {key: why for key, why in failures().items() if key not in rows}
+            unknown = {cell.key: "did not run: dvc queue status" for cell in todo}
+            failed = {key: why for key, why in (unknown | failures()).items() if key not in rows}
     finally:
         for cell in cells:
             why = reasons[cell.dataset] or failed.get(cell.key)
@@ -160,7 +161,7 @@ def known_rows(blank: dict[str, Row], code: str, hashes: dict[str, str], earlier
         if state not in (None, "success") or key is None or key not in blank or key in rows:
             continue
         try:
-            lock = parse_lock(git("show", f"{revision}:./dvc.lock") or "")
+            lock = parse_lock(git_file(revision, "dvc.lock") or "")
         except ValueError:
             continue
         if not is_whole_run(lock, stages, _params(data), hashes | method_hash(_params(data)["recipe"])):

@@ -123,12 +123,25 @@ def _author() -> dict[str, str]:
 
 
 def git(*arguments: str) -> str | None:
-    """What a git command prints, or None where it fails; raises DataError where there is no git."""
+    """What a git command prints; None where it answers no (exit code 1: no such revision, no such setting).
+
+    Raises DataError with git's own message where it fails, and where there is no git: nothing is known then.
+    """
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False)
     except FileNotFoundError:
         raise DataError("git is not installed: install it (https://git-scm.com)") from None
+    if done.returncode > 1 or (done.returncode and done.stderr.strip()):
+        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise DataError(f"git {arguments[0]} failed: {said.removeprefix('fatal: ')}")
     return done.stdout if done.returncode == 0 else None
+
+
+def git_file(revision: str, path: str) -> str | None:
+    """The text of a file below this folder in a commit; None where the commit holds none (`git show` fails alike)."""
+    if not git("ls-tree", "--name-only", revision, "--", path):
+        return None
+    return git("show", f"{revision}:./{path}")
 
 
 def parse_settings(words: Sequence[str], params: Mapping[str, Any]) -> dict[str, object]:

@@ -23,7 +23,13 @@ from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import HeadTrainer
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.params import TrainParams
-from ssdh.training.validation import collapse_statistics, draw_validation, validation_map, warn_of_collapse
+from ssdh.training.validation import (
+    collapse_statistics,
+    draw_validation,
+    validation_map,
+    warn_of_collapse,
+    warn_of_saturation,
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,9 @@ def fit(
         progress = trainer.train()
     if not run.rank.first:
         return trainer.model, progress, {}
-    statistics = collapse_statistics(outputs(trainer.model, inputs.split.train))
+    of_train = outputs(trainer.model, inputs.split.train)
+    statistics = collapse_statistics(of_train)
+    warn_of_saturation(of_train, "lower train.lr (params.yaml: train.lr)")
     warn_of_collapse(statistics, len(inputs.split.train), run.bits, _way_out_of_collapse(params))
     return trainer.model, progress, statistics
 

@@ -10,6 +10,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.errors import SSDHError
 from ssdh.core.split import Split
 from ssdh.hashing.codes import pack, sign_codes
 
@@ -17,6 +18,12 @@ QUERY_STREAM, DATABASE_STREAM = 21, 22  # of the seed's random streams
 
 
 MAX_QUERIES, MAX_DATABASE = 500, 10_000
+
+
+SATURATED = 0.99  # share of outputs of a tanh at exactly ±1; 0 to 0.4 after training as it should be
+
+
+HUGE = 1e3  # median of outputs that nothing bounds; about 1 after training as it should be
 
 
 Rows = NDArray[np.int64]
@@ -42,15 +49,18 @@ def validation_map(
     """The tie-aware mAP over the whole validation database; outputs_of(rows) gives the network's outputs (n, K)."""
     from ssdh.hashing.retrieval import mean_average_precision
 
-    query_codes, database_codes = sign_codes(outputs_of(queries)), sign_codes(outputs_of(database))
+    query_codes, database_codes = _codes(outputs_of(queries)), _codes(outputs_of(database))
     return mean_average_precision(
         query_codes, database_codes, np.asarray(labels[queries]), np.asarray(labels[database])
     )
 
 
 def collapse_statistics(outputs: NDArray[Any]) -> dict[str, int]:
-    """Bits that are the same in every code, and different codes, of outputs (n, K)."""
-    codes = sign_codes(outputs)
+    """Bits that are the same in every code, and different codes, of outputs (n, K).
+
+    Raises SSDHError where an output is no finite number.
+    """
+    codes = _codes(outputs)
     return {
         "constant_bits": int((codes == codes[0]).all(axis=0).sum()),
         "unique_codes": len(np.unique(pack(codes), axis=0)),
@@ -70,3 +80,26 @@ def warn_of_collapse(statistics: dict[str, int], count: int, bits: int, way_out:
             *(constant, bits, count, unique, way_out),
         )
     return collapsed
+
+
+def warn_of_saturation(outputs: NDArray[Any], way_out: str) -> bool:
+    """Say loudly that outputs (n, K) no longer follow the loss; returns whether that is so.
+
+    Steps that are far too large throw the weights so far that tanh gives exactly ±1, where its slope is 0: the loss
+    stays a finite number and codes differ, but they are those of the last throw.
+    """
+    size = np.abs(outputs)
+    saturated = bool((size >= 1).mean() >= SATURATED if size.max() <= 1 else np.median(size) >= HUGE)
+    if saturated:
+        logger.warning(
+            "SATURATED OUTPUTS: of all outputs for the train images {:.0%} are at ±1 or beyond, where training no "
+            "longer moves them; {}",
+            *((size >= 1).mean(), way_out),
+        )
+    return saturated
+
+
+def _codes(outputs: NDArray[Any]) -> NDArray[np.int8]:
+    if not np.isfinite(outputs).all():
+        raise SSDHError("the network's outputs are no longer finite numbers: lower train.lr (params.yaml: train.lr)")
+    return sign_codes(outputs)

@@ -12,6 +12,8 @@ from ssdh.cli import compare
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import write_csv, write_json
 from ssdh.evaluation.metrics import PER_QUERY
+from ssdh.experiments.dvc import git as ask_git
+from ssdh.experiments.dvc import git_file
 
 
 def write_run(folder: Path, shift: float, *, rows: range = range(200), topk: int = 1000, labelled: bool = True) -> None:
@@ -159,3 +161,20 @@ def test_one_name_of_two_experiments_is_said(repository: Path) -> None:
 def test_flags_out_of_range_are_named(flag: tuple[str, str]) -> None:
     with pytest.raises(ParameterError, match=rf"{flag[0]} must be .*got {flag[1]}"):
         run("workspace", "HEAD", *flag)
+
+
+def test_git_that_will_not_speak_is_quoted(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(DataError, match=r"^git for-each-ref failed: detected dubious ownership in repository at"):
+        run("workspace", "HEAD")
+    with pytest.raises(DataError, match=r"^git ls-tree failed: detected dubious ownership"):
+        git_file("HEAD", "dvc.lock")
+
+
+def test_what_git_does_not_know_is_told_from_a_failure(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask_git("config", "user.nonsense") is None
+    assert git_file("HEAD", "dvc.lock") is None
+    assert (git_file("HEAD", "metrics/per_query.csv") or "").startswith("row,")
+    monkeypatch.chdir(repository.parent)
+    with pytest.raises(DataError, match=r"^git for-each-ref failed: not a git repository"):
+        run("HEAD", "HEAD")

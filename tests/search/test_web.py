@@ -1,5 +1,6 @@
 """The page's server without a browser: answers, refusals, hostile uploads, caching and many clients at once."""
 
+import contextlib
 import dataclasses
 import http.client
 import io
@@ -14,7 +15,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from ssdh.features.decode import decode_image
@@ -22,6 +26,7 @@ from ssdh.hashing.codes import unpack
 from ssdh.search.gallery import Gallery
 from ssdh.search.web.app import create_app
 from ssdh.search.web.thumbnails import Thumbnails
+from ssdh.search.web.upload import photo_of
 from tests.helpers.galleries import digits_gallery, disc, files_gallery, serving
 
 LIMIT = 1 << 20
@@ -337,9 +342,9 @@ def test_two_hundred_malformed_uploads_leave_it_answering(address: str, project:
             if answer.status_code != 200:
                 assert list(answer.json()) == ["error"], what
                 assert len(answer.json()["error"]) < 400, what
-        for name in HOSTILE_NAMES:  # a form is no photo, whatever its file is called
+        for name in HOSTILE_NAMES:  # a form's file is the photo, whatever it is called
             answer = client.post("/api/search", files={"photo": (name, encoded(disc(1)), "image/png")})
-            assert answer.status_code == 422
+            assert answer.status_code == 200, (name, answer.text)
         good = client.post("/api/search", content=encoded(disc(5)))
         assert good.status_code == 200
         assert len(good.json()["results"]) == 60
@@ -433,3 +438,65 @@ def test_sixteen_clients_at_once_without_an_error(address: str) -> None:
         thread.join()
     assert problems == []
     assert min(counts) >= 1
+
+
+def form(*parts: tuple[str, bytes], end: bytes = b"\r\n--XyZ--\r\n") -> bytes:
+    """A form as curl writes it: (what stands in Content-Disposition after form-data, content) of each part."""
+    return (
+        b"".join(
+            b"\r\n--XyZ\r\nContent-Disposition: form-data; %b\r\n\r\n%b" % (head.encode(), content)
+            for head, content in parts
+        ).removeprefix(b"\r\n")
+        + end
+    )
+
+
+FORM = {"content-type": "multipart/form-data; boundary=XyZ"}
+FILE = 'name="file"; filename="photo.jpg"'
+
+
+def test_a_photo_in_a_form_finds_what_the_body_finds(client: TestClient) -> None:
+    photo = encoded(disc(3)) + b"\r\n\r\n--XyY\r\n--Xy"  # bytes that look like a form's, after the picture's end
+    expected = client.post("/api/search?top=7", content=photo).json()
+    assert len(expected["results"]) == 7
+    assert client.post("/api/search?top=7", files={"file": ("photo.jpg", photo)}).json() == expected  # httpx's own form
+    for body in (
+        form((FILE, photo)),
+        form(('name="top"', b"5"), (FILE, photo), ('name="note"', b"")),
+        form(('name="file"', photo)),  # curl -F 'file=<photo.jpg'
+        b"preamble\r\n" + form((FILE, photo)) + b"epilogue",
+    ):
+        assert client.post("/api/search?top=7", content=body, headers=FORM).json() == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "message"),
+    [
+        (form((FILE, b"x"), (FILE, b"y")), FORM["content-type"], "holds 2 files"),
+        (form(), FORM["content-type"], "holds 0 files"),
+        (form((FILE, b"x"), end=b""), FORM["content-type"], "cut short"),
+        (form(*[(FILE, b"x")] * 17), FORM["content-type"], "more than 16 parts"),
+        (b"", FORM["content-type"], "cut short"),
+        (form((FILE, b"x")), "multipart/form-data", "names no boundary"),
+        (form((FILE, b"")), FORM["content-type"], "empty file"),
+        (form((FILE, b"hello")), FORM["content-type"], "not an image"),
+    ],
+)
+def test_a_form_without_one_photo_is_refused(client: TestClient, body: bytes, content_type: str, message: str) -> None:
+    answer = client.post("/api/search", content=body, headers={"content-type": content_type})
+    assert (answer.status_code, message in answer.json()["error"]) == (422, True), answer.text
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from([b"\r\n", b"--XyZ", b"--", b"filename", b"\r\n\r\n", b"\xff", b"GIF89a"]), max_size=24),
+    st.sampled_from(["XyZ", '"XyZ"', "", '"', "\xe9", "a" * 300, "XyZ; boundary=b"]),
+)
+def test_any_bytes_in_a_form_get_an_answer(pieces: list[bytes], boundary: str) -> None:
+    with contextlib.suppress(HTTPException):
+        assert isinstance(photo_of(b"".join(pieces), f"multipart/form-data; boundary={boundary}"), bytes)
+
+
+def test_a_strip_is_refused_before_it_is_resized(client: TestClient) -> None:
+    answer = client.post("/api/search", content=encoded(Image.new("1", (1, 20000))))
+    assert (answer.status_code, "more than 100 times" in answer.json()["error"]) == (422, True)

@@ -7,7 +7,8 @@ A program asks as the page does:
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/api/search?top=20'
     curl 'http://127.0.0.1:8000/api/search?row=17&top=20&rerank=500'
 
-Images are named by their row alone, so no path reaches the file system. A photo is the request's body: it stays in
+Images are named by their row alone, so no path reaches the file system. A photo is the request's body (or the one file
+of a form, as `curl -F file=@photo.jpg` sends it): it stays in
 memory and its name is never sent.
 """
 
@@ -35,6 +36,7 @@ from ssdh.search.gallery import Encoded, Gallery, Packed
 from ssdh.search.index import parse_code
 from ssdh.search.web.guard import Guard
 from ssdh.search.web.thumbnails import Size, Thumbnails
+from ssdh.search.web.upload import photo_of
 
 STATIC = Path(__file__).parent / "static"
 
@@ -128,7 +130,7 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
 
     @app.post("/api/search", dependencies=known)
     async def search_photo(request: Request, top: Top = 60, rerank: Rerank = 0) -> Any:
-        """The images nearest to a photo, which is the request's body."""
+        """The images nearest to a photo, which is the request's body or the one file of a form."""
         if waiting.locked():
             raise HTTPException(503, "too many photos at once: try again in a moment", {"Retry-After": "2"})
         async with waiting:
@@ -136,6 +138,7 @@ def create_app(gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int
                 data = await _body(request, max_upload)
             except ClientDisconnect:
                 raise HTTPException(400, "the upload broke off") from None
+            data = photo_of(data, request.headers.get("content-type", ""))
             photo = await encode(data)
             return await asyncio.get_running_loop().run_in_executor(decoder, view.search_photo, photo, top, rerank)
 
