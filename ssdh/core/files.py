@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal, TextIO
 
 import numpy as np
@@ -138,6 +139,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer.writerows(map(rounded, rows))
 
 
+NOT_NUMPY = (ValueError, OSError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, TokenError)
+
+
+LONGEST_EMPTY = 1024  # bytes of a .npy file that is a header alone
+
+
 def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
     """Open a `.npy` as a read-only memory map (outs may be links into DVC's cache); "c" is private copy-on-write.
 
@@ -147,11 +154,14 @@ def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
         array: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
-    except (ValueError, OSError, EOFError):
+    except NOT_NUMPY:
         try:  # an array of size 0 cannot be mapped
+            if path.stat().st_size > LONGEST_EMPTY:
+                raise
             array = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{path} is not a whole .npy file ({error}): remove it and run `dvc repro`") from None
+        except NOT_NUMPY as reason:
+            said = " ".join(str(reason).split()) or type(reason).__name__
+            raise DataError(f"{path} is not a whole .npy file ({said}): remove it and run `dvc repro`") from None
     return array
 
 

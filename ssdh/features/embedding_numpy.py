@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
+from ssdh.core.files import NOT_NUMPY
 from ssdh.features.embedding_part import Part, choose, part
 
 
@@ -21,9 +22,10 @@ def read_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return reader(file)
-    except (ValueError, EOFError, OSError) as error:
+    except NOT_NUMPY as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
-            f"{path} is not a NumPy array ({str(error).splitlines()[0]}); pickles are not read: save it with "
+            f"{path} is not a NumPy array ({said}); pickles are not read: save it with "
             "`numpy.save(…, allow_pickle=False)`"
         ) from None
 
@@ -40,7 +42,7 @@ def open_npy(path: Path, key: str | None) -> list[Part]:
     opened = part(path, shape, dtype, rows)
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except NOT_NUMPY as error:
         raise DataError(f"{path} is cut short ({error}): write it again") from None
     return [opened]
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
+from ssdh.core.files import NOT_NUMPY
 
 Rows = NDArray[np.int64]
 
@@ -41,7 +42,7 @@ class ArrayImages:
     def _open(self) -> NDArray[np.uint8]:
         try:
             images: NDArray[np.uint8] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except NOT_NUMPY as error:
             raise DataError(f"{self.path} cannot be opened ({error}): run `dvc repro`") from None
         return images
 
