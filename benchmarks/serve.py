@@ -44,8 +44,8 @@ class GreyEncoder:
     def __call__(self, photos: Sequence[NDArray[np.uint8]]) -> Encoded:
         """Codes, outputs (n, 64) and features (n, 64)."""
         grey = [np.asarray(Image.fromarray(p).convert("L").resize((8, 8)), float).reshape(64) for p in photos]
-        centred = np.float32(np.array(grey) - np.mean(grey, axis=1, keepdims=True))
-        outputs = np.float32(centred @ self.projection)
+        centred = (np.array(grey) - np.mean(grey, axis=1, keepdims=True)).astype(np.float32)
+        outputs = (centred @ self.projection).astype(np.float32)
         return Encoded(pack(sign_codes(outputs)), outputs, centred)
 
 

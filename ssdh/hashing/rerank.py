@@ -40,7 +40,8 @@ def edge(total: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     [2]
     """
     sums = np.cumsum(total, axis=1)
-    return np.argmax(sums >= np.minimum(size, sums[:, -1:]), axis=1)
+    farthest: NDArray[np.int64] = np.argmax(sums >= np.minimum(size, sums[:, -1:]), axis=1)
+    return farthest
 
 
 def cosines(query: ArrayLike, features: ArrayLike) -> Scores:
@@ -55,7 +56,8 @@ def cosines(query: ArrayLike, features: ArrayLike) -> Scores:
     # einsum sums each row alike, wherever it stands; a matrix product does not
     lengths = np.sqrt(np.einsum("nd,nd->n", others, others) * np.einsum("d,d->", own, own))
     products = np.einsum("nd,d->n", others, own)
-    return np.divide(products, lengths, out=np.zeros(len(others), np.float32), where=lengths > 0)
+    found: Scores = np.divide(products, lengths, out=np.zeros(len(others), np.float32), where=lengths > 0)
+    return found
 
 
 def asymmetric_scores(outputs: ArrayLike, packed: NDArray[np.uint8], bits: int) -> Scores:
@@ -67,7 +69,8 @@ def asymmetric_scores(outputs: ArrayLike, packed: NDArray[np.uint8], bits: int) 
     >>> asymmetric_scores([0.9, -0.1], codes, 2).astype(float).round(4).tolist()
     [1.0, 0.8]
     """
-    return np.einsum("nk,k->n", unpack(packed, bits).astype(np.float32), np.asarray(outputs, np.float32))
+    scores: Scores = np.einsum("nk,k->n", unpack(packed, bits).astype(np.float32), np.asarray(outputs, np.float32))
+    return scores
 
 
 def best_first(distances: NDArray[Any], scores: Scores) -> NDArray[np.intp]:

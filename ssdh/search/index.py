@@ -83,6 +83,8 @@ class Index:
     Neighbours(distances=array([[0, 0, 1]], dtype=int32), rows=array([[0, 3, 1]]))
     """
 
+    features: Features | None
+
     def __init__(
         self,
         packed: ArrayLike,
@@ -108,7 +110,7 @@ class Index:
         if names is not None and len(names) != index.ntotal:
             raise DataError(f"{len(names)} names do not fit {index.ntotal} codes: run `dvc repro`")
         self.faiss, self.bits, self.kind, self.names = index, bits, kind, names
-        self.features: Features | None = None
+        self.features = None
         # flat and hnsw hold the codes themselves, in one piece; hash scatters them over its buckets
         self.packed: Packed = _stored(index, kind) if kind != "hash" else np.array(codes)
 

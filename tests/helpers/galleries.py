@@ -32,8 +32,8 @@ class GreyEncoder:
     def __call__(self, photos: Sequence[NDArray[np.uint8]]) -> Encoded:
         grey = [np.asarray(Image.fromarray(p).convert("L").resize((8, 8)), float).reshape(64) for p in photos]
         centred = np.array(grey) - np.mean(grey, axis=1, keepdims=True)
-        outputs = np.float32(centred @ self.projection)
-        return Encoded(pack(sign_codes(outputs)), outputs, np.float32(centred))
+        outputs = (centred @ self.projection).astype(np.float32)
+        return Encoded(pack(sign_codes(outputs)), outputs, centred.astype(np.float32))
 
 
 def digits_gallery(folder: Path, count: int = 1797, bits: int = 32, kind: Kind = "flat") -> Gallery:

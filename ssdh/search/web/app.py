@@ -189,8 +189,7 @@ class _View:
         return {"total": total, "start": start, "images": [self.image(int(row)) for row in rows]}
 
     def search_photo(self, photo: Encoded, top: int, rerank: int) -> dict[str, Any]:
-        how = {"query_features": photo.features, "query_outputs": photo.outputs}
-        return self.search(photo.packed, top, rerank=rerank, **how)
+        return self.search(photo.packed, top, rerank=rerank, query_features=photo.features, query_outputs=photo.outputs)
 
     def search_row(self, row: int, top: int, rerank: int) -> dict[str, Any]:
         packed, features = self.index.packed[row : row + 1], self.index.features
