@@ -41,9 +41,9 @@ from ssdh.datasets.prepare import draw_split
 from ssdh.evaluation import registry
 from ssdh.evaluation.baseline import CannotFitError, Codes
 from ssdh.evaluation.comparison import encode, fit
-from ssdh.evaluation.float_search import nearest, similarity_blocks
+from ssdh.evaluation.float_search import nearest, sharing, similarity_blocks
 from ssdh.evaluation.metrics import neighbors_among_first
-from ssdh.evaluation.scored import Ranked, sharing
+from ssdh.evaluation.scored import Ranked
 from ssdh.experiments.bootstrap import paired_bootstrap
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import hamming, pack, sign_codes

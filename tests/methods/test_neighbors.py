@@ -54,7 +54,7 @@ def test_loss_and_gradient_between_the_ends(weight: float) -> None:
         return (1 - weight) * ref.pair_loss(codes, targets, weights) + weight * 0.2 * near
 
     loss = method.loss(batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss.item() == pytest.approx(reference(z), rel=1e-9)
     np.testing.assert_allclose(outputs.grad.numpy(), ref.gradient(reference, z), rtol=1e-5, atol=1e-8)  # type: ignore[union-attr]
 
