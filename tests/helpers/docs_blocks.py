@@ -141,6 +141,8 @@ def check_command(words: list[str], project: Path) -> str | None:
     program, *rest = words
     if program in ("python", "python3", "py"):
         return _check_python(rest[1:] if program == "py" else rest, project)  # py -3.12 …
+    if program == "ssdh":
+        return _check_ssdh(rest)
     checks = {"dvc": _check_dvc, "make": _check_make, "torchrun": _check_torchrun, "pip": _check_pip}
     if program in checks:
         return checks[program](rest, project)
