@@ -41,16 +41,9 @@ KINDS: dict[str, Any] = {
     "runtime": RuntimeParams,
 }
 
-
 RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": TrainParams, "views": ViewsParams}
-
-
 TOP_LEVEL = {*KINDS, *RECIPE_KINDS, "dataset", "datasets", "recipe"}
-
-
 OF_PAIRS = ("unknown_weight", "target")  # of the recipes that regress pairs to pseudo-labels, as are OF_NEIGHBORS
-
-
 OF_NO_RECIPE = {"train": {"init_file": "none"}}  # what `params.yaml` alone has
 
 

@@ -9,8 +9,6 @@ from ssdh.core.cache_dir import ssdh_home
 from ssdh.features.store import Shelf, evict, shelves, store_limit, store_root
 
 MIB = 2**20
-
-
 DAY = 86_400
 
 

@@ -15,11 +15,7 @@ from ssdh.experiments.bootstrap import paired_bootstrap, verdict
 from ssdh.experiments.dvc import git, git_file
 
 PER_QUERY, METRICS, DATA = "metrics/per_query.csv", "metrics/metrics.json", "metrics/data.json"
-
-
 SAME = ("dataset", "topk")  # what must agree for two average precisions to mean the same
-
-
 HELD_OUT = ("train", "database")  # and on the database without train images, whose size these give
 
 

@@ -17,8 +17,6 @@ from ssdh.core.runtime import num_cores
 from ssdh.experiments.dvc import environment, run_child, set_options, shell_line, with_values
 
 OLD_NAMES = {"nus-wide-tc-10": "nus_wide_10", "nus-wide-tc-21": "nus_wide_21"}
-
-
 OLD_SETS = ("cifar10", "flickr25k", *OLD_NAMES.values())  # the others have a protocol of their own
 
 
@@ -52,7 +50,6 @@ FLAGS = (
     Flag("", "--alpha", float, 2.0, "structure.alpha", "similar below mode − α·σ"),
     Flag("", "--beta", float, 2.0, "structure.beta", "dissimilar above mode + β·σ"),
 )
-
 
 OF_THE_SET = ("num_query", "num_train", "topk")
 

@@ -18,8 +18,6 @@ from ssdh.experiments.fitted_table import fitted
 WIDE = 10_000  # columns of what is no terminal
 
 IF_VARIED = ("itq.map", "params.yaml:dataset", "seed", "recipe")
-
-
 BLOCKS = ("datasets", "backbone", "structure", "train", "views", "evaluate")
 
 

@@ -39,13 +39,8 @@ from ssdh.experiments.results_table import (
 )
 
 SKIPPED_STAGES = ("check", "report")  # they change no number
-
-
 METHODS = ("ssdh/methods/", "methods/")  # in a clone, and in a pipeline of `ssdh init`
-
-
 COMMITS = 20  # experiments of that many last commits are looked through
-
 
 INTERRUPTED = (
     "interrupted: queued experiments go on in the background (`dvc queue stop --kill` ends them); the next run of this "

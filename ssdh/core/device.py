@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|ALLOCATION_FAILED|unable to find an engine"
 )
-
-
 BFLOAT16_SINCE = (8, 0)  # compute capability
 
 

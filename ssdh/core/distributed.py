@@ -34,20 +34,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 # A rank that dies ends the others at once (the launcher stops them); one that hangs does so after COLLECTIVE. Where
 # rank 0 alone has work, or waits for a lock, the others wait in a group of their own, with PATIENCE.
 COLLECTIVE = timedelta(minutes=30)
-
-
 PATIENCE = timedelta(days=7)
-
 
 # A launcher starts all ranks at once. One that waits longer for the others was most likely started without them, in a
 # shell where an earlier launch left its variables.
 JOIN = timedelta(minutes=2)
-
-
 JOIN_SECONDS = 3.0  # of silence; then a rank says what it waits for
 
 

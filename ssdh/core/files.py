@@ -140,8 +140,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 NOT_NUMPY = (ValueError, OSError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, TokenError)
-
-
 LONGEST_EMPTY = 1024  # bytes of a .npy file that is a header alone
 
 

@@ -22,27 +22,14 @@ from ssdh.core.package import PACKAGE, is_initialised
 from ssdh.core.yaml_text import parse_yaml
 
 PARAMS_FILE = Path("params.yaml")
-
-
 RECIPE_SECTIONS = ("structure", "train", "views")
-
-
 Bits = Annotated[int, Field(strict=True, ge=1, le=4096)]
-
-
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
-
-
 TopK = Annotated[int, Field(strict=True, ge=1)] | None
-
-
 T = TypeVar("T")
-
 
 # what pydantic's messages say around the rule itself: "List should have at least 3 items after validation, not 2"
 _OF_PYDANTIC = re.compile(r"^(?:Input|List|Tuple|String) should ")
-
-
 _OF_LENGTHS = re.compile(r" after validation, not \d+$")
 
 

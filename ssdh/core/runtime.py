@@ -57,11 +57,7 @@ def num_cores() -> int:
 
 
 T = TypeVar("T")
-
-
 U = TypeVar("U")
-
-
 BRING_BLAS = {"numpy", "scipy.linalg", "faiss", "torch"}  # packages with a BLAS of their own, once they are imported
 
 

@@ -17,14 +17,8 @@ from ssdh.core.params import read_params
 from ssdh.core.records import record_seconds
 
 RESTORE = "git checkout HEAD -- params.yaml dvc.lock metrics && dvc checkout --force --allow-missing"
-
-
 LOOK_SECONDS = 0.5  # between two looks at the process that started this one
-
-
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "cmd.exe"}
-
-
 LAUNCH_ID = "ssdh-"  # begins the run id of ranks that a stage started itself: that stage notes the seconds
 
 

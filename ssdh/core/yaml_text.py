@@ -11,13 +11,8 @@ from typing import Any
 import yaml
 
 _SIGNS_AND_DIGITS = "-+0123456789"
-
-
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
-
-
 _INT = re.compile(r"[-+]?(0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)")
-
 
 _FLOAT = re.compile(
     r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+"  # 1e3, 1.5e-3
@@ -25,7 +20,6 @@ _FLOAT = re.compile(
     r"|[-+]?\.[0-9_]+([eE][-+][0-9]+)?"  # .5 and .5e+3
     r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
-
 
 _BASES = {"0b": 2, "0o": 8, "0x": 16}
 

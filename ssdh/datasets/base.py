@@ -37,11 +37,7 @@ class Protocol:
 
 
 FEWEST_TRAIN = 3  # images: two have one distance, which has no distribution
-
-
 Count = Annotated[int, Field(strict=True, ge=1)]
-
-
 TrainCount = Annotated[int, Field(strict=True, ge=FEWEST_TRAIN)]
 
 
@@ -60,8 +56,6 @@ class FileParams(DataParams):
 
 
 Block = type[Params]
-
-
 P = TypeVar("P", bound=DataParams)
 
 

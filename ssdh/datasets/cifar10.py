@@ -29,19 +29,10 @@ from ssdh.features.download import RemoteFile, obtain
 ARCHIVE = RemoteFile(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170_498_071
 )
-
-
 FOLDER = "cifar-10-batches-py"
-
-
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
-
-
 META = "batches.meta"
-
-
 NUM_IMAGES, NUM_TEST = 60_000, 10_000
-
 
 # the globals that a pickled batch may name: what numpy arrays and Python 2 strings need, nothing else
 _ALLOWED = {

@@ -28,14 +28,9 @@ from ssdh.features.download import RemoteFile, obtain
 
 PARTS = {"train2017": 118_287, "val2017": 5_000}  # images
 
-
 # COCO publishes no checksums: unpacking checks the archives' own (CRC-32 of each file)
 ANNOTATIONS = RemoteFile("http://images.cocodataset.org/annotations/annotations_trainval2017.zip")
-
-
 IMAGES = {part: RemoteFile(f"http://images.cocodataset.org/zips/{part}.zip") for part in PARTS}
-
-
 NUM_CLASSES = 80
 
 

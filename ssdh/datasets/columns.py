@@ -14,8 +14,6 @@ from ssdh.features.embedding_part import choose, missing_package
 from ssdh.features.embeddings import natural_order
 
 Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or a matrix (N, C)
-
-
 MOST_LABEL_BYTES = 4 * 2**30  # of the multi-hot matrix
 
 
@@ -145,14 +143,8 @@ def read_text_table(path: Path) -> dict[str, list[str]]:
 
 
 LABELS = ("", "labels", "label", "class", "classes", "category", "y")  # usual names of columns, best first
-
-
 NAMES = ("", "names", "name", "id", "ids", "key", "path", "image_path", "filename", "url")
-
-
 ROLES = ("", "role", "split")
-
-
 HEADERS = {*LABELS, *NAMES, *ROLES} - {""}
 
 

@@ -20,8 +20,6 @@ from ssdh.datasets.base import (
 )
 
 NUM_IMAGES = 1797
-
-
 CLASS_SIZES = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 

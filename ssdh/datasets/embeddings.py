@@ -20,8 +20,6 @@ from ssdh.features.embeddings import REASONS, Embeddings, open_embeddings
 from ssdh.features.params import NoImages
 
 WHERE = "params.yaml: datasets.embeddings.data"
-
-
 SHOWN = 5  # row numbers in a message
 
 

@@ -24,14 +24,12 @@ from ssdh.features.download import RemoteFile, fetch
 
 _HOST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
-
 ARCHIVES = (
     RemoteFile(_HOST + "train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880),
     RemoteFile(_HOST + "train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe", 29_515),
     RemoteFile(_HOST + "t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79", 4_422_102),
     RemoteFile(_HOST + "t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310", 5_148),
 )
-
 
 CLASSES = (
     "T-shirt/top",
@@ -46,10 +44,7 @@ CLASSES = (
     "Ankle boot",
 )
 
-
 NUM_IMAGES = 70_000
-
-
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 

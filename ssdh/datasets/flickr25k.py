@@ -29,23 +29,13 @@ from ssdh.datasets.text_lists import check_listed, locate, read_binary_rows, rea
 from ssdh.features.download import RemoteFile, obtain
 
 _HOST = "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/"
-
-
 IMAGES = RemoteFile(_HOST + "mirflickr25k.zip", "a23d0a8564ee84cda5622a6c2f947785", 3_069_184_257)
-
-
 ANNOTATIONS = RemoteFile(_HOST + "mirflickr25k_annotations_v080.zip", "aa0138c79892b1b670184d142380948f", 207_220)
-
-
 IMAGE_FOLDER, ANNOTATION_FOLDER = "mirflickr", "annotations"
-
-
 NUM_IMAGES = 25_000
-
 
 # The columns of the targets.txt that goes around, which names none: each matches the published count of one label.
 _TARGETS_MD5 = "c4267734d74da6fb0ce8da3387041d25"
-
 
 _TARGETS_CLASSES = (
     *("people", "plant_life", "car", "portrait", "female", "indoor", "night", "baby"),

@@ -24,8 +24,6 @@ from ssdh.datasets.base import (
 from ssdh.datasets.text_lists import check_listed, clean_name, exist
 
 NUM_CLASSES = 100
-
-
 LISTS = ("database.txt", "test.txt")
 
 

@@ -15,7 +15,6 @@ from ssdh.features.image_files import EXTENSIONS, UNREAD
 
 OPEN_QUOTE = 'a quote is not closed: close it, or write a quote of the text itself as "" inside quotes'
 
-
 HEADERS = (
     *("path", "file", "filename", "image", "name", "filepath"),
     *("image_path", "file_name", "file_path", "image_name"),

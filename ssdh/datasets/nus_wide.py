@@ -30,14 +30,8 @@ from ssdh.datasets.base import (
 from ssdh.datasets.text_lists import first_few, locate, read_binary_rows, read_names
 
 CONCEPTS, IMAGE_LIST, LABEL_FOLDER = "Concepts81.txt", "ImageList/Imagelist.txt", "Groundtruth/AllLabels"
-
-
 IMAGE_FOLDERS = ("", "images", "Flickr")
-
-
 PUBLISHED = {10: 186_577, 21: 195_834}  # images with at least one of the k concepts, on the official labels
-
-
 QUERIES_21 = 2100  # of the published lists; as many are drawn where there is only the ground truth
 
 

@@ -25,17 +25,9 @@ from ssdh.features import decode as decoding
 from ssdh.features.decode import BadImageError, decode_image
 
 VERIFY_SIDE = 32  # every byte is decoded, but a JPEG at the smallest scale
-
-
 BLOCK = 2048  # files between two looks at the clock
-
-
 SAVE_SECONDS = 30.0
-
-
 RACY_NS = 2 * 10**9  # a file younger than this could change again within the same tick of the file system's clock
-
-
 State = tuple[int, int, int, int]
 
 

@@ -8,14 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-
-
 Packed = NDArray[np.uint8]
-
-
 CHUNK_BYTES = 64_000_000  # of features encoded at once
-
-
 FAISS_SEEDS = 2**31 - 1  # faiss takes an int
 
 

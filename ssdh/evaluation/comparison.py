@@ -32,8 +32,6 @@ from ssdh.evaluation.reranked import rerank_metrics
 from ssdh.evaluation.scored import float_average_precisions, score_metrics
 
 METRICS: dict[Metric, str] = {"cosine": "cosine", "dot": "inner product", "l2": "Euclidean distance"}
-
-
 CURVES = ("method", "curve", "n", "recall", "precision")
 
 

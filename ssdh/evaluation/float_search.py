@@ -13,20 +13,10 @@ from numpy.typing import NDArray
 from ssdh.core.split import Split
 
 Rows = NDArray[np.int64]
-
-
 Float32 = NDArray[np.float32]
-
-
 Flags = NDArray[np.bool_]
-
-
 Metric = Literal["cosine", "dot", "l2"]
-
-
 BLOCK_BYTES = 128_000_000  # of a block of similarities
-
-
 CHUNK_BYTES = 64_000_000  # of features read at once
 
 

@@ -19,8 +19,6 @@ from ssdh.structure.manifold import diffusion_embedding
 from ssdh.structure.vectors import power_normalise
 
 POWER, GRAPH_NEIGHBORS, RANK, STEPS, DECAY = 0.7, 20, 128, 6, 0.9  # of the reference; never a recipe's
-
-
 BLOCK_ROWS = 256
 
 

@@ -26,20 +26,10 @@ from ssdh.hashing.retrieval import (
 from ssdh.hashing.tie_range import average_precision_range
 
 BLOCK_BITS = 4_000_000
-
-
 MAP_CUTOFFS = (1000, 5000)  # of `map_at`, beside the whole database
-
-
 PER_QUERY = ("row", "ap", "ap_without_train", "num_relevant", "class", "class_name")
-
-
 PR_CURVE = ("radius", "recall", "precision", "retrieved")
-
-
 PRECISION_AT_N = ("n", "precision")
-
-
 Table = list[tuple[Any, ...]]
 
 

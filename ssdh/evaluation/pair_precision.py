@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 from ssdh.structure.pseudo_labels import PairLabels
 
 PAIR_ROWS = 20_000  # train images whose pairs are compared with the labels: at most 200 million pairs
-
-
 BLOCK_PAIRS = 4_000_000
 
 

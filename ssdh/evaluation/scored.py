@@ -17,8 +17,6 @@ from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking
 
 BINS = 4096  # of the score, for the precision-recall curve
-
-
 PR_POINTS = 100  # of that curve
 
 

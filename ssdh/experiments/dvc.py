@@ -20,11 +20,8 @@ from ssdh.core.params import lookup, parse_value
 # who commits experiments where git knows nobody: DVC asks for a name and an address, and takes them from here
 _NOBODY = {"name": "ssdh", "email": "ssdh@localhost"}
 
-
 # what Hydra's grammar, which -S follows, reads as plain text without quotes
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.:@+-]*")
-
-
 _WORDS_WITH_A_MEANING = {"true", "false", "null", "inf", "nan"}
 
 
@@ -160,8 +157,6 @@ def parse_settings(words: Sequence[str], params: Mapping[str, Any]) -> dict[str,
 
 
 INTERRUPTED = "interrupted: the next run goes on from here"
-
-
 PATIENCE = 10  # seconds that a process has to end by itself
 
 

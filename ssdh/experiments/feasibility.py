@@ -85,8 +85,6 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
 
 
 BACKWARD = 3.0  # forward, backward and step against the forward pass alone: 3.1 was measured for VGG16
-
-
 PROBE = 2  # images of the forward pass that is timed
 
 

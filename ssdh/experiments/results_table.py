@@ -20,26 +20,16 @@ from ssdh.core.params import RECIPE_SECTIONS, effective, lookup, read_recipe, re
 from ssdh.core.records import hashes_by_path
 
 BASELINES = {"float": "float features", "lsh": "LSH", "pcah": "PCAH", "itq": "ITQ"}
-
-
 EARLIER = "earlier"  # the code of a row that is known to be out of date
-
-
 TIES = "expected"  # the mean over all orders of items at equal distance
-
 
 HEADER = (
     *("key", "code", "dataset", "recipe", "bits", "seed", "map", "map_stable", *BASELINES, "num_query", "num_train"),
     *("topk", "ties", "arch", "layer", "weights", "size", "settings", "commit", "reason"),
 )
 
-
 NUMBERS = ("bits", "seed", "map", "map_stable", *BASELINES, "num_query", "num_train", "topk", "size")
-
-
 START, END = "<!-- table:start -->", "<!-- table:end -->"
-
-
 Row = dict[str, Any]
 
 

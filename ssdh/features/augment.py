@@ -23,11 +23,7 @@ from ssdh.features.params import AugmentParams, Preprocessing
 
 # what training from images takes: the crops of torchvision's RandomResizedCrop, mirrored or not, colours as they are
 CROPS = AugmentParams(scale=0.08, flip=0.5, jitter=0.0, grey=0.0, blur=0.0)
-
-
 LOG_RATIO = (float(np.log(3 / 4)), float(np.log(4 / 3)))  # width to height of a crop
-
-
 SIGMAS = (0.1, 2.0)  # of the blur, in pixels of the crop, as SimCLR draws them
 
 
@@ -43,8 +39,6 @@ class Draw(NamedTuple):
 
 
 Draws = Sequence[Draw]
-
-
 DrawRow = Callable[[int], Draw]  # the draw of a manifest row
 
 

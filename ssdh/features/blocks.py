@@ -20,11 +20,7 @@ from ssdh.core.files import atomic_path, read_array, write_array
 from ssdh.features.forward import BLOCK
 
 FLUSH_SECONDS = 1.0  # finished blocks are written at least this often …
-
-
 FLUSH_BYTES = 8 * 2**20  # … and before they take more memory than this
-
-
 Array = NDArray[Any]
 
 

@@ -20,17 +20,9 @@ from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 from ssdh.core.errors import DataError
 
 MAX_PIXELS = 89_478_485  # a quarter GiB of RGB, where Pillow begins to warn of decompression bombs
-
-
 MAX_ASPECT = 100  # long side to short side: brought to a short side of 256, a strip of 1×20000 would fill 4 GB
-
-
 MAX_TEXT = 16 << 20  # bytes of one compressed text or colour profile in a PNG; Pillow itself stops at 1 MiB
-
-
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
-
-
 READS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # an extra package; HEIC files are read where it is
 
 
@@ -49,7 +41,6 @@ warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 _ORIENTATION = 0x0112
 
-
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,7 +50,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
 
 Pixels = NDArray[np.uint8]
 

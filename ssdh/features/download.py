@@ -26,14 +26,8 @@ from ssdh.core.errors import DataError
 from ssdh.core.files import file_lock
 
 CHUNK = 1 << 20
-
-
 TIMEOUT_SECONDS = 30.0
-
-
 ATTEMPTS = 5  # without a new byte; each that brings some starts the count again
-
-
 LOG_SECONDS = 10.0
 
 

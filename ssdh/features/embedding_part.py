@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 from ssdh.core.errors import DataError
 
 BLOCK_BYTES = 32 * 2**20  # of values that are in memory at once
-
-
 USUAL = ("features", "embeddings", "embedding", "vectors", "vector", "emb")  # names of arrays and columns, best first
-
-
 KEPT = ("float16", "float32", "int8", "uint8")  # types that stay as they are; of others float32 is made
-
-
 CONVERTED = ("float64", "bfloat16")
-
-
 Values = tuple[NDArray[Any], NDArray[np.bool_]]  # (b, D) of a kept type; (b,) whether the file's row has another length
 
 

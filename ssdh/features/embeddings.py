@@ -27,10 +27,7 @@ from ssdh.features.embedding_part import Part
 from ssdh.features.embedding_tables import open_hdf5, open_parquet, open_safetensors
 
 REASONS = ("", "holds NaN or infinity", "is all zero", "has another length or a null")  # by `Block.fault`
-
-
 NOT_FINITE, ZERO, ODD = 1, 2, 3
-
 
 FORMATS: dict[str, Callable[[Path, str | None], list[Part]]] = {
     ".npy": open_npy,

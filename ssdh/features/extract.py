@@ -29,13 +29,11 @@ from ssdh.features.store import BlockGoneError, Digests, FeatureStore, Kept, evi
 
 Array = NDArray[Any]
 
-
 # the code that turns an image's bytes into a row: another version of it may round otherwise
 CODE = (
     *("core/device", "features/backbone", "features/families/base"),
     *("features/decode", "features/forward", "features/loader"),
 )
-
 
 READ = 1024  # rows that are copied at once
 

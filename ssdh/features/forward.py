@@ -19,11 +19,7 @@ from ssdh.features.loader import eval_loader, normalise
 from ssdh.features.params import Preprocessing
 
 AHEAD = 2  # blocks on their way through the device while one is fetched
-
-
 BLOCK = 64  # rows; part of the result's definition: another size may round differently
-
-
 LESS_MEMORY = "set backbone.precision to bf16, a smaller images.size, or runtime.device to cpu"
 
 

@@ -14,14 +14,12 @@ from ssdh.features.decode import READS_HEIF
 
 HEIF = frozenset((".heic", ".heif"))
 
-
 # every extension that people give to pictures; a file with one of them that cannot be read is bad, not ignored
 EXTENSIONS = frozenset(
     ("." + name)
     for group in ("jpg jpeg jpe jfif", "png gif bmp dib webp", "tif tiff avif jp2", "ppm pgm pbm pnm")
     for name in group.split()
 ) | (HEIF if READS_HEIF else frozenset())
-
 
 # photos in formats that are not read: they are counted, so that nobody misses them in vain
 UNREAD = (
@@ -32,7 +30,6 @@ UNREAD = (
     )
     | HEIF
 ) - EXTENSIONS
-
 
 # beside hidden ones: thumbnails of Synology's indexer, and what macOS leaves in archives
 NO_PHOTOS = frozenset(("@eaDir", "__MACOSX", ".thumbnails"))

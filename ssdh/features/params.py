@@ -8,8 +8,6 @@ from pydantic import Field, ValidationInfo, field_validator
 from ssdh.core.params import Params, lookup, section
 
 Triple = Annotated[list[Annotated[float, Field(strict=True)]], Field(min_length=3, max_length=3)]
-
-
 Scales = Annotated[list[Annotated[float, Field(strict=True, gt=0)]], Field(min_length=3, max_length=3)]
 
 

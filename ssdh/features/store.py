@@ -26,14 +26,8 @@ from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import atomic_path, file_lock, read_array, write_array, write_json
 
 Digests = NDArray[np.uint8]  # (n, 32), SHA-256 of images
-
-
 LIMIT = 20.0  # GiB, where $SSDH_FEATURES_GIB does not say otherwise
-
-
 ABOUT = "about.json"
-
-
 ORPHAN_SECONDS = 3600  # after which values without digests were left by a writer that was killed
 
 

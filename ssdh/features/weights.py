@@ -13,14 +13,8 @@ if TYPE_CHECKING:
 
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
 Triple = tuple[float, float, float]
-
-
 OPTION = "backbone.weights_file"
 
 

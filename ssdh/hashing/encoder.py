@@ -19,8 +19,6 @@ from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_meta
 from ssdh.hashing.network import HashNet
 
 Floats = NDArray[np.float32]
-
-
 Blocks = Callable[[Rows], Iterator[Floats]]  # what `compute_rows` asks for
 
 

@@ -12,13 +12,8 @@ from torch import Tensor, nn
 from ssdh.core.errors import DataError
 
 CHUNK = 2**25  # values that are centred at once: in double precision 256 MiB
-
-
 TINY = 1e-12  # below any feature that means something; keeps gradients of powers and norms finite
-
-
 WIDTH = 1024  # of the hidden layer of head mlp
-
 
 # name: the hidden layers of a head on D features, (their width, the layers)
 HIDDEN: dict[str, Callable[[int], tuple[int, nn.Module]]] = {

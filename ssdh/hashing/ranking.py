@@ -16,11 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import digamma
 
 Counts = NDArray[np.int64]
-
-
 Floats = NDArray[np.float64]
-
-
 _CUT_ROWS = 512  # queries whose cut-off groups are averaged at once: bounds the memory of the hypergeometric table
 
 

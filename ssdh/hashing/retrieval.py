@@ -21,8 +21,6 @@ from ssdh.hashing import ranking
 from ssdh.hashing.codes import check_packed, pack, words
 
 Ties = Literal["expected", "stable"]
-
-
 BLOCK = 65_536  # database rows a step: the buffers of one step (1.5 MB) stay in a core's cache
 
 

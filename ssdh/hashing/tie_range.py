@@ -10,11 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import digamma
 
 Counts = NDArray[np.int64]
-
-
 Floats = NDArray[np.float64]
-
-
 _CELLS = 4_000_000  # numbers of kept items tried at once
 
 

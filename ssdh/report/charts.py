@@ -21,25 +21,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-
 # Stand-ins that the SVG is drawn with; each becomes the CSS variable of that name.
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
-
-
 ACCENT, SIMILAR, DISSIMILAR, FILL = "#040404", "#050505", "#060606", "#070707"
-
-
 LINE_A, LINE_B, LINE_C = "#080808", "#090909", "#0a0a0a"
-
 
 VARIABLES = {
     INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", SIMILAR: "--similar",
     DISSIMILAR: "--dissimilar", FILL: "--fill", LINE_A: "--line-a", LINE_B: "--line-b", LINE_C: "--line-c",
 }  # fmt: skip
 
-
 SOLID: Any = "-"
-
 
 STYLES: dict[str, tuple[str, Any, float]] = {  # colour, dashes, width of a method's line
     "ssdh": (ACCENT, SOLID, 2.2),
@@ -49,10 +41,7 @@ STYLES: dict[str, tuple[str, Any, float]] = {  # colour, dashes, width of a meth
     "other_2": (LINE_C, (0, (3, 2)), 1.5),
 }
 
-
 WIDTH, HEIGHT, TOP = 4.7, 2.9, 0.3  # inches; 338 points wide, so that text keeps its size on a phone of 390 pixels
-
-
 MOST_BINS = 160
 
 

@@ -15,17 +15,9 @@ from ssdh.features.images import ArrayImages, open_images, read_manifest
 from ssdh.hashing.codes import hamming
 
 Rows = NDArray[np.int64]
-
-
 SIDE = 96  # pixels of a thumbnail's longer side, twice what is shown, for sharp screens
-
-
 TINY = 40  # images up to this size are shown as they are, each pixel a square
-
-
 NEAREST, WORST, TYPICAL = 10, 5, 5
-
-
 MOST_CLASSES = 3  # class names under an image
 
 

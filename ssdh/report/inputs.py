@@ -16,8 +16,6 @@ from ssdh.core.files import read_json
 from ssdh.core.records import is_code, locked_stages
 
 Table = dict[str, list[str]]
-
-
 Floats = NDArray[np.float64]
 
 

@@ -17,8 +17,6 @@ from ssdh.report.sections import baselines
 HEAD_BASELINES = 4  # beside the headline's mAP, the best ones
 
 STYLE = Path(__file__).with_name("style.css")
-
-
 CODES = "models/codes.npy"
 
 

@@ -29,21 +29,12 @@ MEASURES = {  # metrics with a number in their name, or in their keys, have it i
     "bytes_per_image": "bytes an image",
 }
 
-
 SAME_KIND, SAME_PICTURE = "Same kind?", "Same picture?"
-
-
 SERVES = """<p>The two questions want different codes. <em>Same kind</em>: the recipes <code>manifold</code> and
 <code>soft</code> learn from the graph of neighbours and draw images of one kind together, at the cost of the order
 among them. <em>Same picture</em>: codes that keep distances, such as ITQ’s, find more of an image’s nearest.</p>"""
-
-
 MOST_LINES = 3  # baselines in a chart, the best of them
-
-
 MANY_CLASSES = 24  # more stand in two columns where there is room
-
-
 AS_BAR = '<span class="sr">as a bar</span>'
 
 

@@ -32,17 +32,9 @@ from ssdh.search.export_folder import ABOUT, FILES, announce, finish, open_folde
 from ssdh.search.index import Index
 
 Network = Encoder | HashNet  # from images; from embeddings
-
-
 ONE_FILE_BYTES = 2_000_000_000  # protobuf holds no more: above it, weights lie beside the graph
-
-
 OPSET, IR = 18, 8  # the oldest that torch's exporter writes, and that of its release (ONNX 1.13, onnxruntime 1.14)
-
-
 TOLERANCE = 1e-4  # between the network's outputs here and in onnxruntime
-
-
 INSTALL = "pip install -e '.[onnx]', or leave the file out with --no-onnx"
 
 

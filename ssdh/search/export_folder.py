@@ -16,7 +16,6 @@ from ssdh.search.engines import ENGINES, METADATA
 
 ABOUT = "export.json"
 
-
 FILES = (
     *("codes.npy", "names.csv", "index.faiss", "index.json", "model.safetensors", "model.onnx", "model.onnx.data"),
     *(METADATA, *(name for _, name in ENGINES.values())),

@@ -29,23 +29,11 @@ from ssdh.search.index import Index, Kind
 from ssdh.search.photos import PhotoEncoder
 
 MODEL, CODES = Path("models/hashnet.safetensors"), Path("models/codes.npy")
-
-
 SMOKE_RUN = "A smoke run: the backbone’s weights are random, so its codes say little about what is seen."
-
-
 IMAGES, LABELS, COUNTS = Path("data/images"), Path("data/labels.npy"), Path("metrics/data.json")
-
-
 LOCK = Path("dvc.lock")
-
-
 FEATURES = Path("features/features.npy")
-
-
 STAGES = ("prepare", "extract", "train", "encode")  # each reads what those before it wrote
-
-
 PAIRED = (IMAGES, LABELS, Path("data/split"), FEATURES, MODEL, CODES)
 
 

@@ -30,32 +30,14 @@ from ssdh.hashing.codes import check_packed, hamming, pack, unpack, width
 from ssdh.hashing.rerank import Features, Scores, asymmetric_scores, best_first, cosines, nearest_first
 
 Kind = Literal["flat", "hnsw", "hash"]
-
-
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
 HNSW_NEIGHBOURS = 16  # links of a node and layer: 2·16·4 bytes a code in the lowest one
-
-
 HNSW_BUILD_EFFORT = 80
-
-
 HNSW_SEARCH_EFFORT = 128  # candidates kept while walking; at least 2·top
-
-
 HASH_FLIPS = 3  # buckets whose key differs in at most so many bits are looked into
-
-
 HASH_BUCKET = 128  # codes a bucket, on average, if all keys were equally likely
-
-
 ONE_THREAD = 32  # up to so many queries are searched on one thread: faiss shares out queries, never the codes
-
-
 HISTOGRAM_BLOCK = 1 << 16  # rows whose distances are in memory at once
-
-
 Packed = NDArray[np.uint8]
 
 

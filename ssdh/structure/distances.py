@@ -25,21 +25,12 @@ from ssdh.structure.vectors import (
 
 KEEP_BYTES = 60_000_000  # distances up to this size are kept: every later pass reads instead of multiplying
 
-
 # of a block of pairs: 2 MB of distances, near enough to the core from the product to the last use, and so many that
 # threads do not wait for the interpreter lock
 BLOCK_ROWS, BLOCK_COLUMNS = 512, 1024
-
-
 EXACT = 256  # pairs that a core decides in float64 at a time
-
-
 TILE = 256  # vectors a side of a sampled block of pairs
-
-
 T = TypeVar("T")
-
-
 Pairs = tuple[Indices, Indices]  # vector numbers (i, j)
 
 

@@ -21,14 +21,8 @@ if TYPE_CHECKING:
 
 
 NEIGHBOR_SHARE = 3  # an image is joined with at most a third of the others: a complete graph shows no manifold
-
-
 BLOCK = 1024  # images whose neighbours are searched at once
-
-
 DENSE_UP_TO = 512  # images; below it all eigenpairs cost milliseconds
-
-
 Float32 = NDArray[np.float32]
 
 

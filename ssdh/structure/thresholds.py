@@ -11,11 +11,7 @@ from ssdh.structure.distances import Block, PairDistances, upper_triangle
 from ssdh.structure.vectors import exact_distances
 
 MARGIN = 1e-5  # pairs this close to a threshold are decided in float64
-
-
 HALVINGS = 6  # of α or β, at most, where a side has no pair
-
-
 Labels = NDArray[np.int8]
 
 

@@ -14,17 +14,9 @@ from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 
 CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
-
-
 Float32 = NDArray[np.float32]
-
-
 Float64 = NDArray[np.float64]
-
-
 Indices = NDArray[np.int64]
-
-
 ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
 
 

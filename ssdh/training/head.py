@@ -26,10 +26,7 @@ from ssdh.training.method import NO_PAIRS, Batch, Method, batch_loss
 from ssdh.training.optimizer import HeadOptimizer
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
-
-
 LONG_SUM = 2**12  # terms from which a single sum in float32 loses digits
-
 
 # What a core takes a quarter to half a millisecond for. Products with the features and look-ups of them that hold it at
 # least twice are shared out in parts of once to twice this size; shorter ones would not pay for waking a thread.

@@ -29,8 +29,6 @@ from ssdh.training.optimizer import Optimizer, learning_rate_factor
 from ssdh.training.params import TrainParams
 
 ORDER_STREAM = 11  # of the seed's random streams
-
-
 Rows = NDArray[np.int64]
 
 

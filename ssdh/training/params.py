@@ -8,7 +8,6 @@ from ssdh.core.params import Bits, Params
 
 OF_NEIGHBORS = {"neighbor_weight", "neighbor_temperature", "code_temperature"}  # of the pair loss
 
-
 # written into a model's file only where they are set
 OF_SOME_RECIPES = {"head", "schedule", "lr_drop", "loss", "nested", *OF_NEIGHBORS}
 

@@ -15,17 +15,9 @@ from ssdh.core.split import Split
 from ssdh.hashing.codes import pack, sign_codes
 
 QUERY_STREAM, DATABASE_STREAM = 21, 22  # of the seed's random streams
-
-
 MAX_QUERIES, MAX_DATABASE = 500, 10_000
-
-
 SATURATED = 0.99  # share of outputs of a tanh at exactly ±1; 0 to 0.4 after training as it should be
-
-
 HUGE = 1e3  # median of outputs that nothing bounds; about 1 after training as it should be
-
-
 Rows = NDArray[np.int64]
 
 

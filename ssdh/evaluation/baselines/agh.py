@@ -15,8 +15,6 @@ from ssdh.evaluation.baseline import CannotFitError, Codes, Float32
 from ssdh.evaluation.linear import mean_of, unit_rows
 
 TITLE, ABOUT, TIER = "AGH", "eigenvectors of a graph through anchors", "images only"
-
-
 ANCHORS, NEAREST = 300, 2  # of the paper
 
 

@@ -14,8 +14,6 @@ from ssdh.evaluation.baseline import CannotFitError, Codes, Float32
 from ssdh.evaluation.linear import mean_of, unit_rows
 
 TITLE, ABOUT, TIER = "IMH", "t-SNE of anchors, mixed for other images", "images only"
-
-
 ANCHORS, NEAREST, PERPLEXITY = 400, 5, 30.0
 
 

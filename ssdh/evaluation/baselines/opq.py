@@ -10,8 +10,6 @@ from ssdh.evaluation.linear import principal_components, unit_rows
 from ssdh.evaluation.quantizer import FaissQuantizer, num_bytes, product_quantizer
 
 TITLE, ABOUT, TIER = "OPQ", "PQ after the rotation that loses least, not Hamming", "images only"
-
-
 COMPONENTS = 128  # that are rotated: of more, faiss needs minutes
 
 

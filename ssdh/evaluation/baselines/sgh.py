@@ -15,8 +15,6 @@ from ssdh.evaluation.baseline import Codes, Float32
 from ssdh.evaluation.linear import mean_of, unit_rows
 
 TITLE, ABOUT, TIER = "SGH", "bits that rebuild a Gaussian similarity", "images only"
-
-
 BASES, RIDGE = 300, 1e-6
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 
 CONFIG = "config.json"
-
-
 FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 

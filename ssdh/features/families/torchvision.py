@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 SMALLEST = {"vgg": 32, "alexnet": 63, "resnet": 8, "wide_resnet": 8, "resnext": 8}  # px from which on a family fits
-
-
 OF_TENSORFLOW = ("googlenet", "inception_v3")  # torchvision's weights of these two want a renormalised input
 
 

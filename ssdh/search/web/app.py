@@ -39,38 +39,16 @@ from ssdh.search.web.thumbnails import Size, Thumbnails
 from ssdh.search.web.upload import photo_of
 
 STATIC = Path(__file__).parent / "static"
-
-
 FILES = {"": "index.html", "static/app.js": "app.js", "static/style.css": "style.css", "favicon.ico": "icon.svg"}
-
-
 MAX_UPLOAD = 32 << 20  # bytes; the decoder has its own limit of pixels
-
-
 MAX_WAITING = 32  # uploads in memory at once; the next one is told to come back
-
-
 MAX_DECODED = 2  # photos that are pixels at once: one is encoded while the next is decoded
-
-
 MAX_TOP = 1000
-
-
 MAX_RERANK = 10_000  # features that a request may have read
-
-
 PAGE = 200  # images a page at most
-
-
 TYPICAL_ROWS = 64  # images whose distances to all others make the typical histogram
-
-
 IMMUTABLE = "private, max-age=31536000, immutable"
-
-
 Top = Annotated[int, Query(ge=1, le=MAX_TOP)]
-
-
 Rerank = Annotated[int, Query(ge=0, le=MAX_RERANK)]
 
 

@@ -11,11 +11,7 @@ from ssdh.features.decode import Pixels
 from ssdh.search.gallery import Gallery
 
 Size = Literal["thumbnail", "preview"]
-
-
 SIDES: dict[Size, int] = {"thumbnail": 192, "preview": 640}  # pixels of the long side
-
-
 TINY = 64  # images with no longer side are sent as they are, without loss: the page enlarges them pixel by pixel
 
 
