@@ -138,6 +138,7 @@ def test_an_error_takes_no_process_group_down(monkeypatch: pytest.MonkeyPatch) -
     called: list[str] = []
     for name in ("init_process_group", "new_group", "destroy_process_group"):
         monkeypatch.setattr(f"torch.distributed.{name}", lambda *_, name=name, **__: called.append(name))
+    monkeypatch.setattr("ssdh.core.distributed._meet", lambda rank: torch.distributed.HashStore())
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
     with pytest.raises(SSDHError), process_group(torch.device("cpu")):

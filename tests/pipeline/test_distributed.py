@@ -113,15 +113,15 @@ def test_torchrun_itself_starts_a_stage(alone: Path, tmp_path: Path) -> None:
 DIE = """
 import os, pathlib, signal, sys, time
 sys.argv = ["stages.train"]
-from ssdh.training import finetune as whole_network
-step = whole_network.NetworkStep.__call__
+from ssdh.training.finetune import NetworkTrainer
+step = NetworkTrainer.step
 def dying(self, iteration, *rest):
-    if iteration == 2 and self.rank.index == {index}:
+    if iteration == 2 and self.run.rank.index == {index}:
         while not list(pathlib.Path(os.environ["SSDH_HOME"]).rglob("snapshot.pt")):  # rank 0 writes it meanwhile
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, iteration, *rest)
-whole_network.NetworkStep.__call__ = dying
+NetworkTrainer.step = dying
 from stages.train import main
 main()
 """

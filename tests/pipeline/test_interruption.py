@@ -181,7 +181,7 @@ def test_only_the_dvc_process_is_killed(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_twenty_random_kills_of_a_real_repro(tmp_path: Path) -> None:
-    from benchmarks import kills
+    from benchmarks.studies import kills
 
     found = kills.run(20, int(time.time()), tmp_path)
     assert len(found["kills"]) == 20
