@@ -14,7 +14,8 @@ from ssdh.structure.fit import fit_pairs
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import Structure
 from ssdh.training.head import train_head
-from ssdh.training.loss import PairBatches
+from ssdh.training.loop import Run
+from ssdh.training.method import load_method
 from tests.helpers.tiny import copy_tiny, run_stage, tiny_params, write_params, write_tiny
 from tests.training.test_loop import train_params
 
@@ -57,9 +58,9 @@ def _features(n: int, dim: int) -> np.ndarray:
 
 
 def _train(placeholder: Path, features: np.ndarray) -> Any:
-    pairs = PairBatches(PairLabels(features, Structure(1.0, 0.1, 0.1, 0.8, 1.2, 1, 0.0, 0.0)), torch.device("cpu"))
+    labels = PairLabels(features, Structure(1.0, 0.1, 0.1, 0.8, 1.2, 1, 0.0, 0.0))
     params = train_params(placeholder, epochs=1, batch_size=256)
-    return train_head(features, pairs, params, bits=16, seed=0, device=torch.device("cpu"))
+    return train_head(features, labels, Run(load_method("published")(params), 16, 0))
 
 
 def _fit(features: np.ndarray) -> Any:
