@@ -113,7 +113,7 @@ def test_a_changed_module_reruns_the_stages_that_import_it(
         ("train.epochs", "abc", "train.epochs must be a valid integer, got 'abc'"),
         ("backbone.weights_file", "none/w.pth", "backbone.weights_file none/w.pth does not exist"),
         ("train.init_file", "none/m.safetensors", "train.init_file none/m.safetensors does not exist"),
-        ("dataset", "cifar100", "dataset must be one of digits, cifar10"),
+        ("dataset", "cifar100", "dataset must be one of cifar10, cifar10_i"),
         ("recipe", "best", "recipe must be one of"),
     ],
 )
