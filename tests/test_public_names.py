@@ -16,12 +16,12 @@ import ssdh
 def test_public_names_have_the_promised_signatures() -> None:
     signatures = {
         "Index": "packed, *, bits, names=None, ",
-        "fit_structure": "features, *, alpha, beta, bins, ",
+        "fit_structure": "features, *, alpha, beta, bins",
         "load_hashnet": "path",
         "mean_average_precision": "query_codes, database_codes, query_labels, database_labels, topk=None, "
         "ties='expected'",
         "pack": "codes",
-        "pseudo_labels": "features, structure, out=None, ",
+        "pseudo_labels": "features, structure, out=None",
         "unpack": "packed, bits",
     }
     for name, expected in signatures.items():

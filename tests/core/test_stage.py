@@ -20,6 +20,8 @@ def test_decoding_workers_are_shared_out_over_the_ranks_of_a_machine(monkeypatch
     common = {"device": "cpu", "processes": None, "deterministic": True, "log_level": "INFO"}
     auto, fixed = runtime.RuntimeParams(workers=None, **common), runtime.RuntimeParams(workers=5, **common)
     assert (auto.num_workers, fixed.num_workers) == (16, 5)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert (auto.num_workers, fixed.num_workers) == (2, 5)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "32")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ssdh import __version__
 from ssdh.core.errors import DataError
 from ssdh.features.backbone import build_network, load_backbone
 from ssdh.features.params import BackboneParams, ImageParams
@@ -71,7 +72,7 @@ def test_round_trip(tmp_path: Path) -> None:
     features = torch.randn(4, 6)
     assert torch.equal(found(features), model(features))
     assert not found.training
-    assert read_metadata(path) == METADATA | {"has_backbone": False}
+    assert read_metadata(path) == METADATA | {"has_backbone": False, "ssdh_version": __version__}
     with pytest.raises(DataError, match="takes features"):
         found(torch.zeros(1, 3, 32, 32))
 

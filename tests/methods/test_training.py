@@ -145,7 +145,7 @@ def test_a_method_is_the_one_class_of_its_file(tmp_path: Path, monkeypatch: pyte
     assert load_method("manifold").__name__ == "Manifold"
     with pytest.raises(ParameterError, match=r"^recipe 'nothing' has no ssdh/methods/nothing\.py: write its method"):
         load_method("nothing")
-    monkeypatch.setattr("ssdh.methods.__path__", [str(tmp_path)])
+    monkeypatch.setattr("ssdh.training.method.recipes_folder", lambda: tmp_path)
     (tmp_path / "twice.py").write_text(
         "from ssdh.training.loss import PairLoss\nclass A(PairLoss): pass\nclass B(PairLoss): pass\n"
     )

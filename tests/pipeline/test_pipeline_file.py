@@ -159,7 +159,7 @@ def test_dvc_still_leaves_those_keys_out() -> None:
     [
         ("params.yaml", "bits=64"),
         ("params.yaml", "train.lr=0.01"),
-        ("params.yaml", "datasets.digits.images.size=32"),
+        ("params.yaml", "datasets.digits.images.size=24"),
         ("params.yaml", "datasets.folder.data.root=/photos"),
         *((f"ssdh/methods/{path.stem}.yaml", "train.epochs=7") for path in RECIPES.glob("*.yaml")),
     ],
