@@ -14,7 +14,7 @@ from pathlib import Path
 from ssdh.core.errors import DataError
 from ssdh.core.package import PACKAGE, PACKAGE_FILE, is_initialised, package_text
 
-OF_THE_PACKAGE = ("stages/", "dvc.yaml")  # renewed in a folder that is a pipeline already
+OF_THE_PACKAGE = "stages/"  # like dvc.yaml and ssdh.txt renewed in a folder that is a pipeline already
 HEADER = """\
 # check → prepare → extract → views → structure → train → encode → evaluate; baselines beside them; report shows all.
 # ssdh.txt stands for the code of the installed package: `check` compares them each time, `ssdh init .` renews it.
@@ -40,11 +40,11 @@ def run(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if not renewed:
         _call(folder, "git", "init", "-q")
-        _call(folder, sys.executable, "-m", "dvc", "init", "-q", "--subdir" if _inside_another(folder) else "-f")
+        _call(folder, sys.executable, "-m", "dvc", "init", "-q", "-f")
         shutil.copytree(PACKAGE / "methods", folder / "methods", ignore=shutil.ignore_patterns("__*"))
     root = pipeline_files()
     for name in (PACKAGE / "pipeline.txt").read_text(encoding="utf-8").split():
-        if not renewed or name.startswith(OF_THE_PACKAGE):
+        if name != "dvc.yaml" and (not renewed or name.startswith(OF_THE_PACKAGE)):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, folder / name)
     text = (root / "dvc.yaml").read_text(encoding="utf-8")
@@ -87,14 +87,6 @@ def _own_stage(stage: str) -> str:
     stage = re.sub(r"\n *- ssdh/(?!methods)[\w./]+(?=\n)", "", stage)
     stage = re.sub(r",\s+ssdh/(?!methods)[\w./]+", "", stage)
     return stage.replace("ssdh/methods", "methods")
-
-
-def _inside_another(folder: Path) -> bool:
-    """Whether the folder lies inside a git repository whose root is another folder."""
-    done = subprocess.run(
-        ["git", "rev-parse", "--show-toplevel"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return done.returncode == 0 and Path(done.stdout.strip()).resolve() != folder.resolve()
 
 
 def _call(folder: Path, *command: str) -> None:
