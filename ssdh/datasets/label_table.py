@@ -69,4 +69,4 @@ def _is_header(cell: str) -> bool:
 
 
 def _names_an_image(cell: str) -> bool:
-    return Path(cell.strip()).suffix.lower() in EXTENSIONS | UNREAD
+    return cell.strip().lower().endswith((*EXTENSIONS, *UNREAD))

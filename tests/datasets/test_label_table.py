@@ -101,7 +101,9 @@ def test_any_legal_name_goes_through_manifest_and_labels(
     assert read_labels(folder / "labels.csv", names) == {name: {"a", "b"} for name in names}
 
 
-@pytest.mark.parametrize("name", ["cr\r.jpg", "lf\n.jpg", 'q".jpg', " a.jpg", "a\\b.jpg", "sep=,.jpg", "=1+1.jpg"])
+@pytest.mark.parametrize(
+    "name", ["cr\r.jpg", "lf\n.jpg", 'q".jpg', " a.jpg", "a\\b.jpg", "sep=,.jpg", "=1+1.jpg", "\x85.jpg"]
+)
 def test_an_odd_name_on_the_disk_has_its_label(tmp_path: Path, name: str) -> None:
     photos(tmp_path, name, *(f"{row}.jpg" for row in range(8)))
     with (tmp_path / "labels.csv").open("w", newline="", encoding="utf-8") as file:
