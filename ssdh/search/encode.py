@@ -161,7 +161,7 @@ def stored_features(features: NDArray[np.float32], kind: FeatureKind) -> NDArray
 def layout_of(model_path: Path, kind: FeatureKind) -> Layout:
     """The layout of a model's rows; DataError where the file is no model."""
     model = load_hashnet(model_path)
-    return Layout(model.bits, model.hash.in_features, kind)
+    return Layout(model.bits, model.dim, kind)
 
 
 def encode_rows(
@@ -230,7 +230,7 @@ def encode_embeddings(
     """Encode the rows of a `.npy` (N, D) into the folder `out`; returns the content of its `encode.json`."""
     model = load_hashnet(model_path)
     features = read_array(path)
-    layout = Layout(model.bits, model.hash.in_features, kind)
+    layout = Layout(model.bits, model.dim, kind)
     if features.ndim != 2 or features.shape[1] != layout.dim or features.dtype.kind != "f":
         raise DataError(f"{path} holds {features.dtype} {features.shape}, {model_path} takes floats (N, {layout.dim})")
     if rank.first:

@@ -34,7 +34,7 @@ class PhotoEncoder:
         """RGB images (H, W, 3) uint8 of any sizes to packed codes, relaxed codes and the features below them."""
         model = self.encoder.model
         outputs: list[NDArray[np.float32]] = [np.empty((0, model.bits), np.float32)]
-        features: list[NDArray[np.float32]] = [np.empty((0, model.hash.in_features), np.float32)]
+        features: list[NDArray[np.float32]] = [np.empty((0, model.dim), np.float32)]
         for start in range(0, len(photos), BATCH):
             shapes = [preprocess(photo[None], self.encoder.preprocessing) for photo in photos[start : start + BATCH]]
             batch = normalise(torch.cat(shapes).to(self.device), self.encoder.preprocessing)  # (n, 3, size, size)
