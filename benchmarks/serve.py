@@ -70,13 +70,19 @@ def serve_generated(count: int, folder: Path, sender: Any) -> None:
     import uvicorn
 
     from ssdh.features.images import open_images
+    from ssdh.search.engines import CodeTable
     from ssdh.search.gallery import Gallery
     from ssdh.search.index import Index
     from ssdh.search.web.app import create_app
 
     codes = np.random.default_rng(1).integers(0, 256, (count, BITS // 8), dtype=np.uint8)
-    index = Index(codes, bits=BITS, names=[f"{row:07d}" for row in range(count)])
-    app = create_app(Gallery(index, open_images(folder), GreyEncoder(), "generated", "v1"))
+    names = [f"{row:07d}" for row in range(count)]
+    table = CodeTable(codes, BITS, range(count), {"name": names, "sha256": names})
+    images = open_images(folder)
+    gallery = Gallery(
+        Index(codes, bits=BITS, names=names), images, GreyEncoder(), "generated", "v1", lambda: (table, None)
+    )
+    app = create_app(gallery)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
 
     def tell() -> None:

@@ -16,21 +16,16 @@ if TYPE_CHECKING:
     from ssdh.search.duplicates import Member
     from ssdh.search.engines import CodeTable
 
-SHARE = 8  # of the bits, one in so many may differ by default
-
-SIMILARITY = 0.9
-
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand's parser."""
     parser = subparsers.add_parser("duplicates", help="groups of near-identical images", description=__doc__)
-    parser.add_argument("--radius", type=whole, metavar="R", help=f"bits that may differ (default: bits / {SHARE})")
+    parser.add_argument("--radius", type=whole, metavar="R", help="bits that may differ (default: an eighth of them)")
     parser.add_argument(
         "--min-similarity",
         type=float,
-        default=SIMILARITY,
         metavar="S",
-        help=f"least cosine of their features (default: {SIMILARITY})",
+        help="least cosine of their features (default: 0.9)",
     )
     parser.add_argument("--codes-only", action="store_true", help="let codes alone decide, by --radius")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the groups as a table, to review")
@@ -43,17 +38,18 @@ def run(options: argparse.Namespace) -> int:
     """Find the groups and print them, the largest first."""
     if options.csv is not None:
         check_writable(options.csv)
-    from ssdh.search.duplicates import find_groups
+    from ssdh.search.duplicates import SIMILARITY, find_groups, usual_radius
     from ssdh.search.searchable import open_searchable
 
     opened = open_searchable(options.collection)
     table, features = opened.open_files(features=not options.codes_only)
-    radius = max(1, table.bits // SHARE) if options.radius is None else options.radius
-    groups = find_groups(table, features, radius=radius, min_similarity=options.min_similarity)
+    radius = usual_radius(table.bits) if options.radius is None else options.radius
+    similarity = SIMILARITY if options.min_similarity is None else options.min_similarity
+    groups = find_groups(table, features, radius=radius, min_similarity=similarity)
     if options.csv is not None:
         _write(options.csv, table, groups)
     if options.json:
-        least = None if features is None else options.min_similarity
+        least = None if features is None else similarity
         found = [[_as_json(table, member) for member in group] for group in groups]
         json.dump(
             {"images": len(table), "radius": radius, "min_similarity": least, "groups": found}, sys.stdout, indent=2

@@ -4,11 +4,16 @@ import argparse
 import ipaddress
 import os
 import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from ssdh.cli.arguments import add_collection, add_index, whole
-from ssdh.core.errors import SSDHError
+from ssdh.core.errors import ParameterError, SSDHError
+
+if TYPE_CHECKING:
+    from ssdh.search.photo_adder import PhotoAdder
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,6 +31,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="a name by which browsers may call this machine",
     )
     add_collection(parser)
+    parser.add_argument(
+        "--allow-add", action="store_true", help="let photos be added to the collection on the page (default: no)"
+    )
     add_index(parser)
     parser.set_defaults(run=run)
 
@@ -40,19 +48,31 @@ def run(options: argparse.Namespace) -> int:
         raise SSDHError(f"{error.name} is not installed: pip install -e '.[web]'") from None
     from ssdh.search.searchable import open_searchable
 
+    if options.allow_add and options.collection is None:
+        raise ParameterError("--allow-add needs --collection FOLDER: the images of a run are those of its data set")
     listening = _listen(options.host, options.port)  # before the network is loaded: a port in use is an error at once
     with listening:
-        app = create_app(
-            open_searchable(options.collection).open_gallery(options.index), hosts=tuple(options.allow_host)
-        )
+        gallery = open_searchable(options.collection).open_gallery(options.index)
+        adder = _adder(options.collection) if options.allow_add else None
+        app = create_app(gallery, hosts=tuple(options.allow_host), adder=adder)
         host, port = listening.getsockname()[:2]
         if not ipaddress.ip_address(host).is_loopback:
-            logger.warning("everyone who reaches {} can see all images of this data set: there is no password", host)
+            can = "see all images of this data set" + (" and add others" if options.allow_add else "")
+            logger.warning("everyone who reaches {} can {}: there is no password", host, can)
         address = f"[{host}]" if ":" in host else host
         print(f"Search by image: http://{address}:{port}  (stop with Ctrl+C)", flush=True)
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=256, timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _adder(collection: Path) -> "PhotoAdder":
+    from ssdh.core.device import use_device
+    from ssdh.search.collection import open_collection
+    from ssdh.search.encode import How
+    from ssdh.search.photo_adder import PhotoAdder
+
+    return PhotoAdder(open_collection(collection), How(use_device("auto", deterministic=True), workers=0))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -18,6 +18,10 @@ from ssdh.hashing.rerank import Features
 from ssdh.search.close_pairs import close_pairs
 from ssdh.search.engines import CodeTable
 
+SHARE = 8  # of the bits, one in so many may differ by default
+
+SIMILARITY = 0.9  # the least cosine by default
+
 PAIRS = 1 << 16  # pairs whose features are compared at once
 
 
@@ -33,6 +37,11 @@ class Member:
     distance: int
     similarity: float | None
     exact: bool
+
+
+def usual_radius(bits: int) -> int:
+    """The bits that may differ where nobody says."""
+    return max(1, bits // SHARE)
 
 
 def find_groups(

@@ -143,6 +143,7 @@ def open_gallery(kind: Kind = "flat") -> Gallery:
         encode=open_encoder(),
         title=about["dataset"],
         version=file_sha256(IMAGES / "manifest.csv")[:12],
+        files=lambda: open_files(features=True),
         classes=about["classes"],
         labels=read_array(LABELS),
         notice=SMOKE_RUN if random else "",

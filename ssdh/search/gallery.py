@@ -1,6 +1,6 @@
 """A finished run, opened for looking: searchable codes, the images behind them, the network that encodes new ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ssdh.core.errors import DataError
 from ssdh.features.decode import BadImageError, Pixels, decode_image
 from ssdh.features.images import FileImages, ImageSource
+from ssdh.hashing.rerank import Features
+from ssdh.search.engines import CodeTable
 from ssdh.search.index import Index
 
 Packed = NDArray[np.uint8]
@@ -41,7 +43,8 @@ class Encode(Protocol):
 @dataclass(frozen=True)
 class Gallery:
     """index: codes of all images, with names. images: the pixels, by the same rows. encode: photos to codes.
-    title: the data set's name. version: changes whenever an image does.
+    title: the data set's name. version: changes whenever an image does. files: opens the codes of every file, exact
+    copies among them, with features by the same rows. ids: of the rows, ascending; None: the rows themselves.
 
     labels: (N, C) multi-hot and classes: C names, where there are any. notice: what a viewer should know of the run.
     """
@@ -51,6 +54,8 @@ class Gallery:
     encode: Encode
     title: str
     version: str
+    files: Callable[[], tuple[CodeTable, Features | None]]
+    ids: Sequence[int] | None = None
     classes: Sequence[str] = ()
     labels: NDArray[np.uint8] | None = field(default=None, repr=False)
     notice: str = ""
@@ -62,6 +67,12 @@ class Gallery:
     def name(self, row: int) -> str:
         """The image's name: of a file set its path relative to the root."""
         return str(row) if self.index.names is None else self.index.names[row]
+
+    def rows_of(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        """The rows (n,) of images by their ids; −1 where an id came after the gallery was opened."""
+        known, wanted = np.arange(len(self.index)) if self.ids is None else np.asarray(self.ids), np.asarray(ids)
+        rows = np.searchsorted(known, wanted).astype(np.int64)
+        return np.where(known[rows.clip(max=len(known) - 1)] == wanted, rows, -1)
 
     def classes_of(self, row: int) -> list[str]:
         """Names of the classes that an image belongs to."""

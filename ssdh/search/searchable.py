@@ -19,7 +19,7 @@ from ssdh.search import finished_run
 from ssdh.search.collection import Collection, open_collection
 from ssdh.search.engines import CodeTable
 from ssdh.search.finished_run import SMOKE_RUN
-from ssdh.search.gallery import Gallery
+from ssdh.search.gallery import Encode, Gallery
 from ssdh.search.index import Index, Kind
 from ssdh.search.photos import PhotoEncoder
 
@@ -95,15 +95,20 @@ class SearchableCollection:
         model = self.collection.model
         return PhotoEncoder(load_encoder(model), select_device("auto"), image_precision(read_metadata(model)))
 
-    def open_gallery(self, kind: Kind = "flat") -> Gallery:
-        """All of it, for the page; an image is read from the first of its paths."""
+    def open_gallery(self, kind: Kind = "flat", encode: Encode | None = None) -> Gallery:
+        """All of it, for the page; an image is read from the first of its paths.
+
+        encode: the network, where it is open already.
+        """
         files = zip(self.table.metadata["name"], self.table.metadata["sha256"], strict=True)
         return Gallery(
             index=self.open_index(kind, features=True),
             images=FileImages.of(Path(), files),
-            encode=self.open_encoder(),
+            encode=encode or self.open_encoder(),
             title=self.collection.folder.resolve().name,
             version=self.version,
+            files=lambda: self.open_files(features=True),
+            ids=self.table.ids,
             notice=SMOKE_RUN if read_metadata(self.collection.model).get("weights") == "random" else "",
         )
 
@@ -112,5 +117,9 @@ def open_searchable(collection: Path | None) -> Searchable:
     """The collection in a folder; None: the finished run in this folder."""
     if collection is None:
         return finished_run
-    opened = open_collection(collection)
-    return SearchableCollection(opened, opened.version(), opened.table())
+    return searchable_collection(open_collection(collection))
+
+
+def searchable_collection(collection: Collection) -> SearchableCollection:
+    """A collection as it is now."""
+    return SearchableCollection(collection, collection.version(), collection.table())

@@ -17,6 +17,7 @@ from sklearn.datasets import load_digits
 
 from ssdh.features.images import open_images
 from ssdh.hashing.codes import pack, sign_codes
+from ssdh.search.engines import CodeTable
 from ssdh.search.gallery import Encoded, Gallery
 from ssdh.search.index import Index, Kind
 
@@ -46,8 +47,11 @@ def digits_gallery(folder: Path, count: int = 1797, bits: int = 32, kind: Kind =
     names = [f"digits/{row:04d}" for row in range(count)]
     encode = GreyEncoder(bits)
     encoded = encode(list(images))
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    table = CodeTable(encoded.packed, bits, range(count), {"name": names, "sha256": digests})
     return Gallery(
         index=Index(encoded.packed, bits=bits, names=names, features=encoded.features, kind=kind),
+        files=lambda: (table, encoded.features),
         images=open_images(folder),
         encode=encode,
         title="digits",
@@ -71,7 +75,8 @@ def files_gallery(folder: Path, names: Sequence[str], bits: int = 24, size: tupl
     encode = GreyEncoder(bits)
     codes = encode([np.asarray(Image.open(root / name)) for name in names]).packed
     images = open_images(folder, root)
-    return Gallery(Index(codes, bits=bits, names=list(names)), images, encode, "folder", "v1")
+    table = CodeTable(codes, bits, range(len(names)), {"name": names, "sha256": [digest for *_, digest in rows]})
+    return Gallery(Index(codes, bits=bits, names=list(names)), images, encode, "folder", "v1", lambda: (table, None))
 
 
 def disc(seed: int, size: tuple[int, int] = (300, 200)) -> Image.Image:

@@ -1,16 +1,15 @@
 """The report in a real browser: phone width, light, dark and print are readable, and nothing is asked of a network."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 from ssdh.report.collect import collect
 from ssdh.report.page import render
+from tests.helpers.browser import start_browser
 from tests.helpers.small_run import SmallRun
 
 pytestmark = [pytest.mark.long, pytest.mark.browser]
@@ -30,17 +29,7 @@ return [...document.querySelectorAll('body *')].filter(e => [...e.childNodes].so
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    driver, binary = shutil.which("chromedriver"), shutil.which("chromium")
-    if driver is None or binary is None:
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    profile = tmp_path_factory.mktemp("profile")
-    flags = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run")
-    for flag in (*flags, "disable-dev-shm-usage", f"user-data-dir={profile}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
+    opened = start_browser(tmp_path_factory.mktemp("profile"))
     yield opened
     opened.quit()
 

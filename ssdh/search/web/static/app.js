@@ -1,5 +1,6 @@
 "use strict";
-// The state is in the address: "#" the collection, "#row=12" an image of it, "#code=ab01…" a photo's code.
+// The state is in the address: "#" the collection, "#row=12" an image of it, "#code=ab01…" a photo's code, "#duplicates"
+// its near-identical images (groups.js).
 
 const FIRST = 60, STEP = 120, PAGE = 60, SHOWN_AT_FIRST = 24, SHORTLIST = 500;
 const $ = (id) => document.getElementById(id);
@@ -43,8 +44,10 @@ async function attempt(work) {
 }
 
 function showError(text) {
-  $("error").hidden = !text;
-  $("error").textContent = text && text[0].toUpperCase() + text.slice(1);
+  for (const id of ["error", "groups-error"]) {
+    $(id).hidden = !text;
+    $(id).textContent = text && text[0].toUpperCase() + text.slice(1);
+  }
 }
 
 // --- what is shown -----------------------------------------------------------------------------------------------
@@ -64,6 +67,8 @@ function send(file, top, rerank) {
 }
 
 async function route() {
+  if (location.hash === "#duplicates") return attempt(showGroups);
+  document.body.classList.remove("grouping");
   const [, key, value] = location.hash.match(/^#(row|code)=(\w+)$/) || [];
   const known = current && key === "code" && current.query.code === value && current.query.row === undefined;
   if (!key) return attempt(showCollection);
@@ -102,6 +107,9 @@ function showSearch(answer) {
   if (query.row !== undefined) setPreview(query.preview, query.name, [query.name, ...query.classes].join(" · "));
   else if (photo) setPreview(photo.url, photo.name, photo.name);
   else setPreview("", "", "A code from a link");
+  $("add-photo").hidden = !(about.adds && photo && query.row === undefined);
+  $("added").textContent = photo?.added || "";
+  $("add").disabled = Boolean(photo?.added);
   $("code").replaceChildren(bits(query.code, query.code));
   if (!radiusIsChosen) radius = firstRadius(answer);
   $("radius").max = answer.bits;
@@ -276,7 +284,17 @@ function sendPhoto(file) {
     photos.set(code, { url: URL.createObjectURL(file), name: file.name, file });
     showSearch(answer);
     history.pushState(null, "", `#code=${code}`);
+    document.body.classList.remove("grouping");
   });
+}
+
+async function addPhoto() {
+  const { code } = current.query, photo = photos.get(code);
+  const answer = await ask(`/api/images?name=${encodeURIComponent(photo.name)}`, { method: "POST", body: photo.file });
+  photo.added = answer.new ? `Added: it is image ${answer.id} now.` : `It is there already: image ${answer.id}.`;
+  about = await ask("/api/about");
+  showFacts();
+  showSearch(await search("code", code, FIRST));
 }
 
 function listen() {
@@ -307,6 +325,7 @@ function listen() {
     radiusIsChosen = false;
     showSearch(await search(...(query.row === undefined ? ["code", query.code] : ["row", query.row]), FIRST));
   }));
+  $("add").addEventListener("click", () => attempt(addPhoto));
   $("sample").addEventListener("click", () => {
     page = { seed: Math.floor(Math.random() * 2 ** 32), start: 0 };
     attempt(showCollection);
@@ -358,14 +377,19 @@ async function start() {
   await attempt(async () => { about = await ask("/api/about"); });
   if (!about) return;
   document.title = `${about.title}: search by image`;
-  $("facts").textContent = `${about.title} · ${plural(about.images, "image")} · ${about.bits}-bit codes` +
-    (about.index === "flat" ? "" : ` · approximate search (${about.index})`);
+  showFacts();
   $("rerank-switch").hidden = !about.features;
   $("details").open = innerWidth > 768;  // on a phone the images come first
   $("notice").textContent = about.notice;
   $("notice").hidden = !about.notice;
   listen();
+  listenToGroups();
   await route();
+}
+
+function showFacts() {
+  $("facts").textContent = `${about.title} · ${plural(about.images, "image")} · ${about.bits}-bit codes` +
+    (about.index === "flat" ? "" : ` · approximate search (${about.index})`);
 }
 
 start();

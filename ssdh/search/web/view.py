@@ -1,0 +1,95 @@
+"""What the page is told of an opened gallery, as JSON values: its facts, pages of images, answers to searches."""
+
+from typing import Any
+
+import numpy as np
+from fastapi import HTTPException
+from numpy.typing import NDArray
+
+from ssdh.search.gallery import Encoded, Gallery, Packed
+
+TYPICAL_ROWS = 64  # images whose distances to all others make the typical histogram
+
+
+class View:
+    """What the page is told of one gallery."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.gallery, self.index = gallery, gallery.index
+
+    def about(self) -> dict[str, Any]:
+        """The data set, the length of the codes, and the distances from a typical image to all others."""
+        rows = np.random.default_rng(0).permutation(len(self.index))[:TYPICAL_ROWS]
+        typical = self.index.histogram(self.index.packed[rows]).sum(axis=0)  # (bits + 1,)
+        typical[0] -= len(rows)  # each of them lies at 0 from itself
+        return {
+            "title": self.gallery.title,
+            "notice": self.gallery.notice,
+            "images": len(self.index),
+            "bits": self.index.bits,
+            "index": self.index.kind,
+            "typical": (typical / max(typical.sum(), 1)).tolist(),
+            "features": self.index.features is not None,
+        }
+
+    def page(self, start: int, count: int, seed: int | None) -> dict[str, Any]:
+        """Images in the order of the data set, or with a seed a random sample."""
+        total = len(self.index)
+        if seed is None:
+            rows: NDArray[np.int64] = np.arange(min(start, total), min(start + count, total))
+        else:
+            rows = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+        return {"total": total, "start": start, "images": [self.image(int(row)) for row in rows]}
+
+    def search_photo(self, photo: Encoded, top: int, rerank: int) -> dict[str, Any]:
+        """The answer for one encoded photo."""
+        return self.search(photo.packed, top, rerank=rerank, query_features=photo.features, query_outputs=photo.outputs)
+
+    def search_row(self, row: int, top: int, rerank: int) -> dict[str, Any]:
+        """The answer for an image of the gallery, which is left out itself."""
+        packed, features = self.index.packed[row : row + 1], self.index.features
+        if not rerank:
+            return self.search(packed, top, row)
+        if features is None:
+            raise HTTPException(422, "rerank needs features, and none are kept here")
+        return self.search(packed, top, row, rerank=rerank, query_features=features[np.array([row])])
+
+    def search(self, packed: Packed, top: int, row: int | None = None, **how: Any) -> dict[str, Any]:
+        """The answer for one code (1, B). row: the image it is of, left out; how: more for `Index.search`."""
+        distances, rows = self.index.search(packed, top + (row is not None), **how)
+        found = [
+            self.image(int(near)) | {"distance": int(distance)}
+            for distance, near in zip(distances[0], rows[0], strict=True)
+            if near >= 0 and near != row
+        ][:top]
+        query = {"code": packed[0].tobytes().hex()} if row is None else self.image(row)
+        histogram = self.index.histogram(packed)[0]
+        if row is not None:
+            histogram[0] -= 1  # the query itself
+        return {
+            "bits": self.index.bits,
+            "query": query,
+            "results": found,
+            "histogram": histogram.tolist(),
+            "reranked": bool(how.get("rerank")),
+        }
+
+    def image(self, row: int) -> dict[str, Any]:
+        """One image: its names, its code, and where its pictures are."""
+        return {
+            "row": row,
+            "name": self.gallery.name(row),
+            "classes": self.gallery.classes_of(row),
+            "code": self.index.packed[row].tobytes().hex(),
+            "thumbnail": self.thumbnail(row),
+            "preview": f"/images/{row}/preview?v={self.gallery.version}",
+        }
+
+    def thumbnail(self, row: int) -> str:
+        """The address of an image's small picture."""
+        return f"/images/{row}/thumbnail?v={self.gallery.version}"
+
+    def check_row(self, row: int) -> None:
+        """Raise HTTPException (404) for a row that is none."""
+        if not 0 <= row < len(self.index):
+            raise HTTPException(404, f"there is no image {row}: rows go from 0 to {len(self.index) - 1}")
