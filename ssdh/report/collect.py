@@ -35,7 +35,7 @@ def collect(project: Path, params: dict[str, Any]) -> Report:
     bits = int(results.metrics.get("bits", 0))
     check_packed(codes, bits, "models/codes.npy")
     precision = numbers(results.per_query, "ap")
-    if len(precision) and results.per_query["row"] != [str(row) for row in split.query]:
+    if len(precision) and results.per_query["row"].tolist() != split.query.tolist():
         raise DataError("metrics/per_query.csv is of another split than data/split: run `dvc repro`")
     weights = str(lookup(params, f"datasets.{name}.images")["weights"])
     root = raw_folder(name, lookup(params, f"datasets.{name}.data")) if weights != "none" else None

@@ -3,38 +3,36 @@
 A file that does not exist, or that a run without labels left empty, gives an empty part, never an error.
 """
 
-import csv
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ssdh.core.files import read_json
 from ssdh.core.records import is_code, locked_stages
 
-Table = dict[str, list[str]]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Results:
-    """The files of `metrics/`: JSON files as dictionaries, CSV files as columns of text."""
+    """The files of `metrics/`: JSON files as dictionaries, CSV files as tables."""
 
     data: dict[str, Any] = field(default_factory=dict)
     structure: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     pairs: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, Any] = field(default_factory=dict)
-    distances: Table = field(default_factory=dict)
-    train: Table = field(default_factory=dict)
-    validation: Table = field(default_factory=dict)
-    pr_curve: Table = field(default_factory=dict)
-    precision_at_n: Table = field(default_factory=dict)
-    baselines_curves: Table = field(default_factory=dict)
-    per_query: Table = field(default_factory=dict)
+    distances: pd.DataFrame = field(default_factory=pd.DataFrame)
+    train: pd.DataFrame = field(default_factory=pd.DataFrame)
+    validation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pr_curve: pd.DataFrame = field(default_factory=pd.DataFrame)
+    precision_at_n: pd.DataFrame = field(default_factory=pd.DataFrame)
+    baselines_curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    per_query: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 @dataclass(frozen=True)
@@ -50,39 +48,16 @@ def read_results(folder: Path) -> Results:
     """Read every file of `metrics/` that the report shows."""
     parts: dict[str, Any] = {}
     for name, part in Results.__dataclass_fields__.items():
-        is_table = part.type == Table
+        is_table = part.type is pd.DataFrame
         path = folder / f"{name}.{'csv' if is_table else 'json'}"
         if path.is_file():
-            parts[name] = read_table(path) if is_table else read_json(path)
+            parts[name] = pd.read_csv(path) if is_table else read_json(path)
     return Results(**parts)
 
 
-def read_table(path: Path) -> Table:
-    """A CSV file as columns of text; a file without rows gives empty columns."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        rows = [row for row in reader if row]
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
-
-
-def numbers(table: Mapping[str, Sequence[str]], column: str) -> Floats:
-    """A column as float64; an absent column is empty, an empty cell NaN.
-
-    >>> numbers({"loss": ["0.5", ""]}, "loss").tolist()
-    [0.5, nan]
-    """
-    return np.array([float(cell) if cell else np.nan for cell in table.get(column, [])], dtype=np.float64)
-
-
-def select(table: Table, column: str, value: str) -> Table:
-    """The rows of `table` whose `column` is `value`.
-
-    >>> select({"method": ["itq", "lsh"], "n": ["1", "2"]}, "method", "lsh")
-    {'method': ['lsh'], 'n': ['2']}
-    """
-    keep = [i for i, cell in enumerate(table.get(column, [])) if cell == value]
-    return {name: [cells[i] for i in keep] for name, cells in table.items()}
+def numbers(table: pd.DataFrame, column: str) -> Floats:
+    """A column as float64; an absent column is empty, an empty cell NaN."""
+    return np.asarray(table.get(column, []), dtype=np.float64)
 
 
 def published_rows(path: Path, results: Results) -> list[dict[str, str]]:
@@ -94,8 +69,8 @@ def published_rows(path: Path, results: Results) -> list[dict[str, str]]:
         "num_query": results.data.get("query"),
         "num_train": results.data.get("train"),
     }
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row[key] == str(value) for key, value in run.items())]
+    rows: list[dict[str, str]] = pd.read_csv(path, dtype=str).to_dict("records")
+    return [row for row in rows if all(row[key] == str(value) for key, value in run.items())]
 
 
 def stage_records(lock: Path) -> list[StageRecord]:

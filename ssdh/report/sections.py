@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ssdh.report import charts
 from ssdh.report.charts import Line
 from ssdh.report.contents import Report
-from ssdh.report.inputs import Floats, Table, numbers, select
+from ssdh.report.inputs import Floats, numbers
 from ssdh.report.markup import bar, facts, figure, number, percent, section, table, text
 
 MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
@@ -230,10 +231,10 @@ def training(report: Report) -> str:
     return section("training", "Training", about, f'<div class="pair">{body}</div>' if body else "")
 
 
-def _last(rows: Table, x: str, y: str, name: str) -> str:
-    if not rows.get(x):
+def _last(rows: pd.DataFrame, x: str, y: str, name: str) -> str:
+    if rows.empty:
         return ""
-    return f"{name} at {x} {text(rows[x][-1])}: {number(float(rows[y][-1]))}."
+    return f"{name} at {x} {rows[x].iloc[-1]}: {number(float(rows[y].iloc[-1]))}."
 
 
 def curves(report: Report) -> str:
@@ -242,8 +243,8 @@ def curves(report: Report) -> str:
     recall = [Line("ssdh", "SSDH", numbers(results.pr_curve, "recall"), numbers(results.pr_curve, "precision"))]
     cutoff = [Line("ssdh", "SSDH", numbers(results.precision_at_n, "n"), numbers(results.precision_at_n, "precision"))]
     for style, method, name in _compared(report):
-        rows = select(results.baselines_curves, "method", method)
-        of_recall, of_n = select(rows, "curve", "pr"), select(rows, "curve", "precision_at_n")
+        rows = results.baselines_curves[results.baselines_curves["method"] == method]
+        of_recall, of_n = rows[rows["curve"] == "pr"], rows[rows["curve"] == "precision_at_n"]
         recall.append(Line(style, name, numbers(of_recall, "recall"), numbers(of_recall, "precision")))
         cutoff.append(Line(style, name, numbers(of_n, "n"), numbers(of_n, "precision")))
     left = charts.lines("recall", recall, x_label="recall", y_label="precision")

@@ -27,7 +27,7 @@ UNUSED = {
     "encode": COMPILER | TOOLS,
     "evaluate": TORCH | TOOLS,
     "baselines": TORCH | TOOLS - {"faiss", "scipy.sparse"},
-    "report": TORCH | TOOLS - {"matplotlib"},
+    "report": TORCH | TOOLS - {"matplotlib", "pandas"},
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -340,7 +341,7 @@ def test_every_class_of_many_is_listed_once() -> None:
     labels = np.eye(31, dtype=np.uint8)
     labels[:, 0] = 1  # every query is of class 0 too
     results = Results(
-        data={"classes": [f"c{i}" for i in range(31)]}, per_query={"ap": [str(i / 31) for i in range(31)]}
+        data={"classes": [f"c{i}" for i in range(31)]}, per_query=pd.DataFrame({"ap": [i / 31 for i in range(31)]})
     )
     page = Parsed(sections.classes(Report(results, query_labels=labels)))
     assert sorted(re.findall(r"^c\d+$", page.words, re.MULTILINE)) == sorted(f"c{i}" for i in range(31))
