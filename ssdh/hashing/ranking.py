@@ -1,4 +1,4 @@
-"""Ranking metrics from counts alone: how many items, and how many relevant ones, stand at each distance.
+"""mAP and other ranking metrics from counts alone: how many items, and how many relevant ones, stand at each distance.
 
 Hamming distances are small integers, so hundreds of items share one and their order is arbitrary. Every metric here is
 the exact expectation over all orders inside the ties; no sort is involved, and permuting the database changes nothing.

@@ -17,7 +17,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "ssdh" / "methods"
 STAGES = yaml.safe_load((Path(__file__).resolve().parents[2] / "dvc.yaml").read_text())["stages"]
 
 
-# which package may import which, besides itself (DESIGN: no circle, no arrow upward)
+# which package may import which, besides itself (no circle, no arrow upward)
 ALLOWED = {
     "core": "",
     "features": "core",
