@@ -1,6 +1,6 @@
 """What the evaluate stage reports: retrieval metrics where there are labels, and what the codes tell without any.
 
-mAP and the other metrics under ties are computed in `ssdh/hashing/ranking.py`, from counts of `ssdh/hashing/retrieval.py`.
+mAP and what else ties touch is computed in `ssdh/hashing/ranking.py`, from the counts of `ssdh/hashing/retrieval.py`.
 Run it: `dvc repro evaluate`, or alone `python -m stages.evaluate`.
 """
 
