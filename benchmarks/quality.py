@@ -1,20 +1,21 @@
 """Quality of codes on any file of features and labels: every method on the same splits.
 
     python -m benchmarks.quality --features FILE.npz [--bits 16,32,64,128] [--seeds 5] [--json OUT]
-        [--num-query 1000 --num-train 5000 --topk 5000] [--methods float,itq,default,sdc] [--views FILE.npy]
-        [--settings chosen,authors]
+        [--num-query 1000 --num-train 5000 --topk 5000] [--methods float,itq,default,sdc | all] [--views FILE.npy]
+        [--settings chosen,authors,trials]
 
 FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot; FILE.npy features of views (V, N, D),
 for recipes that compare some; a file `rows.npy` beside it says, ascending, which rows they are of where not of all.
 A seed draws the split (queries as even over the classes as in the protocols, where there is one class an image), the
 initial weights and the batches. A method is `float`, a file of `ssdh/evaluation/baselines/`, a recipe of
-`ssdh/methods/` or `default`, the one that `params.yaml` names. Settings of a recipe are its own (chosen) or those of
-its authors, where its file has them. Rows that OUT holds of other methods stay; `python -m
-benchmarks.leaderboard` makes a page of them.
+`ssdh/methods/` or `default`, the one that `params.yaml` names. Settings of a recipe are those of its file (chosen), of
+its authors, where its file has them, or of its best trial (trials), where `benchmarks.studies.rivals` tried some. Rows
+that OUT holds of other methods stay; `python -m benchmarks.leaderboard` makes a page of them.
 
 A JSON row: method, settings, tier, bits, map_mean and map_std (tie-aware, over the seeds), map_at_1000, unique_codes,
 neighbor_recall_at_10 (of the ten nearest by features among the first ten by code), recall_10_in_100 (among the first
-hundred), seconds (of processor time: fit and codes, no mAP), seeds, and the paired bootstrap against the default.
+hundred), seconds (of processor time: fit and codes, no mAP), seeds, collapsed (how many of them gave codes that hold
+almost nothing), and the paired bootstrap against the default.
 """
 
 import argparse
@@ -34,7 +35,9 @@ import torch
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.core.params import RECIPE_SECTIONS, read_params, read_recipe, recipe_names, section
+from benchmarks.settings import runs_of, takes_views, with_settings
+from ssdh.core.errors import DataError
+from ssdh.core.params import read_params, recipe_names, section
 from ssdh.core.split import Split
 from ssdh.datasets.base import Protocol
 from ssdh.datasets.prepare import draw_split
@@ -46,7 +49,7 @@ from ssdh.evaluation.metrics import neighbors_among_first
 from ssdh.evaluation.scored import Ranked
 from ssdh.experiments.bootstrap import paired_bootstrap
 from ssdh.hashing import ranking
-from ssdh.hashing.codes import hamming, pack, sign_codes
+from ssdh.hashing.codes import hamming, pack, sign_codes, unpack
 from ssdh.hashing.retrieval import average_precisions, count_distances
 from ssdh.structure.fit import fit_recipe
 from ssdh.structure.params import StructureParams
@@ -55,6 +58,7 @@ from ssdh.structure.thresholds import pseudo_labels
 from ssdh.training.head import Views, train_head
 from ssdh.training.loop import Run
 from ssdh.training.method import Method, chosen_method
+from ssdh.training.validation import collapse_statistics, have_collapsed
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHODS = ("float", "lsh", "pcah", "itq", "published", "default", "soft")
@@ -90,9 +94,11 @@ def recipe_pairs(features: NDArray[np.float32], chosen: StructureParams, seed: i
 
 def load_views(path: Path, split: Split) -> NDArray[np.floating[Any]]:
     """Features (V, n, D) of the views of a split's train rows."""
-    views, rows = np.load(path, mmap_mode="r"), path.with_name("rows.npy")
-    place = np.searchsorted(np.load(rows), split.train) if rows.is_file() else split.train
-    return np.ascontiguousarray(views[:, place])
+    views, listed = np.load(path, mmap_mode="r"), path.with_name("rows.npy")
+    rows = np.load(listed) if listed.is_file() else np.arange(views.shape[1])
+    if missing := len(np.setdiff1d(split.train, rows)):
+        raise DataError(f"{path} lacks {missing} of {len(split.train)} train rows: make the views of this split's rows")
+    return np.ascontiguousarray(views[:, np.searchsorted(rows, split.train)])
 
 
 def recipe_codes(
@@ -145,8 +151,9 @@ class Task:
         near = [neighbors_among_first(counts.total, np.stack(at), depth).mean() for depth in DEPTHS]
         precisions = ranking.average_precision(counts.total, counts.relevant, self.topk)
         shallow = ranking.average_precision(counts.total, counts.relevant, 1000)
-        unique = len(np.unique(packed[database], axis=0))
-        return Measured(precisions, float(shallow.mean()), float(near[0]), float(near[1]), unique)
+        statistics = collapse_statistics(unpack(packed[database], bits))
+        collapsed, unique = have_collapsed(statistics, len(database), bits), statistics["unique_codes"]
+        return Measured(precisions, float(shallow.mean()), float(near[0]), float(near[1]), unique, collapsed)
 
     def scores(self, blocks: Iterable[tuple[slice, NDArray[np.float32]]], packed: NDArray[Any] | None) -> "Measured":
         """Scores (queries, n) by blocks of queries; packed: the codes (N, bytes), if any."""
@@ -174,6 +181,7 @@ class Measured:
     neighbor_recall_at_10: float
     recall_10_in_100: float
     unique_codes: int | None
+    collapsed: bool = False
     seconds: float = 0.0
 
 
@@ -220,21 +228,6 @@ def baseline(task: Task, method: str, bits: int) -> Measured | None:
     return replace_seconds(task.scores(scores, packed), started, ended)
 
 
-def with_settings(params: dict[str, Any], method: str, settings: str) -> dict[str, Any]:
-    """`params` with a recipe and, for authors, the values of the `authors` section of its file."""
-    params = params | {"recipe": params["recipe"] if method == "default" else method}
-    authors: dict[str, Any] = dict(read_recipe(params["recipe"])).get("authors", {}) if settings == "authors" else {}
-    return params | {name: params[name] | authors.get(name, {}) for name in RECIPE_SECTIONS}
-
-
-def runs_of(method: str, settings: Sequence[str]) -> list[str]:
-    """The settings that a method is measured with: a baseline's are its authors', a recipe's those it has."""
-    if method in registry.names() or method == "float":
-        return ["authors"]
-    has = "authors" in read_recipe(read_params()["recipe"] if method == "default" else method)
-    return [name for name in settings if name == "chosen" or has]
-
-
 def replace_seconds(found: Measured, started: float, ended: float | None = None) -> Measured:
     """With the processor's seconds since `started`."""
     return replace(found, seconds=(time.process_time() if ended is None else ended) - started)
@@ -250,6 +243,7 @@ def summarise(results: Results) -> list[Row]:
         row |= {"map_mean": float(maps.mean()), "map_std": float(maps.std(ddof=1)) if len(maps) > 1 else 0.0}
         row |= {name: float(np.mean([getattr(one, name) for one in found])) for name in MEANS}
         row |= {"unique_codes": round(float(np.mean(uniques))) if uniques else None, "seeds": len(found)}
+        row["collapsed"] = sum(one.collapsed for one in found)
         reference = results.get(("default", "chosen", bits))
         if reference and method != "default":
             ours, theirs = (np.concatenate([one.precisions for one in each]) for each in (reference, found))
@@ -295,8 +289,8 @@ def main() -> None:
     parser.add_argument("--num-query", type=int, default=1000)
     parser.add_argument("--num-train", type=int, default=5000)
     parser.add_argument("--topk", type=int, default=5000)
-    parser.add_argument("--methods", default=",".join(METHODS), help="float, baselines, recipes or default")
-    parser.add_argument("--settings", default="chosen", help="of recipes: chosen, authors or both, with a comma")
+    parser.add_argument("--methods", default=",".join(METHODS), help="float, baselines, recipes, default; or all")
+    parser.add_argument("--settings", default="chosen", help="of recipes: chosen, authors, trials")
     parser.add_argument("--views", type=_absolute, help=".npy with features of views (V, N, D)")
     parser.add_argument("--json", type=_absolute, help="where the rows are written, beside those of other methods")
     chosen = parser.parse_args()
@@ -304,6 +298,9 @@ def main() -> None:
     os.chdir(PROJECT)  # whose params.yaml and placeholder of weights are read
     bits, methods = [int(k) for k in chosen.bits.split(",")], chosen.methods.split(",")
     known = ["float", "default", *registry.names(), *recipe_names()]
+    if methods == ["all"]:
+        own = read_params()["recipe"]  # the default
+        methods = [name for name in known if name != own and (chosen.views or not takes_views(name))]
     if unknown := [name for name in methods if name not in known]:
         parser.error(f"--methods {','.join(unknown)}: known are {', '.join(known)}")
     if chosen.json and "default" not in methods:
@@ -317,6 +314,10 @@ def main() -> None:
         for method, settings in runs:
             for k, found in measure(task, method, settings, bits, views).items():
                 results.setdefault((method, settings, k), []).append(found)
+                if found.collapsed:
+                    print(
+                        f"COLLAPSED CODES: {method}, {settings}, {k} bits, {found.unique_codes} different", flush=True
+                    )
             print(f"seed {seed}: {method}, {settings}", flush=True)
             rows = summarise(results)
             if chosen.json:  # after every method, so that what was measured is not lost

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import STUDIES, table, write_results
 from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
+from benchmarks.settings import with_values
 from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
 from ssdh.structure.params import StructureParams
@@ -63,13 +64,9 @@ class Data:
 
 def chosen_of(settings: Settings) -> tuple[StructureParams, Method]:
     """The default recipe with these settings: the parameters of its structure, and its method."""
-    values: dict[str, dict[str, Any]] = {"structure": {}, "train": {}}
-    for key, value in zip(SPACE, settings, strict=True):
-        name = key.rpartition(".")[2]
-        for group in ("structure", "train") if key == "power" else (key.partition(".")[0],):
-            values[group][name] = value
-    params = read_params()
-    params = params | {group: params[group] | values[group] for group in values}
+    values = dict(zip(SPACE, settings, strict=True))
+    power = values.pop("power")
+    params = with_values(read_params(), values | {"structure.power": power, "train.power": power})
     return section(params, "structure", StructureParams), chosen_method(params)
 
 

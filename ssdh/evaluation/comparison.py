@@ -62,7 +62,8 @@ def evaluate_baselines(
         mean = train.mean(axis=0, dtype=np.float64)
         centred = float_average_precisions(features, labels, split, topk, centre=mean, metric=params.metric)
         found["map_centred"] = float(centred.mean())
-    metrics = {"float": {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes"} | found}
+    about = {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes", "tier": "images only"}
+    metrics: dict[str, dict[str, Any]] = {"float": about | found}
     curves: Table = [("float", *row) for row in rows]
     for name in params.baselines:
         try:
@@ -73,8 +74,9 @@ def evaluate_baselines(
         packed = encode(fitted, features)
         found, rows = compare.codes(packed, bits) if isinstance(fitted, Codes) else compare.quantizer(fitted, packed)
         method = registry.get(name)
-        about = {"title": method.TITLE, "about": method.ABOUT, "bytes_per_image": packed.shape[1]}
-        metrics[name] = about | found | {"unique_codes": len(np.unique(packed[split.database], axis=0))}
+        unique = len(np.unique(packed[split.database], axis=0))
+        about = {"title": method.TITLE, "about": method.ABOUT, "tier": method.TIER}
+        metrics[name] = about | {"bytes_per_image": packed.shape[1]} | found | {"unique_codes": unique}
         curves += [(name, *row) for row in rows]
     return metrics, curves
 

@@ -67,15 +67,20 @@ def title(method: str, values: Mapping[str, Any]) -> str:
     return text(values.get("title", method))
 
 
+def _about(values: Mapping[str, Any]) -> str:
+    """What a baseline does and what it is given, as HTML."""
+    return text("; ".join(values[name] for name in ("about", "tier") if values.get(name)))
+
+
 Ranked = list[tuple[float, str, str, str]]  # value, mark, name, about
 
 
 def _same_kind(report: Report) -> list[tuple[str, ...]]:
     """MAP of each method, best first."""
-    found: Ranked = [(report.results.metrics["map"], "own", "SSDH", "this run")]
+    found: Ranked = [(report.results.metrics["map"], "own", "SSDH", "this run; images only")]
     for method, values in baselines(report, "map").items():
         name = title(method, values)
-        found.append((values["map"], "", name, text(values.get("about", ""))))
+        found.append((values["map"], "", name, _about(values)))
         if "map_centred" in values:
             found.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
     for row in report.published:

@@ -64,14 +64,18 @@ def warn_of_collapse(statistics: dict[str, int], count: int, bits: int, way_out:
 
     Returns whether they do.
     """
-    constant, unique = statistics["constant_bits"], statistics["unique_codes"]
-    collapsed = constant > 0 or unique < max(2, min(count, 2**bits) // 100)
+    collapsed = have_collapsed(statistics, count, bits)
     if collapsed:
         logger.warning(
             "COLLAPSED CODES: {} of {} bits are the same for every train image, {} images have {} different codes; {}",
-            *(constant, bits, count, unique, way_out),
+            *(statistics["constant_bits"], bits, count, statistics["unique_codes"], way_out),
         )
     return collapsed
+
+
+def have_collapsed(statistics: dict[str, int], count: int, bits: int) -> bool:
+    """Whether codes of `count` images hold (almost) nothing: a bit is constant, or not one in a hundred differs."""
+    return statistics["constant_bits"] > 0 or statistics["unique_codes"] < max(2, min(count, 2**bits) // 100)
 
 
 def warn_of_saturation(outputs: NDArray[Any], way_out: str) -> bool:

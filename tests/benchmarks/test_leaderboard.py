@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.leaderboard import page
-from benchmarks.quality import Task, draw, load_views, merged, runs_of, summarise, with_settings
+from benchmarks.quality import Task, draw, load_views, merged, summarise
+from benchmarks.quick_versions import section
+from benchmarks.settings import runs_of, with_settings
+from ssdh.core.errors import DataError
 from ssdh.core.params import read_params
 from ssdh.evaluation import registry
 from ssdh.hashing.codes import pack
@@ -78,6 +81,31 @@ def test_rows_and_page(task: Task, tmp_path: Path) -> None:
     assert "more than noise" in next(line for line in text.splitlines() if line.startswith("| `sdc`"))
 
 
+def test_a_collapse_is_said_and_its_row_stays(task: Task, tmp_path: Path) -> None:
+    constant = codes_of(task)
+    constant[:, 2] = 1
+    measured = {"default": codes_of(task), "sdc": constant, "bihalf": np.ones((300, BITS))}
+    found = {(name, "chosen", BITS): [task.codes(pack(codes), BITS)] * 2 for name, codes in measured.items()}
+    rows = summarise(found)
+    assert {row["method"]: row["collapsed"] for row in rows} == {"default": 0, "sdc": 2, "bihalf": 2}
+    path = tmp_path / "leaderboard-mine.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    lines = {line.split(" | ")[0]: line for line in page([path]).splitlines()}
+    assert "| 1 **collapsed** (2 of 2 seeds) |" in lines["| `bihalf`"]
+    assert "**collapsed** (2 of 2 seeds)" in lines["| `sdc`"]
+    assert "**collapsed**" not in lines["| **SSDH, the default**"]
+
+
+def test_rivals_beside_quick_versions() -> None:
+    """At 32 bits the quick GreedyHash is 0.098 behind, so 0.108 is the most."""
+    rows = [{"method": "default", "settings": "chosen", "bits": 32, "map_mean": 0.47}]
+    near = {"method": "greedyhash", "settings": "chosen", "bits": 32, "map_mean": 0.363}
+    far = near | {"map_mean": 0.361}
+    assert "| `greedyhash` | 32 | +0.107 | +0.098 | +0.009 | yes |" in section([*rows, near])
+    assert "| `greedyhash` | 32 | +0.109 | +0.098 | +0.011 | no: " in section([*rows, far])
+    assert section([*rows, near | {"settings": "authors"}]) == section([near]) == ""
+
+
 def test_settings_of_authors_are_those_of_the_recipes_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     assert runs_of("sdc", ["chosen", "authors"]) == ["chosen", "authors"]
@@ -94,3 +122,6 @@ def test_views_of_some_rows_are_those_of_the_train_images(task: Task, tmp_path: 
     np.save(tmp_path / "views.npy", np.stack([task.features[rows], -task.features[rows]]))
     found = load_views(tmp_path / "views.npy", task.split)
     np.testing.assert_array_equal(found, np.stack([task.features[task.split.train], -task.features[task.split.train]]))
+    np.save(tmp_path / "rows.npy", np.setdiff1d(rows, task.split.train[:2]))
+    with pytest.raises(DataError, match=r"views\.npy lacks 2 of 90 train rows"):
+        load_views(tmp_path / "views.npy", task.split)

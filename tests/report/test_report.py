@@ -353,6 +353,7 @@ def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
     assert "Same kind?" in page.words
     assert "Same picture?" in page.words
     assert BASELINES["itq"]["neighbor_recall_at"]["10"] in page.numbers
+    assert "rotated; images only" in page.words
 
 
 def test_re_ranking_is_two_curves_and_a_table_of_every_method(run: SmallRun) -> None:
