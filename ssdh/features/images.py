@@ -79,6 +79,10 @@ class FileImages:
     def __len__(self) -> int:
         return len(self._digests)
 
+    def digests(self) -> NDArray[np.uint8]:
+        """(N, 32) SHA-256 of the files by row."""
+        return self._digests
+
     def path(self, row: int) -> Path:
         """The file of a row."""
         return self.root / self._paths[self._ends[row] : self._ends[row + 1]].tobytes().decode()

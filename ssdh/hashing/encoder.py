@@ -78,6 +78,13 @@ def load_encoder(path: Path, weights_file: Path | None = None) -> Encoder:
 
 
 def _frozen(path: Path, metadata: dict[str, Any], weights_file: Path | None) -> Backbone:
+    return load_backbone(*described_backbone(path, metadata, weights_file))
+
+
+def described_backbone(
+    path: Path, metadata: dict[str, Any], weights_file: Path | None = None
+) -> tuple[BackboneParams, ImageParams]:
+    """What a model's file says of its network; DataError where it does not."""
     try:
         backbone = BackboneParams(
             arch=metadata["arch"],
@@ -92,4 +99,4 @@ def _frozen(path: Path, metadata: dict[str, Any], weights_file: Path | None) -> 
         )
     except (KeyError, ValueError) as error:
         raise DataError(f"{path} does not say which frozen network it belongs to ({error}): train it anew") from None
-    return load_backbone(backbone, images)
+    return backbone, images

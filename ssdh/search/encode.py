@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from loguru import logger
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ssdh.core.device import device_key
 from ssdh.core.distributed import Rank, barrier, broadcast, shared_work
@@ -27,12 +26,24 @@ from ssdh.core.errors import DataError
 from ssdh.core.files import atomic_path, file_sha256, read_array, write_csv, write_json
 from ssdh.core.resume import fingerprint
 from ssdh.datasets.verify import inspect_files
+from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import compute_rows
+from ssdh.features.extract import feature_kind
 from ssdh.features.forward import image_blocks
 from ssdh.features.image_files import image_files
 from ssdh.features.images import FileImages, Rows
+from ssdh.features.reuse import reusing
+from ssdh.features.store import FeatureStore, evict, store_limit
 from ssdh.hashing.codes import pack, sign_codes, width
-from ssdh.hashing.encoder import Blocks, feature_blocks, load_encoder, packed
+from ssdh.hashing.encoder import (
+    Blocks,
+    Encoder,
+    described_backbone,
+    feature_blocks,
+    load_encoder,
+    outputs_of,
+    packed,
+)
 from ssdh.hashing.model_file import image_precision, load_hashnet, read_metadata
 from ssdh.hashing.network import HashNet
 
@@ -97,19 +108,6 @@ def inspect(root: Path, names: list[str], workers: int | None) -> Photos:
 # --- rows: a code and, where they are kept, features, as bytes ------------------------------------------------------
 
 
-class OutputsAndFeatures(nn.Module):
-    """Relaxed codes and features of the same images, side by side: (n, K + D)."""
-
-    def __init__(self, model: HashNet) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """images: (n, 3, size, size), normalised."""
-        features = self.model.features(images).float()
-        return torch.cat([self.model(features), features], dim=1)
-
-
 @dataclass(frozen=True)
 class Layout:
     """How a row of bytes is laid out: a packed code, then `dim` values of the features' kind."""
@@ -167,17 +165,37 @@ def layout_of(model_path: Path, kind: FeatureKind) -> Layout:
 def encode_rows(
     manifest: Path, root: Path, model_path: Path, layout: Layout, out: Path, work: Path, rank: Rank, how: "How"
 ) -> None:
-    """Rows of bytes (N, R) of the manifest's photos at `out`; continues what the folder `work` holds."""
+    """Rows of bytes (N, R) of the manifest's photos at `out`; continues what the folder `work` holds.
+
+    Photos that were seen before do not go through the network again: their features are in the store.
+    """
     encoder = load_encoder(model_path)
     source = FileImages(manifest, root)
-    network = encoder if layout.kind == "none" else OutputsAndFeatures(encoder.model)
-    precision = image_precision(read_metadata(model_path))
-    outputs = image_blocks(network, encoder.preprocessing, source, how.device, precision, how.workers)
+    features_of = _stored_features_of(encoder, model_path, source, how)
 
     def blocks_of(rows: Rows) -> Iterator[NDArray[np.uint8]]:
-        return map(layout.rows, outputs(rows))
+        for features in features_of(rows):
+            outputs = outputs_of(feature_blocks(encoder.model, features, how.device))(np.arange(len(features)))
+            yield layout.rows(outputs if layout.kind == "none" else np.concatenate([outputs, features], axis=1))
 
     compute_rows(out, work, len(source), blocks_of, rank)
+    if rank.first:
+        evict(store_limit())
+
+
+def _stored_features_of(encoder: Encoder, model_path: Path, source: FileImages, how: "How") -> Blocks:
+    """Features of photos by the encoder's network, from the store where they are there (a limit of 0: none are)."""
+    metadata = read_metadata(model_path)
+    network, precision = encoder.model.backbone, image_precision(metadata)
+    assert network is not None
+    computed = image_blocks(network, encoder.preprocessing, source, how.device, precision, how.workers)
+    if store_limit() == 0:
+        return computed
+    params, images = described_backbone(model_path, metadata)
+    backbone = Backbone(network, encoder.model.dim, params.layer, encoder.preprocessing)
+    params = params.model_copy(update={"precision": precision})
+    kind = feature_kind(backbone, params, images, source, how.device, deterministic=True)
+    return reusing(FeatureStore(kind), source.digests(), computed)
 
 
 @dataclass(frozen=True)

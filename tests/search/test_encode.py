@@ -10,11 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ssdh.__main__ import main
+from ssdh.core.params import read_params
 from ssdh.features import blocks, forward
+from ssdh.features.backbone import load_backbone
+from ssdh.features.extract import feature_kind
+from ssdh.features.images import open_images
+from ssdh.features.params import BackboneParams, ImageParams
+from ssdh.features.reuse import reusing
+from ssdh.features.store import FeatureStore
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.model_file import load_hashnet
+from ssdh.search import encode
 from ssdh.search.encode import stored_features
 from tests.helpers.finished_run import finished_run
 from tests.helpers.killing import call
@@ -90,15 +99,84 @@ def test_an_interrupted_run_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(forward, "_fetched", call(2, forward._fetched, stop))
+        patch.setattr(forward, "_fetched", call(3, forward._fetched, stop))  # a block is features, then outputs
         assert main(command) == 130
     assert not (tmp_path / "out/codes.npy").exists()
-    computed: list[int] = []
-    fetched = forward._fetched
-    monkeypatch.setattr(forward, "_fetched", lambda started: computed.append(1) or fetched(started))
+    computed = rows_computed(monkeypatch)
     assert main(command) == 0
-    assert len(computed) == 1  # of two blocks
+    assert computed == list(range(64, 72))
     assert files_of(tmp_path / "out") == files_of(whole)
+
+
+def rows_computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collects the rows that go through the network from now on."""
+    computed: list[int] = []
+    make = encode.image_blocks
+
+    def recording(*arguments: Any) -> Any:
+        blocks_of = make(*arguments)
+
+        def recorded(rows: Any) -> Any:
+            computed.extend(rows.tolist())
+            return blocks_of(rows)
+
+        return recorded
+
+    monkeypatch.setattr(encode, "image_blocks", recording)
+    return computed
+
+
+@pytest.mark.parametrize("before", [[], ["photos/day 1"], ["photos"]])
+def test_photos_that_were_seen_do_not_go_through_the_network_again(
+    before: list[str], finished: Path, whole: Path, model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSDH_HOME", str(tmp_path / "home"))
+    options = [*model, "--features", "float16", "--workers", "0", "--out"]
+    for folder in before:
+        assert main(["encode", str(finished / folder), *options, str(tmp_path / "before")]) == 0
+    seen = 0 if not before else len(np.load(tmp_path / "before/codes.npy"))
+    computed = rows_computed(monkeypatch)
+    assert main(["encode", str(finished / "photos"), *options, str(tmp_path / "out")]) == 0
+    assert len(computed) == 72 - seen
+    assert files_of(tmp_path / "out") == files_of(whole)
+    assert main(["add", str(tmp_path / "mine"), str(finished / "photos"), *model, "--workers", "0"]) == 0
+    assert len(computed) == 72 - seen
+    monkeypatch.setenv("SSDH_FEATURES_GIB", "0")
+    assert main(["encode", str(finished / "photos"), *options, str(tmp_path / "without")]) == 0
+    assert len(computed) == 2 * 72 - seen
+    assert files_of(tmp_path / "without") == files_of(whole)
+
+
+def test_what_the_pipeline_extracted_counts_as_seen(finished: Path, whole: Path) -> None:
+    """The store's folder is that of the stage `extract`."""
+    params = read_params(finished / "params.yaml")
+    chosen = BackboneParams(**params["backbone"])
+    images = ImageParams(**params["datasets"]["folder"]["images"])
+    source = open_images(finished / "data/images", finished / "photos")
+    kind = feature_kind(load_backbone(chosen, images), chosen, images, source, torch.device("cpu"), deterministic=True)
+    (folder,) = (whole.parent / "home/features").glob("*/")
+    assert folder.name == FeatureStore(kind).folder.name
+
+
+def test_rows_that_are_removed_meanwhile_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSDH_HOME", str(tmp_path))
+    rng = np.random.default_rng(0)
+    values, digests = rng.random((200, 3), np.float32), rng.integers(0, 256, (200, 32), np.uint8)
+    store = FeatureStore({"of": "a test"})
+    store.add(digests[::3], values[::3])
+
+    def blocks_of(rows: Any) -> Any:
+        return (values[rows[start : start + 64]] for start in range(0, len(rows), 64))
+
+    blocks = reusing(store, digests, blocks_of)(np.arange(200))
+    found = [next(blocks)]
+    for path in store.folder.glob("*.npy"):
+        path.unlink()
+    found += blocks
+    assert [len(block) for block in found] == [64, 64, 64, 8]
+    assert np.array_equal(np.concatenate(found), values)
+    kept = FeatureStore({"of": "a test"}).find(digests)
+    assert (kept.block >= 0).sum() == 133  # the computed ones; those that went are not known any more
 
 
 @pytest.mark.long
