@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssdh.cli.arguments import add_collection, whole
+from ssdh.core.errors import one_line
 from ssdh.core.files import check_writable, write_csv
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         for member in group:
             similarity = "" if member.similarity is None else f"  {member.similarity:.3f}"
             copy = "  (exact copy)" if member.exact else ""
-            print(f"{member.distance:>6}{similarity}  {table.metadata['name'][member.row]}{copy}")
+            print(f"{member.distance:>6}{similarity}  {one_line(table.metadata['name'][member.row])}{copy}")
         print()
     print(f"{len(groups):,} groups, {sum(map(len, groups)):,} of {len(table):,} images; nothing was deleted")
     return 0

@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ssdh.core.errors import one_line
+
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand's parser."""
@@ -24,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
             json.dump(asdict(item), sys.stdout)
             print()
         else:
-            print(f"{item.id:>8}  {item.paths[0]}")
+            print(f"{item.id:>8}  {one_line(item.paths[0])}")
             for path in item.paths[1:]:
-                print(f"{'':>8}= {path}")
+                print(f"{'':>8}= {one_line(path)}")
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 from loguru import logger
 
 from ssdh.cli.arguments import add_bits, add_collection, add_index, model_of, positive, whole
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, one_line
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -156,8 +156,8 @@ def _search(index: Any, encoded: Any, options: argparse.Namespace, ids: Any = No
 
 
 def _as_text(query: dict[str, Any]) -> str:
-    lines = [query.get("photo") or query["query"]]
+    lines = [one_line(query.get("photo") or query["query"])]
     for result in query["results"]:
         similarity = f"{result['similarity']:8.4f}" if "similarity" in result else ""
-        lines.append(f"{result['distance']:>6}{similarity}  {result['name']}")
+        lines.append(f"{result['distance']:>6}{similarity}  {one_line(result['name'])}")
     return "\n".join(lines if query["results"] else [*lines, "        no image within this radius"])

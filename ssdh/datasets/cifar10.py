@@ -4,7 +4,9 @@ Three protocols: `cifar10` draws its queries from all images; in `cifar10_i` and
 images, and the 50,000 others are searched.
 """
 
+import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,13 +150,25 @@ class _Unpickler(pickle.Unpickler):
 def _load(path: Path) -> dict[Any, Any]:
     """A batch file's mapping, with its text keys; files written by Python 2 and 3 both."""
     try:
-        with path.open("rb") as file:
-            value = _Unpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError, ImportError, IndexError, KeyError) as error:
-        raise DataError(f"{path} is not a whole CIFAR-10 file ({error}): fetch it again") from None
+        data = path.read_bytes()
+        _refuse_large_places(data)
+        value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # a broken pickle may raise whatever its parts raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is not a whole CIFAR-10 file ({said}): fetch it again") from None
     if not isinstance(value, dict):
         raise DataError(f"{path} must hold a mapping, got {type(value).__name__}: fetch it again")
     return value
+
+
+def _refuse_large_places(data: bytes) -> None:
+    """Raise ValueError where a pickle puts something at a place of the memo beyond its own length.
+
+    The memo grows to any place that is named: ten bytes ask for 10 GB.
+    """
+    for operation, place, _ in pickletools.genops(data):
+        if operation.name in ("PUT", "LONG_BINPUT") and int(place) > len(data):
+            raise ValueError(f"it names place {place} of {len(data)} bytes")
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
@@ -167,7 +181,10 @@ def _class_names(path: Path) -> tuple[str, ...]:
 def _read_batch(path: Path, num_classes: int) -> tuple[Any, Any]:
     """(n, 32, 32, 3) uint8 pixels and (n,) class numbers of one batch."""
     batch = _load(path)
-    data, labels = batch.get("data"), np.asarray(batch.get("labels", []), dtype=np.int64)
+    try:
+        data, labels = batch.get("data"), np.asarray(batch.get("labels", []), dtype=np.int64)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{path} has labels that are no numbers: fetch it again") from None
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise DataError(f"{path} must hold rows of 3072 bytes (32×32 RGB): fetch it again")
     if labels.shape != (len(data),) or (len(labels) and not 0 <= labels.min() <= labels.max() < num_classes):

@@ -23,7 +23,7 @@ from ssdh.datasets.base import (
     check_counts,
     refuse_bad_files,
 )
-from ssdh.datasets.text_lists import check_listed, exist, locate, read_binary_rows, read_names
+from ssdh.datasets.text_lists import check_listed, clean_name, locate, read_binary_rows, read_lines, read_names
 from ssdh.features.download import RemoteFile, obtain
 
 PARTS = {"train2017": 118_287, "val2017": 5_000}  # images
@@ -64,7 +64,7 @@ class Coco(Dataset[CocoParams]):
     def missing_images(self, params: CocoParams) -> tuple[int, int]:
         """Of the list, or of the annotations."""
         root = self._root(params)
-        found = exist(root, _read(root)[0])
+        _, found = locate(root, _read(root)[0])
         return int((~found).sum()), len(found)
 
     def ensure(self, params: CocoParams) -> None:
@@ -81,7 +81,7 @@ class Coco(Dataset[CocoParams]):
             )
         names, labels, _ = _read(root)
         names, _ = _chosen(names, labels, params)
-        check_listed(self.name, root, names, exist(root, names), params.on_bad_image)
+        check_listed(self.name, root, *locate(root, names), params.on_bad_image)
         check_counts(self.name, params, len(names))
         refuse_bad_files(self.name, root, names, params)
 
@@ -119,8 +119,7 @@ def _read(root: Path) -> tuple[list[str], NDArray[np.uint8], tuple[str, ...]]:
     if labels.shape[1] != NUM_CLASSES:
         raise DataError(f"{root / 'targets.txt'} has {labels.shape[1]} labels, COCO has {NUM_CLASSES}")
     if (root / "classes.txt").is_file():  # one a line: names hold blanks
-        classes = tuple((root / "classes.txt").read_text(encoding="utf-8").split("\n"))
-        classes = tuple(name.strip() for name in classes if name.strip())
+        classes = tuple(name.strip() for name in read_lines(root / "classes.txt") if name.strip())
         if len(classes) != NUM_CLASSES:
             raise DataError(f"{root / 'classes.txt'} names {len(classes)} classes, targets.txt has {NUM_CLASSES}")
         return names, labels, classes
@@ -137,12 +136,12 @@ def _official(root: Path) -> tuple[list[str], NDArray[np.uint8], tuple[str, ...]
         content = _load(path)
         try:
             categories = sorted((int(item["id"]), str(item["name"])) for item in content["categories"])
-            files = sorted((int(item["id"]), str(item["file_name"])) for item in content["images"])
+            files = sorted((int(item["id"]), clean_name(str(item["file_name"]), path)) for item in content["images"])
             pairs = [(int(item["image_id"]), int(item["category_id"])) for item in content["annotations"]]
             column = {number: place for place, (number, _) in enumerate(categories)}
             row = {number: place for place, (number, _) in enumerate(files)}
             places = np.array([(row[image], column[category]) for image, category in pairs], np.int64).reshape(-1, 2)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path} is not a whole annotation file ({error!r}): fetch it again") from None
         found = tuple(name for _, name in categories)
         if len(found) != NUM_CLASSES or (classes and found != classes):
@@ -152,13 +151,13 @@ def _official(root: Path) -> tuple[list[str], NDArray[np.uint8], tuple[str, ...]
         labels[places[:, 0], places[:, 1]] = 1
         blocks.append(labels)
         names += [f"{part}/{name}" for _, name in files]
-    return names, np.concatenate(blocks), classes
+    return locate(root, names)[0], np.concatenate(blocks), classes
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a whole annotation file ({error}): fetch it again") from None
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a mapping, got {type(content).__name__}: fetch it again")

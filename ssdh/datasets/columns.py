@@ -1,6 +1,7 @@
 """A column beside embeddings: labels, names or roles, one entry a row, from whatever file it lies in."""
 
 import csv
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
+from ssdh.datasets.text_lists import read_lines
 from ssdh.features.embedding_numpy import read_header
-from ssdh.features.embedding_part import choose, missing_package
+from ssdh.features.embedding_part import choose, missing_package, reading
 from ssdh.features.embeddings import natural_order
 
 Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or a matrix (N, C)
@@ -28,9 +30,12 @@ def read_column(path: Path, key: str | None, usual: tuple[str, ...]) -> Column |
         columns = [read_column(file, key, usual) for file in found or sorted(path.glob("*.parquet"), key=natural_order)]
         whole = [column for column in columns if column is not None]
         return [value for column in whole for value in column] if whole else None
-    if path.suffix.lower() == ".npy":
-        return _read_npy(path)
-    return _choose(path, dict(_tables(path)), key, usual)
+    with reading(path):
+        is_column = path.suffix.lower() == ".npy"
+        column = _read_npy(path) if is_column else _choose(path, dict(_tables(path)), key, usual)
+        if isinstance(column, np.ndarray) and column.dtype.kind == "U":
+            _refuse_no_text(column)
+        return column
 
 
 def _choose(path: Path, columns: dict[str, Any], key: str | None, usual: tuple[str, ...]) -> Column | None:
@@ -44,8 +49,8 @@ def _tables(path: Path) -> Iterator[tuple[str, Any]]:
     """(name, function that reads it) of each column of a file."""
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            names = list(file.files)
+        with zipfile.ZipFile(path) as file:
+            names = [name.removesuffix(".npy") for name in file.namelist()]
         yield from ((name, lambda name=name: _read_npz(path, name)) for name in names)
     elif suffix in (".csv", ".tsv", ".txt"):
         yield from ((name, lambda column=column: column) for name, column in read_text_table(path).items())
@@ -74,7 +79,9 @@ def _read_npz(path: Path, name: str) -> NDArray[Any]:
     with np.load(path, allow_pickle=False) as file:
         try:
             array: NDArray[Any] = file[name]
-        except ValueError:
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise
             raise _objects(path) from None
     return array
 
@@ -82,6 +89,13 @@ def _read_npz(path: Path, name: str) -> NDArray[Any]:
 def _refuse_objects(path: Path, dtype: np.dtype[Any]) -> None:
     if dtype.hasobject:
         raise _objects(path)
+
+
+def _refuse_no_text(column: NDArray[np.str_]) -> None:
+    """NumPy takes any 32 bits for a character: Python fails on some, and half characters cannot be written."""
+    codes = np.frombuffer(column.astype(column.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+        raise ValueError("it holds what is no character")
 
 
 def _objects(path: Path) -> DataError:
@@ -126,10 +140,10 @@ def read_text_table(path: Path) -> dict[str, list[str]]:
 
     A .csv of one column needs no first line: it has one where that says label, class, name, id, role or so.
     """
+    if path.suffix.lower() == ".txt":
+        return {"": read_lines(path)}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            if path.suffix.lower() == ".txt":
-                return {"": file.read().splitlines()}
             rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as text in UTF-8 ({error})") from None

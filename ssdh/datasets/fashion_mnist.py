@@ -45,6 +45,7 @@ CLASSES = (
 )
 
 NUM_IMAGES = 70_000
+MOST_BYTES = 1 << 26  # of a file unpacked; the largest holds 60,000 × 784
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 
@@ -124,7 +125,7 @@ def _read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     """A gzipped IDX file of unsigned bytes with `ndim` axes; raises DataError where it is not one."""
     try:
         with gzip.open(path) as file:
-            data = file.read()
+            data = file.read(MOST_BYTES)  # a few bytes may unpack to gigabytes
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
     header = 4 + 4 * ndim

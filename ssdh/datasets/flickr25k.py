@@ -25,7 +25,7 @@ from ssdh.datasets.base import (
     check_counts,
     refuse_bad_files,
 )
-from ssdh.datasets.text_lists import check_listed, locate, read_binary_rows, read_names
+from ssdh.datasets.text_lists import check_listed, locate, read_binary_rows, read_lines, read_names
 from ssdh.features.download import RemoteFile, obtain
 
 _HOST = "https://press.liacs.nl/mirflickr/mirflickr25k.v3b/"
@@ -149,7 +149,7 @@ def _class_names(root: Path, count: int, params: Flickr25kParams) -> tuple[str, 
             )
         logger.warning("{} has {} labels, MIRFLICKR-25K has 24 or 38: taken as they are", root / "targets.txt", count)
     if (root / "classes.txt").is_file():
-        names = tuple((root / "classes.txt").read_text(encoding="utf-8").split())
+        names = tuple(" ".join(read_lines(root / "classes.txt")).split())
         if len(names) != count:
             raise DataError(f"{root / 'classes.txt'} names {len(names)} classes, targets.txt has {count}")
         return names

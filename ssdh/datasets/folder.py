@@ -12,7 +12,7 @@ from ssdh.core.errors import DataError
 from ssdh.datasets.base import Dataset, FileParams, Found, Protocol, RawDataset, check_counts, one_hot, refuse_bad_files
 from ssdh.datasets.label_table import read_labels
 from ssdh.datasets.text_lists import first_few, spelled_as, told_apart
-from ssdh.features.image_files import Listing, image_files, list_images
+from ssdh.features.image_files import Listing, image_files, is_text, list_images
 
 LABEL_FILE = "labels.csv"
 
@@ -90,22 +90,13 @@ def _list(root: Path, params: FolderParams) -> Listing:
             f"{root} holds no images{passed_over}: put photos there, or name another folder "
             "(params.yaml: datasets.folder.data.root)"
         )
-    unnamed = [name for name in names if not _is_text(name)]
+    unnamed = [name for name in names if not is_text(name)]
     if unnamed:
-        shown = first_few([name.encode(errors="backslashreplace").decode() for name in unnamed])
         raise DataError(
-            f"{len(unnamed)} file names under {root} are not in UTF-8 ({shown}): rename these files, "
+            f"{len(unnamed)} file names under {root} are not in UTF-8 ({first_few(unnamed)}): rename these files, "
             "or name another folder (params.yaml: datasets.folder.data.root)"
         )
     return listing
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _labels_of(root: Path, names: list[str], params: FolderParams) -> tuple[str, tuple[str, ...], NDArray[np.uint8]]:

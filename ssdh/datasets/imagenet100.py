@@ -21,7 +21,7 @@ from ssdh.datasets.base import (
     check_counts,
     refuse_bad_files,
 )
-from ssdh.datasets.text_lists import check_listed, clean_name, exist
+from ssdh.datasets.text_lists import check_listed, clean_name, locate, read_lines
 
 NUM_CLASSES = 100
 LISTS = ("database.txt", "test.txt")
@@ -51,7 +51,7 @@ class ImageNet100(Dataset[ImageNet100Params]):
     def missing_images(self, params: ImageNet100Params) -> tuple[int, int]:
         """Of both lists."""
         root = self._root(params)
-        found = exist(root, [name for file in LISTS for name in _read(root / file)[0]])
+        _, found = locate(root, [name for file in LISTS for name in _read(root / file)[0]])
         return int((~found).sum()), len(found)
 
     def ensure(self, params: ImageNet100Params) -> None:
@@ -63,14 +63,15 @@ class ImageNet100(Dataset[ImageNet100Params]):
                 "a folder with its images and both lists (params.yaml: datasets.imagenet100.data.root)"
             )
         names = self.read(params).names
-        check_listed(self.name, root, names, exist(root, names), params.on_bad_image)
+        check_listed(self.name, root, *locate(root, names), params.on_bad_image)
         check_counts(self.name, params, len(names))
         refuse_bad_files(self.name, root, names, params)
 
     def read(self, params: ImageNet100Params) -> RawDataset:
         """Images of the database list, then those of the test list that are not in it."""
         root = self._root(params)
-        (names, labels), (queries, query_labels) = (_read(root / file) for file in LISTS)
+        (listed, labels), (listed_queries, query_labels) = (_read(root / file) for file in LISTS)
+        names, queries = locate(root, listed)[0], locate(root, listed_queries)[0]
         if both := set(names) & set(queries):
             raise DataError(f"{min(both)} stands in {' and in '.join(LISTS)} of {root}: a query may not be searched")
         columns = np.concatenate([labels, query_labels])
@@ -97,7 +98,7 @@ def _read(path: Path) -> tuple[list[str], NDArray[np.uint8]]:
     """Paths and one-hot labels (n, 100) of a list; a path may hold blanks."""
     names: list[str] = []
     columns: list[int] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         name, *flags = line.rsplit(maxsplit=NUM_CLASSES)

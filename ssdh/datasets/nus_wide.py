@@ -27,7 +27,7 @@ from ssdh.datasets.base import (
     check_counts,
     refuse_bad_files,
 )
-from ssdh.datasets.text_lists import first_few, locate, read_binary_rows, read_names
+from ssdh.datasets.text_lists import first_few, locate, not_there, read_binary_rows, read_lines, read_names
 
 CONCEPTS, IMAGE_LIST, LABEL_FOLDER = "Concepts81.txt", "ImageList/Imagelist.txt", "Groundtruth/AllLabels"
 IMAGE_FOLDERS = ("", "images", "Flickr")
@@ -188,7 +188,7 @@ class NusWide(Dataset[NusWideParams]):
         if missing and params.missing == "fail":
             raise DataError(
                 f"{len(missing):,} of {len(paths):,} images of {self.name} are missing under {root} "
-                f"({first_few(missing)}): add them, or leave them out (params.yaml: "
+                f"({not_there(root, missing)}): add them, or leave them out (params.yaml: "
                 f"datasets.{self.name}.data.missing: skip)"
             )
         return paths, found
@@ -206,6 +206,6 @@ def _concepts(root: Path) -> Path:
 def _class_names(root: Path, k: int) -> tuple[str, ...]:
     """The lists name no concepts: numbers, unless a `classes.txt` of the right length lies beside them."""
     path = root / "classes.txt"
-    if path.is_file() and len(names := tuple(path.read_text(encoding="utf-8").split())) == k:
+    if path.is_file() and len(names := tuple(" ".join(read_lines(path)).split())) == k:
         return names
     return tuple(f"label_{column}" for column in range(k))

@@ -7,6 +7,7 @@ the time of its last change of status); a change of the decoding rules forgets e
 
 import csv
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from ssdh.core.cache_dir import ssdh_home
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, one_line
 from ssdh.core.files import file_sha256, write_csv
 from ssdh.core.runtime import num_cores
 from ssdh.features import decode as decoding
@@ -44,7 +45,7 @@ def inspect_files(root: Path, names: list[str], workers: int | None = None) -> l
 
     workers: None is one for each core; 0 and 1 work without threads. Decoding and hashing release Python's lock.
     """
-    path = ssdh_home() / "verified" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.csv"
+    path = ssdh_home() / "verified" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]}.csv"
     version = file_sha256(Path(decoding.__file__))
     known = _load(path, version)
     states = [_state(root / name) for name in names]
@@ -72,7 +73,7 @@ def refuse_bad(root: Path, names: list[str], inspections: list[Inspection], para
     """Raise DataError that lists every bad file with its reason; `parameter` names what leaves them out instead."""
     bad = [(name, item.reason) for name, item in zip(names, inspections, strict=True) if item.reason]
     if bad:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in bad)
+        listed = "\n".join(f"  {one_line(name)}: {reason}" for name, reason in bad)
         raise DataError(
             f"{len(bad)} of {len(names)} files under {root} are not whole images: repair or remove them, or leave them "
             f"out (params.yaml: {parameter}: skip)\n{listed}"

@@ -112,8 +112,11 @@ def unpack(path: Path, target: Path, member: str | None = None) -> None:
         if not inside.is_dir():
             raise DataError(f"{path} does not hold the folder {member}: remove it and fetch it again")
         inside.replace(target)
-    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError) as error:
-        raise DataError(f"{path} could not be unpacked: {error}") from None
+    except DataError:
+        raise
+    except Exception as error:  # of a broken archive zlib's and lzma's own, IndexError, NotImplementedError …
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} could not be unpacked: {said}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

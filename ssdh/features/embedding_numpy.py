@@ -49,11 +49,7 @@ def open_npy(path: Path, key: str | None) -> list[Part]:
 
 def open_npz(path: Path, key: str | None) -> list[Part]:
     """Read as a stream, so that a compressed array is never whole in memory; in Fortran order it must be."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise DataError(f"{path} is not a whole .npz file: write it again") from None
-    with archive:
+    with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         member = f"{choose(path, names, key)}.npy"
         with archive.open(member) as file:
@@ -69,17 +65,9 @@ def open_npz(path: Path, key: str | None) -> list[Part]:
             read_header(file, path)
             for start in range(0, shape[0], step):
                 count = min(step, shape[0] - start) * shape[1]
-                data = _read(file, count * dtype.itemsize, path)
+                data = file.read(count * dtype.itemsize)
+                if len(data) != count * dtype.itemsize:
+                    raise DataError(f"{path} is cut short: write it again")
                 yield np.frombuffer(data, dtype).reshape(-1, shape[1])
 
     return [part(path, shape, dtype, rows)]
-
-
-def _read(file: IO[bytes], count: int, path: Path) -> bytes:
-    try:
-        data = file.read(count)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is broken ({error}): write it again") from None
-    if len(data) != count:
-        raise DataError(f"{path} is cut short: write it again")
-    return data

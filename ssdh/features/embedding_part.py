@@ -1,6 +1,7 @@
 """One array of embeddings in a file, read block by block: what all formats have in common."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, SSDHError
 
 BLOCK_BYTES = 32 * 2**20  # of values that are in memory at once
 USUAL = ("features", "embeddings", "embedding", "vectors", "vector", "emb")  # names of arrays and columns, best first
@@ -36,6 +37,22 @@ class Part:
         return self.read(max(1, BLOCK_BYTES // (self.dim * self.dtype.itemsize)))
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a format's library raises of a broken file into one line (DataError).
+
+    Of mutated files h5py raised OSError, KeyError and RuntimeError, pyarrow OSError and ArrowInvalid, zipfile
+    NotImplementedError and zlib.error. A file that is missing stays FileNotFoundError.
+    """
+    try:
+        yield
+    except (SSDHError, FileNotFoundError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is not a whole {path.suffix.lower()} file ({said}): write it again") from None
+
+
 def part(
     path: Path,
     shape: tuple[int, ...],
@@ -56,14 +73,15 @@ def part(
         )
     if len(shape) != 2:
         raise DataError(f"{path} must hold a matrix, one row an embedding, got shape {shape}: reshape it to (N, D)")
-    if 0 in shape:
+    if min(shape) < 1:
         raise DataError(f"{path} holds no value, its shape is {shape}: write at least 4 rows")
 
     def read(step: int) -> Iterator[Values]:
-        for block in rows(step):
-            with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity: a bad row
-                values = np.ascontiguousarray(block, wanted)
-            yield values, np.zeros(len(values), np.bool_)
+        with reading(path):
+            for block in rows(step):
+                with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity: a bad row
+                    values = np.ascontiguousarray(block, wanted)
+                yield values, np.zeros(len(values), np.bool_)
 
     return Part(path, shape[0], shape[1], wanted, read, role)
 

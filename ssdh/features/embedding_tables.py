@@ -8,21 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.features.embedding_part import Part, Values, choose, missing_package, part
+from ssdh.features.embedding_part import Part, Values, choose, missing_package, part, reading
 
 
 def open_safetensors(path: Path, key: str | None) -> list[Part]:
     """A tensor of the file; bfloat16 becomes float32."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     types = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16", "I8": "int8", "U8": "uint8"}
-    try:
-        with safe_open(path, "np") as file:
-            name = choose(path, sorted(file.keys()), key)
-            about = file.get_slice(name)
-            shape, kind = tuple(about.get_shape()), str(about.get_dtype())
-    except SafetensorError as error:
-        raise DataError(f"{path} is not a whole .safetensors file ({error}): write it again") from None
+    with safe_open(path, "np") as file:
+        name = choose(path, sorted(file.keys()), key)
+        about = file.get_slice(name)
+        shape, kind = tuple(about.get_shape()), str(about.get_dtype())
     if kind not in types:
         raise DataError(f"{path} holds {kind}, embeddings are {', '.join(types)}: convert it to F32")
 
@@ -42,11 +39,8 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
         import h5py
     except ImportError:
         raise missing_package("h5py", path) from None
-    try:
-        with h5py.File(path, "r") as file:
-            found = {name: (item.shape, item.dtype) for name, item in file.items() if isinstance(item, h5py.Dataset)}
-    except OSError as error:
-        raise DataError(f"{path} is not a whole HDF5 file ({error}): write it again") from None
+    with h5py.File(path, "r") as file:
+        found = {name: (item.shape, item.dtype) for name, item in file.items() if isinstance(item, h5py.Dataset)}
     roles = {"train": "train", "test": "test"} if key is None and "train" in found else {}
     names = [name for name in roles if name in found] or [choose(path, list(found), key)]
 
@@ -69,24 +63,21 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
         import pyarrow.parquet as pq
     except ImportError:
         raise missing_package("pyarrow", path) from None
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, count = file.schema_arrow, file.metadata.num_rows
-            lists = [field.name for field in schema if _list_of_numbers(field.type)]
-            if key is not None and key in schema.names and key not in lists:
-                raise DataError(f"{path}: column {key!r} holds {schema.field(key).type}, not lists of numbers")
-            if not lists:
-                raise DataError(f"{path} has no column of lists of numbers: its columns are {', '.join(schema.names)}")
-            column = choose(path, lists, key)
-            dim = _usual_length(next(file.iter_batches(1024, columns=[column]), pa.record_batch({column: []}))[column])
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not a whole Parquet file ({error}): write it again") from None
+    with pq.ParquetFile(path) as file:
+        schema, count = file.schema_arrow, file.metadata.num_rows
+        lists = [field.name for field in schema if _list_of_numbers(field.type)]
+        if key is not None and key in schema.names and key not in lists:
+            raise DataError(f"{path}: column {key!r} holds {schema.field(key).type}, not lists of numbers")
+        if not lists:
+            raise DataError(f"{path} has no column of lists of numbers: its columns are {', '.join(schema.names)}")
+        column = choose(path, lists, key)
+        dim = _usual_length(next(file.iter_batches(1024, columns=[column]), pa.record_batch({column: []}))[column])
     kind = schema.field(column).type.value_type
     name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
     wanted = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format
 
     def read(step: int) -> Iterator[Values]:
-        with pq.ParquetFile(path) as file:
+        with reading(path), pq.ParquetFile(path) as file:
             for batch in file.iter_batches(step, columns=[column]):
                 lists = batch.column(0)
                 odd = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False) != dim

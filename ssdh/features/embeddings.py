@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ssdh.core.errors import DataError
 from ssdh.core.files import atomic_path
 from ssdh.features.embedding_numpy import open_npy, open_npz
-from ssdh.features.embedding_part import Part
+from ssdh.features.embedding_part import Part, reading
 from ssdh.features.embedding_tables import open_hdf5, open_parquet, open_safetensors
 
 REASONS = ("", "holds NaN or infinity", "is all zero", "has another length or a null")  # by `Block.fault`
@@ -140,7 +140,8 @@ def _open_file(path: Path, key: str | None) -> list[Part]:
         raise DataError(f"{path} is empty: name a file of embeddings")
     if path.suffix.lower() not in FORMATS:
         raise DataError(f"{path} is no file of embeddings: known are {', '.join(FORMATS)} and a folder of shards")
-    return FORMATS[path.suffix.lower()](path, key)
+    with reading(path):
+        return FORMATS[path.suffix.lower()](path, key)
 
 
 def pass_on(out: Path, embeddings: Embeddings, digests: NDArray[np.uint8]) -> None:

@@ -90,3 +90,12 @@ def _walk(root: Path, exclude: Sequence[str], listing: Listing) -> Iterator[str]
                 yield path
             else:
                 listing.unread[suffix] += 1
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name can be written to a file: on Linux it may hold bytes that are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -19,6 +19,7 @@ from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_meta
 from ssdh.hashing.network import HashNet
 
 Floats = NDArray[np.float32]
+OF_IMAGES = ("arch", "layer", "size", "resize", "mean", "std")  # without which no image can be encoded
 Blocks = Callable[[Rows], Iterator[Floats]]  # what `compute_rows` asks for
 
 
@@ -71,6 +72,8 @@ def load_encoder(path: Path, weights_file: Path | None = None) -> Encoder:
     metadata = read_metadata(path)
     if takes_embeddings(metadata):
         raise DataError(f"{path} takes embeddings of {metadata['dim']} values, not images: give it those")
+    if missing := [name for name in OF_IMAGES if name not in metadata]:
+        raise DataError(f"{path} does not say which frozen network it belongs to ({missing[0]}): train it anew")
     model = load_hashnet(path)
     if model.backbone is None:
         model.backbone = _frozen(path, metadata, weights_file).module
@@ -98,5 +101,6 @@ def described_backbone(
             weights="file" if weights_file else metadata["weights"],
         )
     except (KeyError, ValueError) as error:
-        raise DataError(f"{path} does not say which frozen network it belongs to ({error}): train it anew") from None
+        said = " ".join(str(error).split())
+        raise DataError(f"{path} does not say which frozen network it belongs to ({said}): train it anew") from None
     return backbone, images

@@ -3,21 +3,45 @@
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from ssdh import __version__
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import atomic_path, is_placeholder
+from ssdh.core.params import Bits, Params, validate
 from ssdh.features.backbone import network_to_fill, resolve_layer, resolve_preprocessing
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.network import HashNet, seeded_hashnet
 
 EMBEDDINGS = "embeddings"  # what the metadata `input` says of a model that takes them
+
+
+class Metadata(Params):
+    """What a model's file may say of it; further entries are as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    bits: Bits
+    dim: int = Field(default=1, ge=1)
+    power: float = Field(default=0.0, ge=0)
+    head: Literal["tanh", "linear", "mlp", "mlp_bn", "gelu_bn"] = "tanh"
+    arch: str = ""
+    layer: str = ""
+    size: int = Field(default=8, ge=8, le=2048)
+    resize: int = Field(default=8, ge=8, le=4096)
+    mean: list[float] = Field(default_factory=list)
+    std: list[float] = Field(default_factory=list)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    backbone_precision: Literal["fp32", "bf16"] = "fp32"
+    train: dict[str, Any] = Field(default_factory=dict)
+    hasher: dict[str, Any] = Field(default_factory=dict)
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -64,21 +88,27 @@ def read_metadata(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             text: dict[str, str] = file.metadata() or {}
             names = set(file.keys())
+            bits = file.get_slice("hash.weight").get_shape()[0] if "hash.weight" in names else 0
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a whole model file ({error}): train it anew") from None
     if not {"hash.weight", "hash.bias", "center"} <= names:
         raise DataError(f"{path} is not a hash network: it has no hash.weight, hash.bias and center")
-    return {name: _parsed(value) for name, value in text.items()} | {
-        "has_backbone": any("backbone." in n for n in names)
-    }
+    found = {"bits": bits} | {name: _parsed(value) for name, value in text.items()}
+    try:
+        validate(Metadata, found, "metadata", str(path))
+    except ParameterError as error:
+        raise DataError(f"{path} is not a whole model file ({str(error).splitlines()[0]}): train it anew") from None
+    if found["bits"] != bits:
+        raise DataError(f"{path} says bits {found['bits']} and has {bits}: train it anew")
+    return found | {"has_backbone": any("backbone." in name for name in names)}
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

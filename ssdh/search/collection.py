@@ -24,8 +24,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, one_line
 from ssdh.core.files import atomic_path, file_sha256
+from ssdh.features.image_files import is_text
 from ssdh.hashing.codes import width
 from ssdh.search.encode import FeatureKind, Layout, layout_of
 from ssdh.search.engines import CodeTable
@@ -182,6 +183,8 @@ class Writer:
         with self._transaction():
             images: set[int] = set()
             for one in wanted:
+                if isinstance(one, str) and not is_text(one):
+                    raise DataError(f"{one_line(one)} is not in UTF-8, so {self.collection.folder} cannot hold it")
                 below = f"{one}".rstrip("/") + "/"
                 which = ("id = ?", (one,)) if isinstance(one, int) else (BELOW, (one, len(below), below))
                 gone = [
@@ -189,7 +192,8 @@ class Writer:
                 ]
                 if not gone:
                     raise DataError(
-                        f"{self.collection.folder} has no image {one}: `python -m ssdh list` shows what is there"
+                        f"{self.collection.folder} has no image {one_line(str(one))}: `python -m ssdh list` shows "
+                        "what is there"
                     )
                 self.database.execute(f"DELETE FROM paths WHERE {which[0]}", which[1])
                 images.update(gone)

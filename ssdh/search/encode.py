@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.device import device_key
 from ssdh.core.distributed import Rank, barrier, broadcast, shared_work
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, one_line
 from ssdh.core.files import atomic_path, file_sha256, read_array, write_csv, write_json
 from ssdh.core.resume import fingerprint
 from ssdh.datasets.verify import inspect_files
@@ -30,7 +30,7 @@ from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import compute_rows
 from ssdh.features.extract import feature_kind
 from ssdh.features.forward import image_blocks
-from ssdh.features.image_files import image_files
+from ssdh.features.image_files import image_files, is_text
 from ssdh.features.images import FileImages, Rows
 from ssdh.features.reuse import reusing
 from ssdh.features.store import FeatureStore, evict, store_limit
@@ -74,7 +74,7 @@ class Photos:
 def find_files(inputs: Sequence[Path]) -> tuple[Path, list[str]]:
     """(root, names below it, sorted) of photos and of all image files in folders; hidden ones are left out.
 
-    Raises DataError where a path does not exist or there is no image file.
+    Raises DataError where a path does not exist, there is no image file, or a name is one that no list can hold.
     """
     for path in inputs:
         if not path.exists():
@@ -88,6 +88,8 @@ def find_files(inputs: Sequence[Path]) -> tuple[Path, list[str]]:
         found.update(file.relative_to(root).as_posix() for file in files)
     if not found:
         raise DataError(f"{', '.join(map(str, inputs))} holds no image file")
+    if unnamed := sorted(name for name in found if not is_text(f"{root}/{name}")):
+        raise DataError(f"{len(unnamed)} file names are not in UTF-8 ({one_line(f'{root}/{unnamed[0]}')}): rename them")
     return root, sorted(found)
 
 
@@ -96,7 +98,7 @@ def inspect(root: Path, names: list[str], workers: int | None) -> Photos:
     inspections = inspect_files(root, names, workers)
     skipped = [(name, item.reason) for name, item in zip(names, inspections, strict=True) if item.reason]
     for name, reason in skipped[:10]:
-        logger.warning("{} is left out: {}", root / name, reason)
+        logger.warning("{} is left out: {}", one_line(str(root / name)), reason)
     if len(skipped) > 10:
         logger.warning("{:,} further files are left out", len(skipped) - 10)
     good = [(name, item.digest) for name, item in zip(names, inspections, strict=True) if not item.reason]

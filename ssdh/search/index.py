@@ -215,16 +215,16 @@ class Index:
         """Read what `save` wrote; raises DataError where a file is missing or they do not belong together."""
         try:
             about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-            bits, kind = int(about["bits"]), about["kind"]
+            bits, kind, images = int(about["bits"]), str(about["kind"]), int(about["images"])
             index = faiss.read_index_binary(str(folder / "index.faiss"))
             codes = read_array(folder / "codes.npy") if kind == "hash" else None
             names = _read_names(folder / "names.csv")
         except FileNotFoundError as error:
             raise DataError(f"{error.filename} does not exist: write it with `python -m ssdh export`") from None
-        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+        except (RuntimeError, OSError, ValueError, LookupError, TypeError, OverflowError, csv.Error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"{folder} holds no whole index ({reason}): `python -m ssdh export` writes one") from None
-        if index.d != 8 * width(bits) or index.ntotal != about["images"] or kind not in KINDS:
+        if index.d != 8 * width(bits) or index.ntotal != images or kind not in KINDS:
             raise DataError(f"{folder}: index.json and index.faiss do not belong together: export them again")
         self = cls.__new__(cls)
         self._set(index, bits, kind, names, codes)

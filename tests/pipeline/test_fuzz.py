@@ -4,18 +4,17 @@
 """
 
 import io
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssdh.core.errors import DataError, SSDHError
+from ssdh.core.errors import DataError
 from ssdh.core.files import read_array, write_array
 from ssdh.core.yaml_text import parse_yaml
 from ssdh.datasets.label_table import read_labels
@@ -23,10 +22,7 @@ from ssdh.datasets.text_lists import read_binary_rows, read_names
 from ssdh.features.decode import BadImageError, decode_image
 from ssdh.features.embedding_numpy import open_npy
 from ssdh.hashing.model_file import initial_hashnet, load_hashnet, read_metadata, save_hashnet
-
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(QUICK, max_examples=5000)
-BOUND = 400 << 20  # bytes of Python's own memory while a mutated small file is read
+from tests.helpers.mutating import BOUND, LONG, QUICK, mutations, peak, reader_of
 
 
 def picture(kind: str) -> bytes:
@@ -37,21 +33,6 @@ def picture(kind: str) -> bytes:
 
 
 PICTURES = {kind: picture(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")}
-
-
-@st.composite
-def mutations(draw: st.DrawFn, originals: st.SearchStrategy[bytes]) -> bytes:
-    """A file with a few bytes changed, cut out, doubled or put in; most changes near its beginning."""
-    data = bytearray(draw(originals))
-    for _ in range(draw(st.integers(1, 4))):
-        near = st.integers(0, min(64, len(data)))
-        at = draw(st.one_of(near, st.integers(0, len(data))))
-        length = draw(st.integers(0, 8))
-        new = draw(st.one_of(st.binary(max_size=8), st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"])))
-        data[at : at + length] = new
-    if draw(st.booleans()):
-        del data[draw(st.integers(0, len(data))) :]
-    return bytes(data)
 
 
 def read_picture(data: bytes) -> None:
@@ -65,22 +46,6 @@ def read_picture(data: bytes) -> None:
         return
     assert pixels.dtype == np.uint8
     assert pixels.shape[2:] == (3,)
-
-
-def with_file(read: Callable[[Path], Any], name: str) -> Callable[[bytes, Path], None]:
-    """`read` of a file with these bytes: a result, or an error of one line."""
-
-    def check(data: bytes, folder: Path) -> None:
-        path = folder / name
-        path.write_bytes(data)
-        error = ""
-        try:
-            read(path)
-        except SSDHError as reason:
-            error = str(reason).strip()
-        assert "\n" not in error
-
-    return check
 
 
 def read_yaml(path: Path) -> None:
@@ -119,13 +84,13 @@ def read_arrays(path: Path) -> None:
         open_npy(path, None)
 
 
-READERS = {
-    "a.npy": with_file(read_arrays, "a.npy"),
-    "m.safetensors": with_file(read_whole, "m.safetensors"),
-    "labels.csv": with_file(lambda path: read_labels(path, ()), "labels.csv"),
-    "names.txt": with_file(read_names, "names.txt"),
-    "rows.txt": with_file(lambda path: read_binary_rows(path, 2), "rows.txt"),
-    "params.yaml": with_file(read_yaml, "params.yaml"),
+READERS: dict[str, Callable[[Path], Any]] = {
+    "a.npy": read_arrays,
+    "m.safetensors": read_whole,
+    "labels.csv": lambda path: read_labels(path, ()),
+    "names.txt": read_names,
+    "rows.txt": lambda path: read_binary_rows(path, 2),
+    "params.yaml": read_yaml,
 }
 
 
@@ -137,39 +102,26 @@ def test_mutated_pictures(data: bytes) -> None:
 
 
 @pytest.mark.slow
-@LONG
-@given(mutations(st.sampled_from(list(PICTURES.values()))))
-def test_many_mutated_pictures(data: bytes) -> None:
-    tracemalloc.start()
-    try:
-        read_picture(data)
-        assert tracemalloc.get_traced_memory()[1] < BOUND
-    finally:
-        tracemalloc.stop()
+def test_many_mutated_pictures() -> None:
+    before = peak()
+    LONG(given(mutations(st.sampled_from(list(PICTURES.values()))))(read_picture))()
+    assert peak() - before < BOUND
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_mutated_files(name: str, originals: dict[str, bytes], tmp_path: Path) -> None:
-    @QUICK
-    @given(mutations(st.just(originals[name])))
-    def check(data: bytes) -> None:
-        READERS[name](data, tmp_path)
-
-    check()
+    QUICK(given(mutations(st.just(originals[name])))(reader_of(tmp_path / name, READERS[name])))()
 
 
 def test_a_header_that_is_no_python_is_one_line(originals: dict[str, bytes], tmp_path: Path) -> None:
     """Found by mutation: numpy raises TokenError and SyntaxError."""
     for broken in (b"{{", b"{(", b'{"'):
-        READERS["a.npy"](originals["a.npy"].replace(b"{", broken, 1), tmp_path)
+        reader_of(tmp_path / "a.npy", READERS["a.npy"])(originals["a.npy"].replace(b"{", broken, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_many_mutated_files(name: str, originals: dict[str, bytes], tmp_path: Path) -> None:
-    @LONG
-    @given(mutations(st.just(originals[name])))
-    def check(data: bytes) -> None:
-        READERS[name](data, tmp_path)
-
-    check()
+    before = peak()
+    LONG(given(mutations(st.just(originals[name])))(reader_of(tmp_path / name, READERS[name])))()
+    assert peak() - before < BOUND
