@@ -19,7 +19,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ssdh.core.errors import DataError, ParameterError
-from ssdh.core.params import Bits, Seed, read_recipe, validate
+from ssdh.core.params import Bits, Seed, overridden, read_recipe, validate
 from ssdh.core.split import Split
 from ssdh.structure.params import StructureParams
 from ssdh.training.params import TrainParams
@@ -197,7 +197,7 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 known = ", ".join(sorted(of_structure.keys() | of_train.keys()))
                 raise ParameterError(f"{name} is no value of a recipe; known are {known}")
         structure = recipe["structure"] | {name: v for name, v in self._values.items() if name in of_structure}
-        train = recipe["train"] | {name: v for name, v in self._values.items() if name in of_train}
+        train = overridden(recipe["train"], {name: v for name, v in self._values.items() if name in of_train})
         chosen: TrainParams = validate(TrainParams, {"init_file": ""} | train, "train", "Hasher")
         if chosen.finetune:
             raise ParameterError("finetune trains a whole network, from images: run the pipeline for it (`ssdh init`)")
@@ -208,7 +208,12 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         from ssdh.training.head import HeadTrainer
         from ssdh.training.loop import Run
         from ssdh.training.method import load_method
-        from ssdh.training.validation import collapse_statistics, warn_of_collapse, warn_of_saturation
+        from ssdh.training.validation import (
+            collapse_statistics,
+            warn_of_collapse,
+            warn_of_no_learning,
+            warn_of_saturation,
+        )
 
         device = use_device(self.device, deterministic=True)
         run = Run(load_method(self.recipe)(params), self.bits, self.seed, device, verbose=self.verbose)
@@ -219,6 +224,7 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         outputs = np.concatenate(list(self._outputs(features)))
         statistics = collapse_statistics(outputs)
         warn_of_saturation(outputs, "lower lr")
+        warn_of_no_learning(self.losses_, trainer.moved(), "lower weight_decay, change lr or choose another recipe")
         warn_of_collapse(statistics, len(features), self.bits, "lower lr or choose another recipe")
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:

@@ -128,8 +128,11 @@ def effective(params: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(top, dict):
         raise ParameterError(f"{name} must be a mapping, got {top!r} (params.yaml: {name})")
     recipe = read_recipe(lookup(params, "recipe"))
-    given = {key: value for key, value in top.items() if value is not None}
-    own: dict[str, Any] = recipe[name]
+    return overridden(recipe[name], {key: value for key, value in top.items() if value is not None})
+
+
+def overridden(own: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's `own` values of a section with those `given`; a mapping (`loss`) is overridden key by key."""
     return own | {
         key: own[key] | value if isinstance(value, dict) and isinstance(own.get(key), dict) else value
         for key, value in given.items()

@@ -101,10 +101,12 @@ def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
 def environment() -> dict[str, str]:
     """This environment, the interpreter's folder first on PATH: dvc's workers and stages call `dvc` and `python`.
 
-    Where git knows no author, one is named: DVC commits every experiment and refuses to do so without.
+    Where git knows no author, one is named: DVC commits every experiment and refuses to do so without. PYTHONWARNINGS
+    is left out: with `error` dvc stops at the first deprecation in its own packages.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return _author() | os.environ | {"PATH": path}
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    return _author() | own | {"PATH": path}
 
 
 def _author() -> dict[str, str]:

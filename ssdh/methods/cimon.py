@@ -55,7 +55,8 @@ class CIMON(Method):
         similar = distances <= self.threshold
         share, middle = self.distribution(distances), self.distribution(torch.tensor(self.threshold))
         low, high = self.distribution(torch.tensor(0.0)), self.distribution(torch.tensor(2.0))
-        confidence = torch.where(similar, (middle - share) / (middle - low), (share - middle) / (high - middle))
+        below, above = (middle - low).clamp_min(1e-12), (high - middle).clamp_min(1e-12)  # no pair may lie there
+        confidence = torch.where(similar, (middle - share) / below, (share - middle) / above)
         agree = similar == (clusters[:, None] == clusters)
         return torch.where(similar, 1.0, -1.0).to(distances), confidence.clamp(0, 1) * 2 * agree
 

@@ -28,6 +28,7 @@ from ssdh.training.validation import (
     draw_validation,
     validation_map,
     warn_of_collapse,
+    warn_of_no_learning,
     warn_of_saturation,
 )
 
@@ -109,6 +110,10 @@ def fit(
     of_train = outputs(trainer.model, inputs.split.train)
     statistics = collapse_statistics(of_train)
     warn_of_saturation(of_train, "lower train.lr (params.yaml: train.lr)")
+    if starts_afresh(params.init_file):
+        losses = [loss for _, _, loss in progress.epochs]
+        other = "lower train.weight_decay, change train.lr or choose another recipe (params.yaml: train)"
+        warn_of_no_learning(losses, trainer.moved(), other)
     warn_of_collapse(statistics, len(inputs.split.train), run.bits, _way_out_of_collapse(params))
     return trainer.model, progress, statistics
 

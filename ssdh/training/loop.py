@@ -29,6 +29,7 @@ from ssdh.training.optimizer import Optimizer, learning_rate_factor
 from ssdh.training.params import TrainParams
 
 ORDER_STREAM = 11  # of the seed's random streams
+LARGEST_BATCH = 256  # that a recipe has; of fewer images it takes all, and nobody has asked for that
 Rows = NDArray[np.int64]
 
 
@@ -69,7 +70,10 @@ class Progress:
         """Note the mean loss of the epoch's steps; raises SSDHError where it is no longer a finite number."""
         mean = float(torch.stack(self.losses).cpu().double().mean())
         if not np.isfinite(mean):
-            raise SSDHError("the loss is no longer a finite number: lower train.lr (params.yaml: train.lr)")
+            raise SSDHError(
+                "the loss is no longer a finite number: lower train.lr, or set other values of train as the recipe has "
+                "them (params.yaml: train.lr)"
+            )
         self.epochs.append((epoch, self.iteration, mean))
         self.losses = []
 
@@ -91,6 +95,7 @@ class Trainer(ABC):
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         self.run, self.model, self.count, self.validate = run, model, count, validate
+        self._drawn = model.hash.weight.detach().cpu().clone()
         params = run.params
         self.pairs: PairBatches | None = None
         if run.method.pairs:
@@ -118,6 +123,12 @@ class Trainer(ABC):
         run, params = self.run, self.run.params
         progress = self._restore()
         steps = -(-self.count // params.batch_size)  # of an epoch; the last batch may be smaller
+        if params.batch_size > max(self.count, LARGEST_BATCH) and run.rank.first:
+            logger.warning(
+                "train.batch_size {:,} is more than the {:,} train images: each epoch is one step (params.yaml: "
+                "train.batch_size)",
+                *(params.batch_size, self.count),
+            )
         shown = run.verbose and run.rank.first
         quiet = not (shown and sys.stderr.isatty())
         bar = tqdm(total=params.epochs * steps, initial=progress.iteration, unit="step", disable=quiet)
@@ -147,6 +158,11 @@ class Trainer(ABC):
             run.snapshots.finish()
         self.model.eval()
         return progress
+
+    def moved(self) -> float:
+        """How far the hash layer's weights are from where training began, as a share of their length."""
+        change = torch.linalg.norm(self.model.hash.weight.detach().cpu().float() - self._drawn.float())
+        return float(change / torch.linalg.norm(self._drawn.float()).clamp_min(1e-30))
 
     def _set_learning_rate(self, iteration: int, steps: int) -> None:
         params = self.run.params

@@ -12,6 +12,18 @@ OF_NEIGHBORS = {"neighbor_weight", "neighbor_temperature", "code_temperature"}  
 OF_SOME_RECIPES = {"head", "schedule", "lr_drop", "loss", "nested", *OF_NEIGHBORS}
 
 
+# the least and the most of values that methods' own losses take, by name; other names: any number up to MOST
+RANGES = {
+    "temperature": (1e-3, 1e3),
+    "epsilon": (1e-6, 1e3),
+    "clusters": (2, 1e5),
+    "neighbors": (0.0, 1.0),  # shares of the images
+    "manifold_neighbors": (0.0, 1.0),
+    **dict.fromkeys(("alpha", "beta", "contrast", "gamma", "quantisation", "rate", "threshold"), (0.0, 1e3)),
+}
+MOST = 1e6
+
+
 class TrainParams(Params):
     """How the hash layer, or the whole network, is trained; effective values of the recipe and the top level."""
 
@@ -21,15 +33,15 @@ class TrainParams(Params):
     lr: float = Field(gt=0)
     lr_backbone: float | None = Field(default=None, gt=0)  # None: lr
     momentum: float = Field(ge=0, lt=1)  # of sgd
-    weight_decay: float = Field(ge=0)
+    weight_decay: float = Field(ge=0, le=1)
     batch_size: int = Field(ge=2, le=65_536)  # of all processes together
     power: float = Field(default=0.0, ge=0, le=4)  # 0: features as they are
     centre: bool
-    unknown_weight: float = Field(default=0.0, ge=0)
+    unknown_weight: float = Field(default=0.0, ge=0, le=100)
     target: Literal["ternary", "soft"] = "ternary"
     neighbor_weight: float = Field(default=0.0, ge=0, le=1)  # 0: same kind; 1: same picture
-    neighbor_temperature: float = Field(default=0.25, gt=0)  # in deviations of the features' cosines
-    code_temperature: float = Field(default=0.07, gt=0)
+    neighbor_temperature: float = Field(default=0.25, ge=1e-3, le=1e3)  # in deviations of the features' cosines
+    code_temperature: float = Field(default=0.07, ge=1e-3, le=1e3)
     nested: list[Bits] = Field(default_factory=list)  # shorter lengths at which the code's first bits are codes too
     freeze_until: str | None = None
     eval_interval: int = Field(ge=0)  # iterations; 0: never
@@ -48,3 +60,12 @@ class TrainParams(Params):
         if nested != sorted(set(nested)):
             raise ValueError("must be lengths that ascend, each once")
         return nested
+
+    @field_validator("loss")
+    @classmethod
+    def _in_range(cls, loss: dict[str, float]) -> dict[str, float]:
+        for name, value in loss.items():
+            least, most = RANGES.get(name, (-MOST, MOST))
+            if not least <= value <= most:
+                raise ValueError(f"must hold {name} from {least:g} to {most:g}")
+        return loss

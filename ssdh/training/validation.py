@@ -3,7 +3,7 @@
 Queries are database images that neither train nor are test queries; the test queries are never looked at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ QUERY_STREAM, DATABASE_STREAM = 21, 22  # of the seed's random streams
 MAX_QUERIES, MAX_DATABASE = 500, 10_000
 SATURATED = 0.99  # share of outputs of a tanh at exactly ±1; 0 to 0.4 after training as it should be
 HUGE = 1e3  # median of outputs that nothing bounds; about 1 after training as it should be
+UNMOVED = 1e-6  # of their length; 0.003 and more after three epochs as they should be
+FEW = 8  # epochs; the losses of fewer tell nothing
+WORSE = 1.04  # times the first loss; at most 1.03 with recipes as they are, 1.05 to 1.6 with most at a decay of 1
 Rows = NDArray[np.int64]
 
 
@@ -93,6 +96,24 @@ def warn_of_saturation(outputs: NDArray[Any], way_out: str) -> bool:
             *((size >= 1).mean(), way_out),
         )
     return saturated
+
+
+def warn_of_no_learning(losses: Sequence[float], moved: float, way_out: str) -> bool:
+    """Say loudly that training from fresh weights has changed nothing, or for the worse; returns whether that is so.
+
+    losses: means of the epochs; of at least FEW, the last quarter is compared with the first. moved: how far the hash
+    layer's weights went, as a share of their length: nowhere with a learning rate of 1e-30, or where gradients are
+    beyond what float32 can square, which stops Adam.
+    """
+    last = float(np.mean(losses[-(len(losses) // 4) :])) if len(losses) >= FEW else losses[0]
+    learned = moved > UNMOVED and last <= WORSE * losses[0]
+    if not learned:
+        logger.warning(
+            "NOTHING LEARNED: the loss of the first epoch is {:.5g}, of the last {:.5g}, and the weights of the hash "
+            "layer moved by {:.2g} of their length; {}",
+            *(losses[0], losses[-1], moved, way_out),
+        )
+    return not learned
 
 
 def _codes(outputs: NDArray[Any]) -> NDArray[np.int8]:
