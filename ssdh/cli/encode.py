@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdh.cli.arguments import positive, whole
-from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.errors import ParameterError
 from ssdh.core.files import check_writable
 
 if TYPE_CHECKING:
     from ssdh.search.encode import How
 
+INPUTS = "photos and folders of them, or one file or folder of embeddings"
 FEATURES = ("none", "float16", "int8")  # `ssdh.search.encode.KINDS`, which imports torch
 
 
@@ -21,7 +22,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the subcommand's parser."""
     parser = subparsers.add_parser("encode", help="codes of any photos or embeddings", description=__doc__)
     parser.add_argument(
-        "inputs", type=Path, nargs="+", metavar="PHOTOS", help="photos, folders of them, or one .npy of features (N, D)"
+        "inputs",
+        type=Path,
+        nargs="+",
+        metavar="PHOTOS",
+        help=INPUTS,
     )
     add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where codes.npy is to be written")
@@ -60,15 +65,14 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.out / "codes.npy")
     if relaunch("ssdh", options.processes, options.arguments):
         return 0
-    from ssdh.search.encode import encode_embeddings, encode_photos
+    from ssdh.search.encode import encode_photos
+    from ssdh.search.encode_embeddings import embeddings_among, encode_embeddings
 
     how = how_of(options)
-    arrays = [path for path in options.inputs if path.suffix == ".npy"]
-    if arrays and len(options.inputs) > 1:
-        raise DataError(f"{arrays[0]} must be encoded alone: give one .npy, or photos and folders")
+    embeddings = embeddings_among(options.inputs, options.model)
     with process_group(how.device) as rank:
-        if arrays:
-            about = encode_embeddings(arrays[0], options.model, options.out, options.features, rank, how)
+        if embeddings is not None:
+            about = encode_embeddings(embeddings, options.model, options.out, options.features, rank, how)
         else:
             about = encode_photos(options.inputs, options.model, options.out, options.features, rank, how)
         if rank.first:

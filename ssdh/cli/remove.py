@@ -2,8 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ssdh.core.errors import ParameterError
+
+if TYPE_CHECKING:
+    from ssdh.search.collection import Collection
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -11,7 +15,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser("remove", help="images out of a collection", description=__doc__)
     parser.add_argument("collection", type=Path, metavar="COLLECTION", help="the collection's folder")
     parser.add_argument(
-        "images", nargs="*", metavar="ID|PATH", help="ids, files, or folders with all that was added from them"
+        "images",
+        nargs="*",
+        metavar="ID|PATH",
+        help="ids, files, or folders with all that was added from them; or names of embeddings",
     )
     parser.add_argument("--missing", action="store_true", help="every image whose files are all gone")
     parser.set_defaults(run=run)
@@ -24,13 +31,20 @@ def run(options: argparse.Namespace) -> int:
     if bool(options.images) == options.missing:
         raise ParameterError("name images to remove, or give --missing")
     collection = open_collection(options.collection)
+    if options.missing and collection.of_embeddings:
+        raise ParameterError("--missing is for photos: of embeddings name rows or ids to remove")
     with collection.writing() as writer:
         if options.missing:
             wanted: list[int | str] = [
                 path for item in collection.items() for path in item.paths if not Path(path).exists()
             ]
         else:
-            wanted = [int(text) if text.isdecimal() else Path(text).resolve().as_posix() for text in options.images]
+            wanted = [int(text) if text.isdecimal() else _path(text, collection) for text in options.images]
         gone = writer.remove(wanted)
     print(f"{options.collection}: {gone:,} images removed. It holds {len(collection):,} images.")
     return 0
+
+
+def _path(text: str, collection: "Collection") -> str:
+    """The name under which the collection has what a person calls `text`."""
+    return text if collection.of_embeddings else Path(text).resolve().as_posix()

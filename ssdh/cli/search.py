@@ -1,6 +1,6 @@
 """`python -m ssdh search PHOTO|FOLDER`: the images of the data set that are nearest to a photo.
 
-Of a run on embeddings: `search FILE|NAME|ROW`, the rows nearest to those of a file, or to one of the run.
+Of embeddings: `search FILE|NAME|ROW`, the rows nearest to those of a file, or to one of the run or the collection.
 """
 
 import argparse
@@ -42,14 +42,15 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Encode the queries, search, print; returns 0, or raises DataError where none could be read."""
-    from ssdh.search.finished_run import is_of_embeddings
+    from ssdh.hashing.model_file import read_metadata, takes_embeddings
 
+    model = model_of(options.collection)
     if options.bits is not None:
         from ssdh.search.nested import check_length
 
-        check_length(model_of(options.collection), options.bits)
+        check_length(model, options.bits)
     skipped: list[tuple[Path, str]] = []
-    if options.collection is None and is_of_embeddings():
+    if takes_embeddings(read_metadata(model)):
         index, queries = _search_embeddings(options)
     else:
         index, queries = _search_photos(options, skipped)
@@ -73,19 +74,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _search_embeddings(options: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
-    """(index, answers) of the rows that the query names in the finished run."""
+    """(index, answers) of the rows that the query names in the run or the collection."""
     from ssdh.core.device import select_device
-    from ssdh.core.params import read_params, section
-    from ssdh.core.runtime import RuntimeParams
     from ssdh.hashing.model_file import load_hashnet
     from ssdh.search.embedding_queries import find_queries
-    from ssdh.search.finished_run import MODEL, open_index
+    from ssdh.search.searchable import open_searchable
 
-    runtime: RuntimeParams = section(read_params(), "runtime", RuntimeParams)
-    index = _index(options, open_index, features=True)
-    names, encoded = find_queries(options.query, index, load_hashnet(MODEL), select_device(runtime.device))
+    opened = open_searchable(options.collection)
+    index, network = _index(options, opened.open_index, features=True), load_hashnet(model_of(options.collection))
+    names, encoded = find_queries(options.query, index, network, select_device("auto"))
     encoded = _queries(options, encoded)
-    found = _search(index, encoded, options)
+    found = _search(index, encoded, options, _ids(options, opened))
     return index, [
         {"query": name, "code": code.tobytes().hex(), "results": results}
         for name, code, results in zip(names, encoded.packed, found, strict=True)
@@ -100,7 +99,7 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
     paths = find_photos(Path(options.query))
     opened = open_searchable(options.collection)
     index, encoder = _index(options, opened.open_index, features=options.rerank > 0), opened.open_encoder()
-    ids = None if options.collection is None else opened.open_table().ids
+    ids = _ids(options, opened)
     queries: list[dict[str, Any]] = []
     for batch in read_photos(paths, encoder.min_side, skipped):
         encoded = _queries(options, encoder([pixels for _, pixels in batch]))
@@ -112,6 +111,11 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
     if not queries:
         raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
     return index, queries
+
+
+def _ids(options: argparse.Namespace, opened: Any) -> Any:
+    """The ids of the rows of a collection; None for a run."""
+    return None if options.collection is None else opened.open_table().ids
 
 
 def _index(options: argparse.Namespace, open_index: Callable[..., Any], *, features: bool) -> Any:

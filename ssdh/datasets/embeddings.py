@@ -144,26 +144,33 @@ def _report(path: Path, found: Scan, on_bad_row: str) -> dict[str, int]:
 
 
 def _names(params: EmbeddingsParams, path: Path, embeddings: Embeddings) -> list[str]:
-    """Given names, else the row numbers in the file, with the array's name where there are two."""
-    count = embeddings.shape[0]
-    column, where = _column(params.names, params.keys.names, path, NAMES, "names", count)
-    if column is not None:
-        return names_of(column, where)
+    """Given names, else the row numbers in the file."""
+    column, where = _column(_given(params.names), params.keys.names, path, NAMES, "names", embeddings.shape[0])
+    return row_numbers(embeddings) if column is None else names_of(column, where)
+
+
+def names_inside(path: Path, embeddings: Embeddings) -> list[str] | None:
+    """The names that the file, or the metadata beside its shards, holds itself; None where it has none."""
+    column, where = _column(None, None, path, NAMES, "names", embeddings.shape[0])
+    return None if column is None else names_of(column, where)
+
+
+def row_numbers(embeddings: Embeddings) -> list[str]:
+    """The numbers of the rows in their file, with the array's name where there are two."""
     if embeddings.parts[0].role:
         return [f"{part.role}/{row}" for part in embeddings.parts for row in range(part.num_rows)]
-    return [str(row) for row in range(count)]
+    return [str(row) for row in range(embeddings.shape[0])]
 
 
 def _labels(params: EmbeddingsParams, path: Path, count: int) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    column, where = _column(params.labels, params.keys.labels, path, LABELS, "labels", count)
+    column, where = _column(_given(params.labels), params.keys.labels, path, LABELS, "labels", count)
     return labels_of(column, where) if column is not None else ((), np.zeros((count, 0), np.uint8))
 
 
 def _column(
-    given: str, key: str | None, features: Path, usual: tuple[str, ...], what: str, count: int
+    own: Path | None, key: str | None, features: Path, usual: tuple[str, ...], what: str, count: int
 ) -> tuple[Column | None, str]:
     """(the column, how errors call it), from its own file or the features' one; None where there is none."""
-    own = _given(given)
     path = own or features
     where = f"{what} {path}"
     if key == "none" or (own is None and path.suffix.lower() == ".npy"):

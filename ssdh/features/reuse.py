@@ -6,7 +6,7 @@
 memory nor, beyond the store's limit, the disk grows with the number of images.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -57,7 +57,7 @@ def _read(store: FeatureStore, kept: Kept, blocks_of: Blocks, rows: Rows) -> Arr
         return np.concatenate(list(blocks_of(rows)))
 
 
-def _kept_too(store: FeatureStore, digests: Digests, blocks_of: Blocks, rows: Rows) -> Iterator[Array]:
+def _kept_too(store: FeatureStore, digests: Digests, blocks_of: Blocks, rows: Rows) -> Generator[Array]:
     """The blocks of these rows, which go into the store as well; what was computed is kept however this ends."""
     waiting: list[Array] = []
     done = added = 0

@@ -28,8 +28,9 @@ from ssdh.core.errors import DataError, one_line
 from ssdh.core.files import atomic_path, file_sha256
 from ssdh.features.image_files import is_text
 from ssdh.hashing.codes import width
-from ssdh.search.encode import FeatureKind, Layout, layout_of
+from ssdh.hashing.model_file import read_metadata, takes_embeddings
 from ssdh.search.engines import CodeTable
+from ssdh.search.layout import FeatureKind, Layout, layout_of
 
 DATABASE, MODEL, LOCK = "collection.sqlite3", "model.safetensors", "write.lock"
 
@@ -69,6 +70,11 @@ class Collection:
     def model(self) -> Path:
         """The network's file."""
         return self.folder / MODEL
+
+    @property
+    def of_embeddings(self) -> bool:
+        """Whether it holds rows of embeddings, by name, and no photos."""
+        return takes_embeddings(read_metadata(self.model))
 
     def __len__(self) -> int:
         with self._reading() as database:

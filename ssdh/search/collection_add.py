@@ -1,4 +1,4 @@
-"""Photos into a collection: only what it has not seen is encoded, then all of it is added at once.
+"""Photos or embeddings into a collection: only what it has not seen is encoded, then all of it is added at once.
 
 Codes of an interrupted addition are kept under `$SSDH_HOME/work`, so that the same addition goes on where it stopped;
 the collection itself changes in one transaction at the end.
@@ -9,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssdh.core.distributed import Rank
-from ssdh.core.files import read_array
+from ssdh.core.files import read_array, write_csv
 from ssdh.core.resume import work_folder
-from ssdh.search.collection import Added, Collection
+from ssdh.search.collection import Added, Collection, Writer
 from ssdh.search.encode import How, encode_rows, find_files, inspect
+from ssdh.search.encode_embeddings import encode_array, open_file
 
-NEW = "new.csv"  # the manifest of the images that are being encoded
+NEW = "new.csv"  # the manifest of what is being encoded
+
+NOTHING = np.empty((0, 0), np.uint8)
 
 
 def add_photos(collection: Collection, inputs: Sequence[Path], how: How) -> tuple[Added, list[tuple[str, str]]]:
@@ -31,21 +35,48 @@ def add_photos(collection: Collection, inputs: Sequence[Path], how: How) -> tupl
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
         ]
-        known = writer.known(photos.digests)
-        first = {digest: name for name, digest in zip(reversed(photos.names), reversed(photos.digests), strict=True)}
-        new = [
-            (name, digest)
-            for name, digest in zip(photos.names, photos.digests, strict=True)
-            if digest not in known and first[digest] == name
-        ]
-        digests = [digest for _, digest in new]
-        if not new:
-            return writer.commit(paths, [], np.empty((0, 0), np.uint8)), photos.skipped
+        new = _new(writer, photos.digests)
+        if not len(new):
+            return writer.commit(paths, [], NOTHING), photos.skipped
+        names, digests = ([column[row] for row in new] for column in (photos.names, photos.digests))
         manifest = collection.folder / NEW
-        replace(photos, names=[name for name, _ in new], digests=digests).write_manifest(manifest)
+        replace(photos, names=names, digests=digests).write_manifest(manifest)
         with work_folder(how.key(collection.model, manifest, collection.layout)) as work:
             rows = work / "rows.npy"
             encode_rows(manifest, photos.root, collection.model, collection.layout, rows, work, Rank(), how)
             added = writer.commit(paths, digests, read_array(rows))
         manifest.unlink()
         return added, photos.skipped
+
+
+def add_embeddings(collection: Collection, path: Path, how: How) -> Added:
+    """Add the rows of a file or folder of embeddings, by the names that it holds, else as FILE:ROW.
+
+    A row of a name that is there replaces what stood under that name. Raises DataError, changing nothing, as
+    `add_photos`, and where a row is bad.
+    """
+    with collection.writing() as writer:
+        file = open_file(path, collection.model, collection.layout)
+        names = file.names or [f"{path.resolve().as_posix()}:{number}" for number in file.numbers]
+        paths = list(zip(names, file.digests, strict=True))
+        new = _new(writer, file.digests)
+        if not len(new):
+            return writer.commit(paths, [], NOTHING)
+        digests = [file.digests[row] for row in new]
+        manifest = collection.folder / NEW
+        write_csv(manifest, ("row", "path", "sha256"), ((row, names[row], file.digests[row]) for row in new))
+        with work_folder(how.key(collection.model, manifest, collection.layout)) as work:
+            rows = work / "rows.npy"
+            encode_array(file.as_array(work), new, collection.model, collection.layout, rows, work, Rank(), how)
+            added = writer.commit(paths, digests, read_array(rows))
+        manifest.unlink()
+        return added
+
+
+def _new(writer: Writer, digests: Sequence[str]) -> NDArray[np.int64]:
+    """The first row of each content that the collection has not, ascending."""
+    known = writer.known(digests)
+    first: dict[str, int] = {}
+    for row, digest in enumerate(digests):
+        first.setdefault(digest, row)
+    return np.array(sorted(row for digest, row in first.items() if digest not in known), np.int64)

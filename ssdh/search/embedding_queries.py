@@ -1,4 +1,4 @@
-"""What is looked for in a run on embeddings: rows of a file of embeddings, or a row of the run by name or number."""
+"""What is looked for among embeddings: rows of a file of them, or a row of the index by name or number."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ssdh.core.errors import DataError
 from ssdh.features.embedding_numpy import read_header
 from ssdh.features.embeddings import REASONS, open_embeddings
-from ssdh.hashing.codes import pack, sign_codes
+from ssdh.hashing.codes import pack, sign_codes, unpack
 from ssdh.hashing.encoder import feature_blocks, outputs_of
 from ssdh.hashing.network import HashNet
 from ssdh.search.gallery import Encoded
@@ -19,7 +19,8 @@ from ssdh.search.index import Index
 def find_queries(text: str, index: Index, model: HashNet, device: torch.device) -> tuple[list[str], Encoded]:
     """(a name each, codes, outputs and embeddings) of what `text` names: a file, else a name, else a row number.
 
-    index: with its features. Raises DataError where it is none of them, or its rows are no embeddings for `model`.
+    A row of the index has no outputs kept, so its equals stay in row order. Raises DataError where `text` is none of
+    them, or its rows are no embeddings for `model`.
     """
     if Path(text).exists():
         rows = read_queries(Path(text), model.dim)
@@ -31,9 +32,9 @@ def find_queries(text: str, index: Index, model: HashNet, device: torch.device) 
         row = int(text)
     else:
         raise DataError(f"{text} is no file of embeddings, no name and no row of the {len(index):,}: give one of them")
-    assert index.features is not None
-    own = np.asarray(index.features[np.array([row])], np.float32)
-    encoded = _encoded(own, model, device)._replace(packed=index.packed[row : row + 1])
+    packed, kept = index.packed[row : row + 1], index.features
+    own = np.zeros((1, model.dim)) if kept is None else kept[np.array([row])]
+    encoded = Encoded(packed, unpack(packed, index.bits).astype(np.float32), np.asarray(own, np.float32))
     return [names[row] if names else text], encoded
 
 

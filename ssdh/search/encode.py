@@ -1,4 +1,4 @@
-"""Photos or embeddings to packed codes, by a trained network's file alone: `python -m ssdh encode`.
+"""Photos to packed codes, by a trained network's file alone: `python -m ssdh encode`.
 
     python -m ssdh encode photos --model models/hashnet.safetensors --out codes --features float16
 
@@ -8,12 +8,11 @@ but for their names. `codes/` then holds `codes.npy` (uint8 (N, ⌈K/8⌉)), `ma
 `features.npy` where they are asked for, `skipped.csv` of files that are no images, and `encode.json`, written last.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from ssdh.core.device import device_key
 from ssdh.core.distributed import Rank, barrier, broadcast, shared_work
 from ssdh.core.errors import DataError, one_line
-from ssdh.core.files import atomic_path, file_sha256, read_array, write_csv, write_json
+from ssdh.core.files import write_csv
 from ssdh.core.resume import fingerprint
 from ssdh.datasets.verify import inspect_files
 from ssdh.features.backbone import Backbone
@@ -34,26 +33,11 @@ from ssdh.features.image_files import image_files, is_text
 from ssdh.features.images import FileImages, Rows
 from ssdh.features.reuse import reusing
 from ssdh.features.store import FeatureStore, evict, store_limit
-from ssdh.hashing.codes import pack, sign_codes, width
-from ssdh.hashing.encoder import (
-    Blocks,
-    Encoder,
-    described_backbone,
-    feature_blocks,
-    load_encoder,
-    outputs_of,
-    packed,
-)
-from ssdh.hashing.model_file import image_precision, load_hashnet, read_metadata
+from ssdh.hashing.encoder import Blocks, Encoder, described_backbone, feature_blocks, load_encoder, outputs_of
+from ssdh.hashing.model_file import image_precision, read_metadata
 from ssdh.hashing.network import HashNet
-
-FeatureKind = Literal["none", "float16", "int8"]
-
-KINDS: tuple[FeatureKind, ...] = get_args(FeatureKind)
-
-ABOUT, MANIFEST = "encode.json", "manifest.csv"
-
-COPY_ROWS = 1 << 16  # rows in memory at once where finished arrays are copied
+from ssdh.search.encoded_folder import MANIFEST, finish, open_out, take_apart, write_skipped
+from ssdh.search.layout import FeatureKind, Layout, layout_of
 
 
 @dataclass(frozen=True)
@@ -107,63 +91,6 @@ def inspect(root: Path, names: list[str], workers: int | None) -> Photos:
     return Photos(root, [name for name, _ in good], [digest for _, digest in good], skipped)
 
 
-# --- rows: a code and, where they are kept, features, as bytes ------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a row of bytes is laid out: a packed code, then `dim` values of the features' kind."""
-
-    bits: int
-    dim: int
-    kind: FeatureKind
-
-    @property
-    def dtype(self) -> np.dtype[Any] | None:
-        """The features' type; None where none are kept."""
-        return None if self.kind == "none" else np.dtype(self.kind)
-
-    def rows(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """(n, K + D) outputs and features, or (n, K) outputs, to bytes (n, R)."""
-        codes = pack(sign_codes(values[:, : self.bits]))
-        if self.kind == "none":
-            return codes
-        features = stored_features(values[:, self.bits :], self.kind)
-        return np.concatenate([codes, features.view(np.uint8)], axis=1)
-
-    def codes(self, rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The packed codes (n, ⌈K/8⌉) of rows."""
-        return np.ascontiguousarray(rows[:, : width(self.bits)])
-
-    def features(self, rows: NDArray[np.uint8]) -> NDArray[Any]:
-        """The features (n, D) of rows."""
-        assert self.dtype is not None
-        return np.ascontiguousarray(rows[:, width(self.bits) :]).view(self.dtype)
-
-
-def stored_features(features: NDArray[np.float32], kind: FeatureKind) -> NDArray[Any]:
-    """Features (n, D) as they are kept: directions alone, since only cosines are asked of them.
-
-    float16: at unit length. int8: each row times 127 over its largest absolute value, rounded.
-
-    >>> stored_features(np.array([[3, -4]], np.float32), "float16").tolist()
-    [[0.60009765625, -0.7998046875]]
-    >>> stored_features(np.array([[2, -4]], np.float32), "int8").tolist()
-    [[64, -127]]
-    """
-    if kind == "int8":
-        largest = np.abs(features).max(axis=1, keepdims=True)
-        return np.rint(features * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return (features / np.where(length > 0, length, 1)).astype(np.float16)
-
-
-def layout_of(model_path: Path, kind: FeatureKind) -> Layout:
-    """The layout of a model's rows; DataError where the file is no model."""
-    model = load_hashnet(model_path)
-    return Layout(model.bits, model.dim, kind)
-
-
 def encode_rows(
     manifest: Path, root: Path, model_path: Path, layout: Layout, out: Path, work: Path, rank: Rank, how: "How"
 ) -> None:
@@ -174,15 +101,22 @@ def encode_rows(
     encoder = load_encoder(model_path)
     source = FileImages(manifest, root)
     features_of = _stored_features_of(encoder, model_path, source, how)
+    compute_rows(out, work, len(source), encoded_blocks(encoder.model, features_of, layout, how), rank)
+    if rank.first:
+        evict(store_limit())
+
+
+def encoded_blocks(
+    model: HashNet, features_of: Blocks, layout: Layout, how: "How"
+) -> Callable[[Rows], Iterator[NDArray[np.uint8]]]:
+    """Blocks of features (≤ BLOCK, D) as rows of bytes (≤ BLOCK, R)."""
 
     def blocks_of(rows: Rows) -> Iterator[NDArray[np.uint8]]:
         for features in features_of(rows):
-            outputs = outputs_of(feature_blocks(encoder.model, features, how.device))(np.arange(len(features)))
+            outputs = outputs_of(feature_blocks(model, features, how.device))(np.arange(len(features)))
             yield layout.rows(outputs if layout.kind == "none" else np.concatenate([outputs, features], axis=1))
 
-    compute_rows(out, work, len(source), blocks_of, rank)
-    if rank.first:
-        evict(store_limit())
+    return blocks_of
 
 
 def _stored_features_of(encoder: Encoder, model_path: Path, source: FileImages, how: "How") -> Blocks:
@@ -227,7 +161,7 @@ def encode_photos(
     manifest = out / MANIFEST
     root, skipped = Path(), []
     if rank.first:
-        _open_out(out)
+        open_out(out)
         photos = inspect(*find_files(inputs), how.workers or None)
         photos.write_manifest(manifest)
         root, skipped = photos.root, photos.skipped
@@ -235,110 +169,10 @@ def encode_photos(
     with shared_work(rank, lambda: how.key(model_path, manifest, layout)) as work:
         encode_rows(manifest, root, model_path, layout, work / "rows.npy", work, rank, how)
         if rank.first:
-            _take_apart(work / "rows.npy", out, layout)
+            take_apart(work / "rows.npy", out, layout)
     about: dict[str, Any] = {"root": str(root), "skipped": len(skipped)}
     if rank.first:
-        _write_skipped(out, skipped)
-        about = _finish(out, about, layout, model_path)
+        write_skipped(out, skipped)
+        about = finish(out, about, layout, model_path)
     barrier(rank)
     return about
-
-
-def encode_embeddings(
-    path: Path, model_path: Path, out: Path, kind: FeatureKind, rank: Rank, how: How
-) -> dict[str, Any]:
-    """Encode the rows of a `.npy` (N, D) into the folder `out`; returns the content of its `encode.json`."""
-    model = load_hashnet(model_path)
-    features = read_array(path)
-    layout = Layout(model.bits, model.dim, kind)
-    if features.ndim != 2 or features.shape[1] != layout.dim or features.dtype.kind != "f":
-        raise DataError(f"{path} holds {features.dtype} {features.shape}, {model_path} takes floats (N, {layout.dim})")
-    if rank.first:
-        _open_out(out)
-    barrier(rank)
-    with shared_work(rank, lambda: how.key(model_path, path, layout)) as work:
-        compute_rows(out / "codes.npy", work, len(features), packed(_checked(model, features, path, how)), rank)
-    about: dict[str, Any] = {"root": str(path), "skipped": 0}
-    if rank.first:
-        digests = (hashlib.sha256(np.ascontiguousarray(row).data).hexdigest() for row in features)
-        write_csv(out / MANIFEST, ("row", "path", "sha256"), ((i, str(i), text) for i, text in enumerate(digests)))
-        if kind != "none":
-            parts = (stored_features(np.asarray(part, np.float32), kind) for part in _parts(features))
-            _write_parts(out / "features.npy", parts, (len(features), layout.dim), layout.dtype)
-        _write_skipped(out, [])
-        about = _finish(out, about, layout, model_path)
-    barrier(rank)
-    return about
-
-
-def _checked(model: HashNet, features: NDArray[Any], path: Path, how: How) -> Blocks:
-    outputs = feature_blocks(model, features, how.device)
-
-    def blocks_of(rows: Rows) -> Iterator[NDArray[np.float32]]:
-        start = 0
-        for block in outputs(rows):
-            if np.isnan(block).any():
-                row = int(rows[start + int(np.flatnonzero(np.isnan(block).any(axis=1))[0])])
-                raise DataError(f"{path}: row {row} is not finite: repair it or leave it out")
-            start += len(block)
-            yield block
-
-    return blocks_of
-
-
-def _open_out(out: Path) -> None:
-    """Make the folder; DataError where it is none or holds other things than an `encode` wrote."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: name a new or empty folder (--out)")
-    if out.is_dir():
-        own = {MANIFEST, ABOUT, "codes.npy", "features.npy", "skipped.csv"}
-        others = [path.name for path in out.iterdir() if path.name not in own and ".tmp" not in path.name]
-        if others:
-            raise DataError(f"{out} holds other things ({others[0]}): name a new or empty folder (--out)")
-    (out / ABOUT).unlink(missing_ok=True)
-
-
-def _finish(out: Path, about: dict[str, Any], layout: Layout, model_path: Path) -> dict[str, Any]:
-    if layout.kind == "none":
-        (out / "features.npy").unlink(missing_ok=True)
-    about = {
-        "bits": layout.bits,
-        "images": len(read_array(out / "codes.npy")),
-        "features": layout.kind,
-        "model_sha256": file_sha256(model_path),
-        **about,
-    }
-    write_json(out / ABOUT, about)
-    return about
-
-
-def _write_skipped(out: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    if skipped:
-        write_csv(out / "skipped.csv", ("path", "reason"), skipped)
-    else:
-        (out / "skipped.csv").unlink(missing_ok=True)
-
-
-def _take_apart(path: Path, out: Path, layout: Layout) -> None:
-    rows = read_array(path)
-    _write_parts(
-        out / "codes.npy", map(layout.codes, _parts(rows)), (len(rows), width(layout.bits)), np.dtype(np.uint8)
-    )
-    if layout.dtype is not None:
-        _write_parts(out / "features.npy", map(layout.features, _parts(rows)), (len(rows), layout.dim), layout.dtype)
-
-
-def _parts(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    return (np.asarray(array[start : start + COPY_ROWS]) for start in range(0, len(array), COPY_ROWS))
-
-
-def _write_parts(
-    path: Path, parts: Iterator[NDArray[Any]], shape: tuple[int, int], dtype: np.dtype[Any] | None
-) -> None:
-    """Write one array of rows that come in parts."""
-    assert dtype is not None
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(np.ascontiguousarray(part).data)

@@ -100,6 +100,11 @@ class SearchableCollection:
 
         encode: the network, where it is open already.
         """
+        if self.collection.of_embeddings:
+            raise DataError(
+                f"{self.collection.folder} holds embeddings, which have no pictures to show: `python -m ssdh search` "
+                "finds rows"
+            )
         files = zip(self.table.metadata["name"], self.table.metadata["sha256"], strict=True)
         return Gallery(
             index=self.open_index(kind, features=True),

@@ -24,7 +24,7 @@ from ssdh.features.store import FeatureStore
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.model_file import load_hashnet
 from ssdh.search import encode
-from ssdh.search.encode import stored_features
+from ssdh.search.layout import stored_features
 from tests.helpers.finished_run import finished_run
 from tests.helpers.killing import call
 from tests.helpers.tiny import environment
@@ -235,13 +235,7 @@ def test_embeddings(finished: Path, model: list[str], tmp_path: Path) -> None:
     [
         (lambda _: None, ["none.jpg"], "none.jpg does not exist: give photos or folders of photos"),
         (lambda at: (at / "empty").mkdir(), ["empty"], "empty holds no image file"),
-        (lambda at: np.save(at / "a.npy", np.zeros((3, 5), np.float32)), ["a.npy"], "takes floats (N, 512)"),
-        (lambda at: np.save(at / "a.npy", np.zeros((3, 512), np.int64)), ["a.npy"], "takes floats (N, 512)"),
-        (
-            lambda at: np.save(at / "a.npy", np.full((3, 512), np.nan, np.float32)),
-            ["a.npy"],
-            "a.npy: row 0 is not finite",
-        ),
+        (lambda at: np.save(at / "a.npy", np.ones((3, 5), np.float32)), ["a.npy"], "a.npy has 5 values a row"),
         (lambda at: (at / "a.npy").touch(), ["a.npy", "b.jpg"], "must be encoded alone"),
         (lambda at: ((at / "out").mkdir(), (at / "out/mine").touch()), ["."], "out holds other things (mine)"),
         (lambda _: None, [".", "--device", "tpu"], "--device must be auto, cpu"),
