@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import STUDIES
-from ssdh.core.params import RECIPE_SECTIONS, read_recipe, recipe_names
+from ssdh.core.params import RECIPE_SECTIONS, effective, read_params, read_recipe, recipe_names
 from ssdh.evaluation import registry
 from ssdh.training.method import load_method
 
@@ -47,8 +47,16 @@ def runs_of(method: str, settings: Sequence[str]) -> list[str]:
         return ["chosen"]  # what all are compared with
     if method in registry.names() or method == "float":
         return ["authors"]
-    has = {"chosen": True, "authors": "authors" in read_recipe(method), "trials": method in best_trials()}
+    has = {"chosen": True, "authors": "authors" in read_recipe(method), "trials": keeps_other_settings(method)}
     return [name for name in settings if has[name]]
+
+
+def keeps_other_settings(recipe: str) -> bool:
+    """Whether a recipe has trials, and its file other values than the best of them."""
+    if recipe not in best_trials():
+        return False
+    own, tried = (with_settings(read_params(), recipe, settings) for settings in ("chosen", "trials"))
+    return any(effective(own, name) != effective(tried, name) for name in RECIPE_SECTIONS)
 
 
 def takes_views(method: str) -> bool:
