@@ -224,7 +224,9 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         outputs = np.concatenate(list(self._outputs(features)))
         statistics = collapse_statistics(outputs)
         warn_of_saturation(outputs, "lower lr")
-        warn_of_no_learning(self.losses_, trainer.moved(), "lower weight_decay, change lr or choose another recipe")
+        warn_of_no_learning(
+            self.losses_.tolist(), trainer.moved(), "lower weight_decay, change lr or choose another recipe"
+        )
         warn_of_collapse(statistics, len(features), self.bits, "lower lr or choose another recipe")
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:

@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{path} could not be written: {error.strerror or error}") from error
+        raise DataError(f"{path} could not be written: {error.strerror or f'{error}: is the disk full?'}") from error
     finally:
         with suppress(OSError):  # nothing was written in a folder that cannot be
             temporary.unlink()

@@ -167,7 +167,7 @@ def _refuse_large_places(data: bytes) -> None:
     The memo grows to any place that is named: ten bytes ask for 10 GB.
     """
     for operation, place, _ in pickletools.genops(data):
-        if operation.name in ("PUT", "LONG_BINPUT") and int(place) > len(data):
+        if operation.name in ("PUT", "LONG_BINPUT") and int(place or 0) > len(data):
             raise ValueError(f"it names place {place} of {len(data)} bytes")
 
 

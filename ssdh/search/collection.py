@@ -216,7 +216,8 @@ class Writer:
         try:
             yield
         except BaseException:
-            self.database.execute("ROLLBACK")
+            if self.database.in_transaction:  # SQLite itself rolls back where the disk is full
+                self.database.execute("ROLLBACK")
             raise
         self.database.execute("COMMIT")
 
@@ -247,19 +248,25 @@ def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
         raise DataError(f"{folder} holds other things ({min(others)}): name a new or empty folder")
     with atomic_path(folder / MODEL) as temporary:
         shutil.copyfile(model_path, temporary)
-    with atomic_path(folder / DATABASE) as temporary, closing(sqlite3.connect(temporary)) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.executescript(TABLES)
-        settings = {
-            "version": VERSION,
-            "bits": layout.bits,
-            "dim": layout.dim,
-            "features": kind,
-            "model_sha256": file_sha256(folder / MODEL),
-        }
-        database.executemany("INSERT INTO settings VALUES (?, ?)", ((n, str(v)) for n, v in settings.items()))
-        database.commit()
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    settings = {
+        "version": VERSION,
+        "bits": layout.bits,
+        "dim": layout.dim,
+        "features": kind,
+        "model_sha256": file_sha256(folder / MODEL),
+    }
+    try:
+        with atomic_path(folder / DATABASE) as temporary, closing(sqlite3.connect(temporary)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(TABLES)
+            database.executemany("INSERT INTO settings VALUES (?, ?)", ((n, str(v)) for n, v in settings.items()))
+            database.commit()
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise DataError(f"{folder / DATABASE} could not be written: {error}: is the disk full?") from error
+    finally:
+        for left in folder.glob(f"{temporary.name}-*"):  # SQLite's own beside it, where it could not end
+            left.unlink()
     return open_collection(folder)
 
 

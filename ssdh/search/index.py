@@ -204,8 +204,7 @@ class Index:
     def save(self, folder: Path) -> None:
         """Write `codes.npy`, `index.faiss` (any faiss reads it), `index.json` and, with names, `names.csv`."""
         write_array(folder / "codes.npy", self.packed)
-        with atomic_path(folder / "index.faiss") as temporary:
-            faiss.write_index_binary(self.faiss, str(temporary))
+        write_faiss(folder / "index.faiss", self.faiss)
         if self.names is not None:
             write_csv(folder / "names.csv", ("row", "name"), enumerate(self.names))
         write_json(folder / "index.json", {"kind": self.kind, "bits": self.bits, "images": len(self)})
@@ -229,6 +228,12 @@ class Index:
         self = cls.__new__(cls)
         self._set(index, bits, kind, names, codes)
         return self
+
+
+def write_faiss(path: Path, index: Any) -> None:
+    """Write a binary index as faiss does; its own writer takes a disk that is full at the end for a success."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(faiss.serialize_index_binary(index).data)
 
 
 def recall(found: Neighbours, exact: Neighbours) -> float:

@@ -150,7 +150,7 @@ class HeadTrainer(Trainer):
         if params.centre and starts_afresh(params.init_file):
             centre(model, values)
         self.features = model.prepared(values)  # (n, D)
-        crops = [torch.from_numpy(np.asarray(view)).to(run.device, run.dtype) for view in views]
+        crops = [torch.from_numpy(np.array(view)).to(run.device, run.dtype) for view in views]
         self.views = [self.features] * method.own_view + [model.prepared(crop) for crop in crops]
         method.prepare(self.features, self.views, structure)
         self.closed: ClosedFormStep | None = None

@@ -5,8 +5,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from ssdh.core.files import atomic_path, write_csv
+from ssdh.core.files import write_csv
 from ssdh.search.engines import ENGINES, METADATA, CodeTable
+from ssdh.search.index import write_faiss
 
 
 def write(folder: Path, table: CodeTable, uri: str | None = None) -> Path:
@@ -14,7 +15,6 @@ def write(folder: Path, table: CodeTable, uri: str | None = None) -> Path:
     index = faiss.IndexBinaryIDMap2(faiss.IndexBinaryFlat(8 * table.packed.shape[1]))
     index.add_with_ids(np.ascontiguousarray(table.packed), np.asarray(table.ids, np.int64))
     path = folder / ENGINES["faiss"][1]
-    with atomic_path(path) as temporary:
-        faiss.write_index_binary(index, str(temporary))
+    write_faiss(path, index)
     write_csv(folder / METADATA, ("id", *table.metadata), zip(table.ids, *table.metadata.values(), strict=True))
     return path

@@ -6,6 +6,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
+from ssdh.core.errors import DataError
 from ssdh.search.engines import ENGINES, CodeTable
 
 GROUP = 100_000  # rows a batch
@@ -24,5 +25,8 @@ def write(folder: Path, table: CodeTable, uri: str | None = None) -> Path:
 
     path = folder / ENGINES["lancedb"][1]
     batches = pa.RecordBatchReader.from_batches(schema, map(batch, table.blocks(GROUP)))
-    lancedb.connect(path).create_table("codes", batches, schema=schema)
+    try:
+        lancedb.connect(path).create_table("codes", batches, schema=schema)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{path} could not be written: {' '.join(str(error).split())}") from error
     return path

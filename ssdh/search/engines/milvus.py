@@ -3,6 +3,7 @@
 Between vectors of 0 and 1 the metric L2, which Milvus leaves squared, is the Hamming distance.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ def write(folder: Path, table: CodeTable, uri: str | None = None) -> Path | None
     Raises DataError where the server cannot be reached or refuses.
     """
     path = folder / ENGINES["milvus"][1]
+    for name in ("pymilvus", "milvus_lite"):  # both log a traceback beside what they raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     binary = uri is not None
     try:
         client = MilvusClient(uri or str(path))

@@ -23,11 +23,12 @@ def write(folder: Path, table: CodeTable, uri: str | None = None) -> Path | None
         raise DataError(
             f"Qdrant's local mode takes {LOCAL_LIMIT:,} codes, these are {len(table):,}: name a server with --uri"
         )
-    client = QdrantClient(path=str(path)) if uri is None else QdrantClient(url=uri, check_compatibility=False)
     vectors = models.VectorParams(
         size=table.bits, distance=models.Distance.MANHATTAN, datatype=models.Datatype.UINT8, on_disk=False
     )
+    client = None
     try:
+        client = QdrantClient(path=str(path)) if uri is None else QdrantClient(url=uri, check_compatibility=False)
         client.create_collection("codes", vectors_config=vectors)
         for block in table.blocks():
             points = [
@@ -40,5 +41,6 @@ def write(folder: Path, table: CodeTable, uri: str | None = None) -> Path | None
     except Exception as error:  # the client's own, httpx' and grpc's errors have no common base
         raise DataError(f"Qdrant at {uri or path} does not take the codes: {str(error).splitlines()[0]}") from error
     finally:
-        client.close()
+        if client is not None:
+            client.close()
     return path if uri is None else None
