@@ -218,7 +218,7 @@ def test_a_collection_half_made_is_made_anew(finished: Path, tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", fail)
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(DataError, match=r"collection\.sqlite3 could not be written: killed"):
             create(tmp_path / "mine", model, "int8")
     assert (tmp_path / "mine" / MODEL).exists()
     assert len(create(tmp_path / "mine", model, "int8")) == 0
