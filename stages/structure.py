@@ -7,7 +7,7 @@ import numpy as np
 from loguru import logger
 from numpy.lib.format import open_memmap
 
-from ssdh.core.files import atomic_path, read_array, write_array, write_csv, write_json
+from ssdh.core.files import atomic_path, read_array, take_rows, write_array, write_csv, write_json
 from ssdh.core.params import Seed, read_params, section
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
@@ -29,7 +29,7 @@ def main() -> None:
     seed: int = section(params, "seed", Seed)
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
-    features = np.ascontiguousarray(read_array(FEATURES)[rows], np.float32)
+    features = np.asarray(take_rows(read_array(FEATURES), rows), np.float32)
     fitted = fit_recipe(features, chosen, seed=seed)
     structure = fitted.structure
     logger.info(

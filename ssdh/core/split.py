@@ -1,9 +1,10 @@
 """Who is a query, who trains, who is searched: seeded, disjoint, shuffled once, and kept in `data/split/`."""
 
 import csv
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,14 +49,25 @@ def read_split(folder: Path) -> Split:
     path = folder / "roles.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            pairs: list[Any] = list(csv.reader(file))[1:]
+            roles, count = _read_roles(file)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `dvc repro`") from None
     database = np.asarray(read_array(folder / "order.npy"), dtype=np.int64)
-    rows = {role: [int(row) for row, result in pairs if result == role] for role in ("query", "train", "database")}
-    is_train = np.zeros(len(pairs), dtype=bool)
-    is_train[rows["train"]] = True
-    if sorted(database.tolist()) != sorted(rows["train"] + rows["database"]):
+    is_train = np.zeros(count, dtype=bool)
+    is_train[roles["train"]] = True
+    if not np.array_equal(np.sort(database), np.sort(np.concatenate([roles["train"], roles["database"]]))):
         raise DataError(f"{path} and order.npy beside it are of different runs: run `dvc repro --force prepare`")
-    query = np.asarray(rows["query"], dtype=np.int64)
-    return Split(query=query, train=database[is_train[database]], database=database)
+    return Split(query=roles["query"], train=database[is_train[database]], database=database)
+
+
+def _read_roles(file: TextIO) -> tuple[dict[str, Rows], int]:
+    """The rows of each role but unused, in the file's order, and how many rows there are in all."""
+    found = {role: array("q") for role in ("query", "train", "database")}
+    count = 0
+    reader = csv.reader(file)
+    next(reader, None)
+    for row, role in reader:
+        count += 1
+        if role in found:
+            found[role].append(int(row))
+    return {role: np.array(rows, np.int64) for role, rows in found.items()}, count

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.files import take_rows
+
 Float32 = NDArray[np.float32]
 Packed = NDArray[np.uint8]
 CHUNK_BYTES = 64_000_000  # of features encoded at once
@@ -45,4 +47,4 @@ def chunks(features: NDArray[Any]) -> Iterator[Float32]:
     """The rows of (N, D) as float32, in blocks of bounded size."""
     step = max(1, CHUNK_BYTES // (4 * features.shape[1]))
     for start in range(0, len(features), step):
-        yield np.asarray(features[start : start + step], np.float32)
+        yield np.asarray(take_rows(features, slice(start, start + step)), np.float32)

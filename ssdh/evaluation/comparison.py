@@ -13,6 +13,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.files import take_rows
 from ssdh.core.runtime import one_blas_thread
 from ssdh.core.split import Split
 from ssdh.evaluation import registry
@@ -54,7 +55,7 @@ def evaluate_baselines(
     if not len(split.query):
         return {}, []
     topk = min(topk or len(split.database), len(split.database))
-    train = np.array(features[split.train], np.float32)
+    train = np.asarray(take_rows(features, split.train), np.float32)
     true = nearest_by_features(features, split, params.neighbors, params.metric)
     compare = _Comparison(features, labels, split, true, topk, params)
     found, rows = compare.scores(similarity_blocks(features, split.query, split.database, metric=params.metric))
@@ -131,7 +132,7 @@ class _Comparison:
         query, database = self.split.query, packed[self.split.database]
         step = max(1, BLOCK_BYTES // (4 * len(database)))
         blocks = [slice(start, min(start + step, len(query))) for start in range(0, len(query), step)]
-        return self.scores((block, fitted.scores(self.features[query[block]], database)) for block in blocks)
+        return self.scores((block, fitted.scores(take_rows(self.features, query[block]), database)) for block in blocks)
 
     def scores(self, blocks: Iterable[tuple[slice, Float32]]) -> tuple[dict[str, Any], Table]:
         """Metrics and curve rows of scores, (queries, scores) by (queries, scores)."""

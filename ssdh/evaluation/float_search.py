@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.files import take_rows
 from ssdh.core.split import Split
 
 Rows = NDArray[np.int64]
@@ -39,11 +40,11 @@ def similarity_blocks(
     chunk = max(1, CHUNK_BYTES // (4 * dim))
     for start in range(0, len(query), step):
         block = slice(start, min(start + step, len(query)))
-        vectors = _vectors(features[query[block]], centre, metric)
+        vectors = _vectors(take_rows(features, query[block]), centre, metric)
         found = np.empty((len(vectors), num_rows), np.float32)
         for first in range(0, num_rows, chunk):
             rows = slice(first, first + chunk)
-            others = _vectors(features[rows], centre, metric)
+            others = _vectors(take_rows(features, rows), centre, metric)
             np.matmul(vectors, others.T, out=found[:, rows])
             if metric == "l2":
                 found[:, rows] *= 2

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
+from ssdh.core.files import take_rows
 from ssdh.core.split import Split
 from ssdh.evaluation.metrics import neighbors_among_first
 from ssdh.hashing.codes import hamming
@@ -42,7 +43,7 @@ def manifold_recall(
     rows = (held_out if len(held_out) >= 100 else split.database)[:limit]
     if len(rows) < 3:
         return None
-    normalised = power_normalise(np.asarray(features[rows], np.float32), POWER)
+    normalised = power_normalise(np.asarray(take_rows(features, rows), np.float32), POWER)
     try:
         embedding = diffusion_embedding(normalised, neighbors=GRAPH_NEIGHBORS, rank=RANK, steps=STEPS, decay=DECAY)
     except DataError:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssdh.core.errors import DataError
+from ssdh.core.files import take_rows
 from ssdh.features.backbone import Backbone, load_backbone
 from ssdh.features.forward import BLOCK, run_network
 from ssdh.features.images import Rows
@@ -27,8 +28,8 @@ def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device)
     """What `compute_rows` asks for: outputs (≤ BLOCK, K) of blocks of rows of `features` (N, D) of any number type."""
 
     def blocks_of(rows: Rows) -> Iterator[Floats]:
-        starts = range(0, len(rows), BLOCK)
-        batches = (torch.from_numpy(np.array(features[rows[start : start + BLOCK]], np.float32)) for start in starts)
+        blocks = (take_rows(features, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
+        batches = (torch.from_numpy(np.asarray(block, np.float32)) for block in blocks)
         return run_network(model, batches, device)
 
     return blocks_of

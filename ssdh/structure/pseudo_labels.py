@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.core.files import atomic_path
+from ssdh.core.files import atomic_path, take_rows
 from ssdh.structure.thresholds import Structure, near_threshold, ternary
 from ssdh.structure.vectors import distances, exact_distances, power_normalise, shifted_unit_vectors
 
@@ -91,7 +91,7 @@ class Stored:
         """The vectors (n, ·) whose distances were fitted; features: (N, D) of all images, in manifest order."""
         if self.embedding is not None:
             return self.embedding
-        return power_normalise(np.ascontiguousarray(features[self.rows], np.float32), self.power)
+        return power_normalise(np.asarray(take_rows(features, self.rows), np.float32), self.power)
 
 
 def write_structure(path: Path, stored: Stored) -> None:

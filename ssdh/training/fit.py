@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssdh.core.device import memory_for
+from ssdh.core.files import take_rows
 from ssdh.core.split import Split
 from ssdh.features.augment import CROPS
 from ssdh.features.backbone import load_backbone
@@ -102,7 +103,7 @@ def fit(
             trainer, outputs = _network_trainer(inputs, run, backbone, images)
         else:
             outputs = Outputs(inputs, run)
-            features = np.ascontiguousarray(inputs.features[inputs.split.train], np.float32)
+            features = np.asarray(take_rows(inputs.features, inputs.split.train), np.float32)
             trainer = HeadTrainer(run, features, inputs.pairs, views=inputs.views, validate=outputs.validation())
         progress = trainer.train()
     if not run.rank.first:
@@ -138,7 +139,7 @@ def _network_trainer(
     params, rows = run.params, inputs.split.train
     frozen = load_backbone(backbone, images)
     outputs = Outputs(inputs, run, frozen.preprocessing)
-    features = np.ascontiguousarray(inputs.features[rows])
+    features = take_rows(inputs.features, rows)
     model = initial_hashnet(frozen.dim, run.bits, run.seed, params.init_file, frozen.module, params.power, params.head)
     if params.centre and starts_afresh(params.init_file):
         centre(model, torch.from_numpy(features))

@@ -121,3 +121,40 @@ def test_odd_names_come_back_from_a_table_as_they_were(tmp_path: Path) -> None:
         assert list(csv.reader(file)) == [["row", "name"], *([str(i), name] for i, name in enumerate(names))]
     files.write_csv(tmp_path / "plain.csv", ("row", "name"), [(1, "a.jpg")])
     assert (tmp_path / "plain.csv").read_bytes() == b"row,name\n1,a.jpg\n"
+
+
+@pytest.mark.parametrize("shape", [(1000, 3), (1000,), (1000, 2, 2)])
+def test_rows_are_taken_from_maps_views_and_arrays_alike(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    whole = np.random.default_rng(0).random(shape, np.float32)
+    np.save(tmp_path / "a.npy", whole)
+    np.save(tmp_path / "f.npy", np.asfortranarray(whole))
+    rows = np.random.default_rng(1).integers(0, 900, 700)  # unsorted, some twice
+    mapped = files.read_array(tmp_path / "a.npy")
+    for array, expected in (
+        (whole, whole), (mapped, whole), (files.read_array(tmp_path / "f.npy"), whole),
+        (mapped[50:], whole[50:]), (mapped[::-1], whole[::-1]), (files.read_array(tmp_path / "a.npy", mode="c"), whole),
+    ):  # fmt: skip
+        for wanted in (rows, np.sort(rows), rows[:0], slice(3, 500), slice(940, 2000)):
+            taken = files.take_rows(array, wanted)
+            np.testing.assert_array_equal(taken, expected[wanted])
+            assert not isinstance(taken, np.memmap)
+            assert taken.flags.writeable
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux, which says what a map holds")
+def test_pages_of_taken_rows_do_not_stay(tmp_path: Path) -> None:
+    np.save(tmp_path / "large.npy", np.zeros((20_000, 1024), np.float32))
+
+    def held() -> int:
+        """KiB of the file in this process's memory."""
+        text = Path("/proc/self/smaps").read_text(encoding="utf-8")
+        parts = [part for part in text.split("VmFlags") if "large.npy" in part]
+        return sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
+
+    mapped = files.read_array(tmp_path / "large.npy")
+    before = held()
+    rows = np.random.default_rng(0).integers(0, 20_000, 5000)
+    files.take_rows(mapped, rows)
+    assert held() <= before + 1024
+    mapped[rows]
+    assert held() > before + 10_000  # else the first half would say nothing
