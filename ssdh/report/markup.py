@@ -4,6 +4,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+AS_BAR = '<span class="sr">as a bar</span>'  # the header of a column that a screen reader reads as numbers
+
 
 def text(value: Any) -> str:
     """Escape a value for element content and quoted attributes.

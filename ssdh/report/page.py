@@ -12,7 +12,7 @@ from ssdh.report import charts, sections
 from ssdh.report.contents import Report
 from ssdh.report.gallery import Query
 from ssdh.report.markup import facts, number, section, table, text
-from ssdh.report.sections import baselines
+from ssdh.report.quality import baselines, quality, title
 
 HEAD_BASELINES = 4  # beside the headline's mAP, the best ones
 
@@ -29,7 +29,7 @@ def render(report: Report) -> str:
 def _page(report: Report) -> str:
     parts = [
         ("run", "What ran", _run(report)),
-        ("quality", "Retrieval quality", sections.quality(report)),
+        ("quality", "Retrieval quality", quality(report)),
         ("structure", "Semantic structure", sections.structure(report)),
         ("training", "Training", sections.training(report)),
         ("curves", "Precision and recall", sections.curves(report)),
@@ -65,7 +65,7 @@ def _head(report: Report) -> str:
     if "map" in metrics:
         known = baselines(report, "map").items()
         best = sorted(known, key=lambda item: -item[1]["map"])[:HEAD_BASELINES]
-        others = [f"{sections.title(method, values)} {number(values['map'])}" for method, values in best]
+        others = [f"{title(method, values)} {number(values['map'])}" for method, values in best]
         beside = f" On the same {report.unit}: {', '.join(others)}." if others else ""
         head += (
             f'<p class="headline"><span class="value">{number(metrics["map"])}</span>'
@@ -161,13 +161,13 @@ def _queries(report: Report) -> str:
         )
     else:
         body += '<p class="legend">The number is the Hamming distance.</p>'
-    for title, queries in (
+    for heading, queries in (
         ("The five worst queries" if len(report.worst) == 5 else "The worst queries", report.worst),
         ("Across the range, best first" if labelled else "", report.typical),
     ):
         if queries:
-            heading = f"<h3>{title}</h3>" if title else ""
-            body += heading + "".join(map(_query if report.unit == "images" else _named_query, queries))
+            body += f"<h3>{heading}</h3>" if heading else ""
+            body += "".join(map(_query if report.unit == "images" else _named_query, queries))
     if not report.worst and not report.typical:
         return ""
     if report.unit != "images":

@@ -1,10 +1,9 @@
-"""The sections with numbers: quality, structure, training, curves, bits and classes.
+"""The other sections with numbers: structure, training, curves, re-ranking, bits and classes.
 
 Each is made from the files of `metrics/` alone and is empty where they are (a run without labels).
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,141 +12,11 @@ from ssdh.report import charts
 from ssdh.report.charts import Line
 from ssdh.report.contents import Report
 from ssdh.report.inputs import Floats, numbers
-from ssdh.report.markup import bar, facts, figure, number, percent, section, table, text
+from ssdh.report.markup import AS_BAR, bar, facts, figure, number, percent, section, table, text
+from ssdh.report.quality import baselines
 
-MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
-    "map_lowest": "mAP, the lowest of any order of ties",
-    "map_highest": "mAP, the highest of any order of ties",
-    "map_at": "mAP@{}",
-    "map_stable": "mAP, ties in the database’s order",
-    "map_without_train": "mAP, database without train images",
-    "precision_at": "precision@{}",
-    "precision_radius": "precision in Hamming radius {}",
-    "neighbor_recall_at": "recall of the {} nearest by features",
-    "manifold_recall": "neighbours on the manifold found (needs no labels)",
-    "queries_without_relevant": "queries without a relevant image",
-    "unique_codes": "distinct codes in the database",
-    "bytes_per_image": "bytes an image",
-}
-
-SAME_KIND, SAME_PICTURE = "Same kind?", "Same picture?"
-SERVES = """<p>The two questions want different codes. <em>Same kind</em>: the recipes <code>manifold</code> and
-<code>soft</code> learn from the graph of neighbours and draw images of one kind together, at the cost of the order
-among them. <em>Same picture</em>: codes that keep distances, such as ITQ’s, find more of an image’s nearest.</p>"""
 MOST_LINES = 3  # baselines in a chart, the best of them
 MANY_CLASSES = 24  # more stand in two columns where there is room
-AS_BAR = '<span class="sr">as a bar</span>'
-
-
-def quality(report: Report) -> str:
-    """MAP beside baselines and published values of the same protocol, then every other measure."""
-    metrics = report.results.metrics
-    body, about = "", "What can be said without labels: which of an image’s nearest neighbours the codes find."
-    if "map" in metrics:
-        about = "Mean average precision beside the baselines on the same features"
-        about += ", and beside published values with the same data set, counts, bits and cut-off" * bool(
-            report.published
-        )
-        about += "."
-        caption = (
-            f"mAP@{number(metrics['topk'])}; same queries, database and rule for ties in this run and the baselines"
-        )
-        caption += "; outlined: published" * bool(report.published)
-        body = f"<h3>{SAME_KIND}</h3>" + table(caption, ("method", "mAP", AS_BAR), _same_kind(report), kind="ranked")
-    return section("quality", "Retrieval quality", about, body + _same_picture(report) + _measures(report))
-
-
-def baselines(report: Report, key: str) -> dict[str, dict[str, Any]]:
-    """The baselines that have the metric `key`."""
-    return {name: own for name, own in report.results.baselines.items() if isinstance(own, dict) and key in own}
-
-
-def title(method: str, values: Mapping[str, Any]) -> str:
-    """A baseline's name for people, as HTML."""
-    return text(values.get("title", method))
-
-
-def _about(values: Mapping[str, Any]) -> str:
-    """What a baseline does and what it is given, as HTML."""
-    return text("; ".join(values[name] for name in ("about", "tier") if values.get(name)))
-
-
-Ranked = list[tuple[float, str, str, str]]  # value, mark, name, about
-
-
-def _same_kind(report: Report) -> list[tuple[str, ...]]:
-    """MAP of each method, best first."""
-    found: Ranked = [(report.results.metrics["map"], "own", "SSDH", "this run; images only")]
-    for method, values in baselines(report, "map").items():
-        name = title(method, values)
-        found.append((values["map"], "", name, _about(values)))
-        if "map_centred" in values:
-            found.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
-    for row in report.published:
-        about = f"published: {text(row['setting'])} ({text(row['source'])})"
-        found.append((float(row["map"]), "published", text(row["method"]), about))
-    return _rows(found)
-
-
-def _same_picture(report: Report) -> str:
-    """The recall of each query's nearest by features, best first, and which recipe serves which question."""
-    own = report.results.metrics.get("neighbor_recall_at")
-    if not own:
-        return ""
-    nearest = min(own, key=int)
-    found: Ranked = [(own[nearest], "own", "SSDH", "this run")]
-    for method, values in baselines(report, "neighbor_recall_at").items():
-        if method != "float":  # what is compared with
-            about = f"{text(values.get('about', ''))}, {number(values.get('bytes_per_image', 0))} bytes an image"
-            found.append((values["neighbor_recall_at"][nearest], "", title(method, values), about))
-    count = number(int(nearest))
-    caption = f"Share of a query’s {count} nearest by features that are among its first {count} by code"
-    shown = table(caption, ("method", "recall", AS_BAR), _rows(found), kind="ranked")
-    return f"<h3>{SAME_PICTURE}</h3>{shown}{SERVES}"
-
-
-def _rows(found: Ranked) -> list[tuple[str, ...]]:
-    """One row a method, the highest value first."""
-    result = sorted(found, key=lambda item: -item[0])
-    return [
-        (f"class:{mark}", f'{name}<span class="note">{about}</span>', number(value), bar(value))
-        for value, mark, name, about in result
-    ]
-
-
-def _measures(report: Report) -> str:
-    """A table of the other metrics, with every baseline that has one of them."""
-    own = _labelled(report.results.metrics)
-    if not own:
-        return ""
-    others = {
-        title(name, values): _labelled(values)
-        for name, values in report.results.baselines.items()
-        if isinstance(values, dict)
-    }
-    others = {name: values for name, values in others.items() if values.keys() & own.keys()}
-    rows = [
-        (label, *(number(values[label]) if label in values else "" for values in (own, *others.values())))
-        for label in own
-    ]
-    header = ["measure", "SSDH", *others]
-    source = "From <code>metrics/metrics.json</code>"
-    source += " and <code>metrics/baselines.json</code>" * bool(others)
-    return "<h3>Further measures</h3>" + table(source, header, rows, kind="numbers")
-
-
-def _labelled(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that MEASURES names, by their labels as HTML; `precision_at: {10: …}` gives "precision@10"."""
-    result: dict[str, float] = {}
-    for key, label in MEASURES.items():
-        if isinstance(metrics.get(key), Mapping):
-            result |= {label.format(number(int(n)) if n.isdigit() else n): value for n, value in metrics[key].items()}
-        elif key in metrics:
-            result[label] = metrics[key]
-        else:
-            named = [name for name in metrics if name.startswith(f"{key}_")]
-            result |= {label.format(text(name.removeprefix(f"{key}_"))): metrics[name] for name in named}
-    return result
 
 
 def structure(report: Report) -> str:
