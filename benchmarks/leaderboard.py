@@ -100,6 +100,12 @@ def best_rival(rows: Sequence[dict[str, Any]], bits: int) -> str:
     )
 
 
+def cost(rows: Sequence[dict[str, Any]]) -> str:
+    """One sentence on the time of all methods, each with one of its settings."""
+    seconds = {row["method"]: row["seconds"] for row in sorted(rows, key=lambda row: row["settings"] == "chosen")}
+    return f"Fit and codes of all {len(seconds)} methods together take {sum(seconds.values()):.0f} seconds a split."
+
+
 def collapse(row: dict[str, Any]) -> str:
     """What is said beside the number of different codes where seeds gave codes that hold almost nothing."""
     found = row.get("collapsed", 0)
@@ -141,7 +147,8 @@ def page(files: Sequence[Path]) -> str:
         parts.append(f"## {heading}\n\n{about}".rstrip() + "\n")
         for bits in sorted({row["bits"] for row in rows}):
             own = [row for row in rows if row["bits"] == bits]
-            text = f"### {bits} bits\n\n{best_rival(rows, bits)}".rstrip()
+            text = " ".join(part for part in (best_rival(rows, bits), cost(own)) if part)
+            text = f"### {bits} bits\n\n{text}"
             parts.append(text + "\n\n" + "\n".join(table(own)) + "\n")
         if path.stem == "leaderboard-cifar10" and (beside := quick_versions.section(rows)):
             parts.append(beside + "\n")

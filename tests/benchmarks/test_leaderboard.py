@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.leaderboard import page
+from benchmarks.leaderboard import cost, page
 from benchmarks.quality import Task, draw, load_views, merged, summarise
 from benchmarks.quick_versions import section
 from benchmarks.settings import runs_of, with_settings
@@ -94,6 +94,13 @@ def test_a_collapse_is_said_and_its_row_stays(task: Task, tmp_path: Path) -> Non
     assert "| 1 **collapsed** (2 of 2 seeds) |" in lines["| `bihalf`"]
     assert "**collapsed** (2 of 2 seeds)" in lines["| `sdc`"]
     assert "**collapsed**" not in lines["| **SSDH, the default**"]
+
+
+def test_the_cost_is_that_of_each_method_once() -> None:
+    """A recipe's chosen settings count, not its authors'."""
+    rows = [("sdc", "chosen", 2.0), ("sdc", "authors", 50.0), ("itq", "authors", 1.5)]
+    named = [{"method": method, "settings": settings, "seconds": seconds} for method, settings, seconds in rows]
+    assert "all 2 methods together take 4 seconds" in cost(named)
 
 
 def test_rivals_beside_quick_versions() -> None:
