@@ -246,7 +246,8 @@ def summarise(results: Results) -> list[Row]:
         row["collapsed"] = sum(one.collapsed for one in found)
         reference = results.get(("default", "chosen", bits))
         if reference and method != "default":
-            ours, theirs = (np.concatenate([one.precisions for one in each]) for each in (reference, found))
+            pairs = zip(reference, found, strict=False)  # of the seeds that both have, in the middle of a run
+            ours, theirs = (np.concatenate([one.precisions for one in each]) for each in zip(*pairs, strict=True))
             difference = paired_bootstrap(theirs, ours)
             row["default_minus_method"] = [difference.difference, difference.low, difference.high]
         rows.append(row)

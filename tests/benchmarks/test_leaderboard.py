@@ -70,6 +70,8 @@ def test_rows_and_page(task: Task, tmp_path: Path) -> None:
     difference, low, high = rows[1]["default_minus_method"]
     assert difference == pytest.approx(rows[0]["map_mean"] - rows[1]["map_mean"])
     assert 0 < low < difference < high
+    halfway = {("default", "chosen", BITS): [measured["default"]] * 2, ("sdc", "chosen", BITS): [measured["sdc"]]}
+    assert summarise(halfway)[1] == rows[1]  # the second seed has come to the default alone
     path = tmp_path / "leaderboard-mine.json"
     path.write_text(json.dumps(merged(path, rows)), encoding="utf-8")
     again = merged(path, [rows[1] | {"map_mean": 0.125}])
