@@ -11,11 +11,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from benchmarks import quick_versions
 from benchmarks.common import COMMITTED
 from ssdh.evaluation import registry
+from ssdh.evaluation.baseline import Codes
 
 OUT = COMMITTED.parents[1] / "docs" / "leaderboard.md"
 OURS = ("default", "published", "centred", "manifold", "manifold_views", "soft", "neighbors", "float")
@@ -74,6 +75,11 @@ def title(method: str) -> str:
     return registry.get(method).TITLE if method in registry.names() else f"`{method}`"
 
 
+def by_hamming(method: str) -> bool:
+    """Whether codes are compared with codes: those of recipes, and of baselines whose `fit` gives Codes."""
+    return method not in registry.names() or get_type_hints(registry.get(method).fit)["return"] is Codes
+
+
 def lead(row: dict[str, Any]) -> str:
     """How far the default is ahead, in words."""
     if "default_minus_method" not in row:
@@ -88,7 +94,7 @@ def lead(row: dict[str, Any]) -> str:
 def best_rival(rows: Sequence[dict[str, Any]], bits: int) -> str:
     """One sentence on the default and the best method of others that gives Hamming codes."""
     own = next((row for row in rows if row["method"] == "default" and row["bits"] == bits), None)
-    others = [row for row in rows if row["bits"] == bits and row["method"] not in OURS and row["unique_codes"]]
+    others = [row for row in rows if row["bits"] == bits and row["method"] not in OURS and by_hamming(row["method"])]
     if own is None or not others:
         return ""
     best = max(others, key=lambda row: row["map_mean"])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.leaderboard import cost, page
+from benchmarks.leaderboard import best_rival, by_hamming, cost, page
 from benchmarks.quality import Task, draw, load_views, merged, summarise
 from benchmarks.quick_versions import section
 from benchmarks.settings import runs_of, with_settings
@@ -96,6 +96,14 @@ def test_a_collapse_is_said_and_its_row_stays(task: Task, tmp_path: Path) -> Non
     assert "| 1 **collapsed** (2 of 2 seeds) |" in lines["| `bihalf`"]
     assert "**collapsed** (2 of 2 seeds)" in lines["| `sdc`"]
     assert "**collapsed**" not in lines["| **SSDH, the default**"]
+
+
+def test_the_best_of_others_is_one_of_hamming_codes() -> None:
+    assert {name for name in registry.names() if not by_hamming(name)} == {"opq", "pca_rr_asymmetric", "pq", "rabitq"}
+    default = {"method": "default", "bits": 8, "map_mean": 0.5}
+    others = [{"method": name, "bits": 8, "map_mean": value} for name, value in (("pq", 0.4), ("itq", 0.3))]
+    rows = [default, *(row | {"default_minus_method": [0.1, 0.05, 0.15]} for row in others)]
+    assert best_rival(rows, 8).startswith("The best method of others that gives bits is ITQ with 0.3000")
 
 
 def test_the_cost_is_that_of_each_method_once() -> None:
