@@ -197,13 +197,22 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def file_lock(path: Path, waiting_for: str) -> Iterator[None]:
-    """Hold an exclusive file lock, which dies with the process; logs `waiting_for` once where it must wait."""
+    """Hold an exclusive file lock, which dies with the process; logs `waiting_for` once where it must wait.
+
+    Raises DataError where the file cannot be made or opened, in a folder of somebody else's say.
+    """
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         logger.info(waiting_for)
         lock.acquire()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written to ({error.strerror}): give yourself the right, or set SSDH_HOME to a folder of "
+            "your own (environment)"
+        ) from None
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ def work_folder(key: str) -> Iterator[Path]:
     """
     root = ssdh_home() / "work"
     folder = root / key
-    root.mkdir(parents=True, exist_ok=True)
     _remove_old_work(root)
     with file_lock(root / f"{key}.lock", waiting_for=f"another process is at the same work ({folder}): waiting for it"):
         folder.mkdir(exist_ok=True)
@@ -66,15 +65,16 @@ def work_folder(key: str) -> Iterator[Path]:
 
 def _remove_old_work(root: Path) -> None:
     oldest = time.time() - KEEP_WORK_DAYS * 86_400
-    for folder in root.iterdir():
-        try:
-            young = folder.stat().st_mtime >= oldest
-        except FileNotFoundError:  # its own run has ended meanwhile
-            continue
-        if young:
-            continue
-        if folder.is_dir():
-            logger.info("removing unfinished work older than {} days: {}", KEEP_WORK_DAYS, folder)
-            shutil.rmtree(folder, ignore_errors=True)
-        elif folder.suffix == ".lock":
-            folder.unlink(missing_ok=True)
+    try:
+        folders = list(root.iterdir())
+    except OSError:  # there is none, or it is not ours to look into: the lock will say so
+        return
+    for folder in folders:
+        with suppress(OSError):  # its own run has ended meanwhile, or it is somebody else's
+            if folder.stat().st_mtime >= oldest:
+                continue
+            if folder.is_dir():
+                logger.info("removing unfinished work older than {} days: {}", KEEP_WORK_DAYS, folder)
+                shutil.rmtree(folder, ignore_errors=True)
+            elif folder.suffix == ".lock":
+                folder.unlink()

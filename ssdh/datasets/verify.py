@@ -59,7 +59,7 @@ def inspect_files(root: Path, names: list[str], workers: int | None = None) -> l
     for row, inspection in _run(root, names, todo, workers):
         state = states[row]
         fresh[names[row]] = inspection
-        if state is not None and time.time_ns() - max(state[2:]) > RACY_NS:
+        if state is not None and time.time_ns() - _changed(state) > RACY_NS:
             known[names[row]] = state, inspection
         if time.monotonic() - saved > SAVE_SECONDS:
             _save(path, version, known)
@@ -114,6 +114,11 @@ def _state(path: Path) -> State | None:
     except OSError:
         return None
     return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _changed(state: State) -> int:
+    """When a file last changed, content or status: no program sets the latter, as many do the former, even ahead."""
+    return max(state[2:]) if os.name == "nt" else state[3]  # Windows' is the time of its creation
 
 
 def _load(path: Path, version: str) -> dict[str, tuple[State, Inspection]]:

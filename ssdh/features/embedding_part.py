@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.core.errors import DataError, SSDHError
+from ssdh.core.errors import DataError, SSDHError, one_line
 
 BLOCK_BYTES = 32 * 2**20  # of values that are in memory at once
 USUAL = ("features", "embeddings", "embedding", "vectors", "vector", "emb")  # names of arrays and columns, best first
@@ -94,14 +94,13 @@ def choose(path: Path, names: list[str], key: str | None, usual: tuple[str, ...]
     """The array or column to take: `key`, else the first usual name, else the only one there is."""
     if key is not None:
         if key not in names:
-            raise DataError(
-                f"{path} has no {key!r}, it has {', '.join(names)} (params.yaml: datasets.embeddings.data.keys)"
-            )
+            there = ", ".join(map(one_line, names))
+            raise DataError(f"{path} has no {key!r}, it has {there} (params.yaml: datasets.embeddings.data.keys)")
         return key
     found = next((name for name in usual if name in names), names[0] if len(names) == 1 else None)
     if found is None:
         raise DataError(
-            f"{path} has {', '.join(names) or 'nothing'}: say which holds the embeddings "
+            f"{path} has {', '.join(map(one_line, names)) or 'nothing'}: say which holds the embeddings "
             "(params.yaml: datasets.embeddings.data.keys.features)"
         )
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, one_line
 from ssdh.features.embedding_part import Part, Values, choose, missing_package, part, reading
 
 
@@ -69,7 +69,9 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
         if key is not None and key in schema.names and key not in lists:
             raise DataError(f"{path}: column {key!r} holds {schema.field(key).type}, not lists of numbers")
         if not lists:
-            raise DataError(f"{path} has no column of lists of numbers: its columns are {', '.join(schema.names)}")
+            raise DataError(
+                f"{path} has no column of lists of numbers: its columns are {', '.join(map(one_line, schema.names))}"
+            )
         column = choose(path, lists, key)
         dim = _usual_length(next(file.iter_batches(1024, columns=[column]), pa.record_batch({column: []}))[column])
     kind = schema.field(column).type.value_type

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,7 @@ class FeatureStore:
 
     def __init__(self, kind: dict[str, Any]) -> None:
         self.kind = kind
+        self._broken: set[Path] = set()  # blocks that cannot be removed, of somebody else say
         self.folder = store_root() / hashlib.sha256(json.dumps(kind, sort_keys=True).encode()).hexdigest()[:32]
 
     def add(self, digests: Digests, values: NDArray[Any]) -> None:
@@ -92,7 +93,7 @@ class FeatureStore:
 
     def find(self, digests: Digests) -> Kept:
         """Look (N, 32) digests up; the blocks that hold them count as used now."""
-        blocks, keys = _read_keys(self.folder)
+        blocks, keys = _read_keys(self.folder, self._broken)
         block = np.full(len(digests), -1, np.int64)
         row = np.zeros(len(digests), np.int64)
         if blocks:
@@ -113,13 +114,14 @@ class FeatureStore:
 
     def drop_broken(self) -> None:
         """Remove blocks whose values are gone, not whole, or fewer than their digests."""
-        blocks, keys = _read_keys(self.folder)
+        blocks, keys = _read_keys(self.folder, self._broken)
         for path, part in zip(blocks, keys, strict=True):
             try:
                 _values(path, len(part))
             except BlockGoneError:
                 logger.warning("{} is gone or not whole: computing its rows again", path)
                 _remove(path)
+                self._broken.add(path)
 
 
 def _values(block: Path, least: int) -> NDArray[Any]:
@@ -150,13 +152,16 @@ def _digest_files(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.sha256") if not path.name.startswith(".")]
 
 
-def _read_keys(folder: Path) -> tuple[list[Path], list[Digests]]:
-    """The files of values of every known block, and its digests (n, 32)."""
+def _read_keys(folder: Path, without: Container[Path] = ()) -> tuple[list[Path], list[Digests]]:
+    """The files of values of every known block that this user may read, and its digests (n, 32)."""
     blocks, keys = [], []
     for path in sorted(_digest_files(folder)):
-        with suppress(FileNotFoundError, ValueError):  # removed meanwhile; not whole
+        with suppress(OSError, ValueError):  # removed meanwhile, or of somebody else's alone; not whole
+            block = path.with_suffix(".npy")
+            if block in without or (block.exists() and not os.access(block, os.R_OK)):
+                continue
             keys.append(np.fromfile(path, np.uint8).reshape(-1, 32))
-            blocks.append(path.with_suffix(".npy"))
+            blocks.append(block)
     return blocks, keys
 
 
@@ -200,10 +205,21 @@ def _measured(paths: list[Path]) -> Iterator[Block]:
 
 
 def evict(limit: int) -> int:
-    """Remove blocks, the longest unused first, until the store holds at most `limit` bytes; returns the bytes freed."""
+    """Remove blocks, the longest unused first, until the store holds at most `limit` bytes; returns the bytes freed.
+
+    A store that somebody else tidies is left as it is, with a warning.
+    """
     root = store_root()
     if not root.is_dir():
         return 0
+    try:
+        return _evict(root, limit)
+    except DataError as error:
+        logger.warning("the store of features is not tidied: {}", error)
+        return 0
+
+
+def _evict(root: Path, limit: int) -> int:
     freed = 0
     with file_lock(root / "evict.lock", "another process is tidying the store of features: waiting for it"):
         for folder in root.glob("*/"):

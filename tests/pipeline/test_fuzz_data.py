@@ -274,6 +274,7 @@ def test_many_odd_values(kind: str, tmp_path: Path) -> None:
         ("texts.npy", b"n\0\0\0", b"\x01\xd8\0\0"),  # half of one: it could not be written
         ("a.npz", b"PK\x05\x06", b"PK\x05\x07"),  # BadZipFile where labels are looked for
         ("packed.npz", b"PK\x03\x04\x2d", b"PK\x03\x05\x2d"),
+        ("packed.npz", b"features.npy", b"features\r\n.n"),  # a name that takes two lines
         ("a.safetensors", b"{", b"["),
         ("a.h5", b"SNOD", b"SNOX"),  # RuntimeError
         ("a.parquet", b"PAR1", b"PAR2"),
