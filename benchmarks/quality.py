@@ -5,7 +5,8 @@
         [--settings chosen,authors,trials]
 
 FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot; FILE.npy features of views (V, N, D),
-for recipes that compare some; a file `rows.npy` beside it says, ascending, which rows they are of where not of all.
+for recipes that ask for some (the first ones); a file `rows.npy` beside it says, ascending, which rows they are of
+where not of all.
 A seed draws the split (queries as even over the classes as in the protocols, where there is one class an image), the
 initial weights and the batches. A method is `float`, a file of `ssdh/evaluation/baselines/`, a recipe of
 `ssdh/methods/` or `default`, the one that `params.yaml` names. Settings of a recipe are those of its file (chosen), of
@@ -48,6 +49,7 @@ from ssdh.evaluation.float_search import nearest, sharing, similarity_blocks
 from ssdh.evaluation.metrics import neighbors_among_first
 from ssdh.evaluation.scored import Ranked
 from ssdh.experiments.bootstrap import paired_bootstrap
+from ssdh.features.params import ViewsParams
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import hamming, pack, sign_codes, unpack
 from ssdh.hashing.retrieval import average_precisions, count_distances
@@ -55,7 +57,8 @@ from ssdh.structure.fit import fit_recipe
 from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import pseudo_labels
-from ssdh.training.head import Views, train_head
+from ssdh.structure.whitening import Views
+from ssdh.training.head import train_head
 from ssdh.training.loop import Run
 from ssdh.training.method import Method, chosen_method
 from ssdh.training.validation import collapse_statistics, have_collapsed
@@ -84,9 +87,9 @@ def draw(labels: NDArray[np.uint8], num_query: int, num_train: int, seed: int) -
     return draw_split(protocol, labels, seed=seed, name="benchmark")
 
 
-def recipe_pairs(features: NDArray[np.float32], chosen: StructureParams, seed: int) -> PairLabels:
-    """Pseudo-labels of the train features (n, D), as the structure stage makes them."""
-    fitted = fit_recipe(features, chosen, seed=seed)
+def recipe_pairs(features: NDArray[np.float32], chosen: StructureParams, seed: int, views: Views = ()) -> PairLabels:
+    """Pseudo-labels of the train features (n, D) and their views (V, n, D), as the structure stage makes them."""
+    fitted = fit_recipe(features, chosen, seed=seed, views=views)
     large = len(features) ** 2 / 2**30 > chosen.max_matrix_gib
     matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
     return PairLabels(fitted.pairs.features, fitted.structure, matrix)
@@ -199,7 +202,9 @@ def measure(task: Task, method: str, settings: str, bits: Sequence[int], views: 
         return {k: found for k, found in lengths.items() if found}
     params = with_settings(read_params(), method, settings)
     started = time.process_time()
-    pairs = recipe_pairs(task.features[task.split.train], section(params, "structure", StructureParams), task.seed)
+    structure: StructureParams = section(params, "structure", StructureParams)
+    views = views[: section(params, "views", ViewsParams).count]
+    pairs = recipe_pairs(task.features[task.split.train], structure, task.seed, views)
     shared = time.process_time() - started
     result = {}
     for k in bits:

@@ -70,7 +70,7 @@ def check(params: dict[str, Any]) -> None:
         data = lookup(params, f"datasets.{name}.data")
         embeddings = open_embeddings(Path(data["features"]), data["keys"]["features"])
         views: ViewsParams = section(params, "views", ViewsParams)
-        check_training_on_embeddings(train, views, name, embeddings.shape[1], bits)
+        check_training_on_embeddings(train, views, str(lookup(params, "recipe")), name, embeddings.shape[1], bits)
         return
     check_precision(runtime.device, [backbone.precision, *([train.precision] if train.finetune else [])])
     ensure_weights(backbone, images)
@@ -241,13 +241,28 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
         initial_hashnet(dim, bits, 0, params.init_file, network, params.power, params.head)
 
 
-def check_training_on_embeddings(params: TrainParams, views: ViewsParams, dataset: str, dim: int, bits: int) -> None:
-    """Raise ParameterError where the recipe asks for images, DataError where `train.init_file` does not fit `dim`."""
-    for name, wanted, value in (("train.finetune", "false", params.finetune), ("views.count", "0", views.count)):
+def check_training_on_embeddings(
+    params: TrainParams, views: ViewsParams, recipe: str, dataset: str, dim: int, bits: int
+) -> None:
+    """Raise ParameterError where the recipe asks for images, DataError where `train.init_file` does not fit `dim`.
+
+    Imports torch only for a recipe that takes views, which may do without.
+    """
+    takes_views = bool(read_recipe(recipe)["views"].get("count"))
+    count = 0 if takes_views else views.count
+    for name, wanted, value in (("train.finetune", "false", params.finetune), ("views.count", "0", count)):
         if value:
             raise ParameterError(
                 f"{name} must be {wanted} for dataset {dataset}, which has no images: choose another recipe or set it "
                 f"so (params.yaml: {name})"
+            )
+    if takes_views:
+        from ssdh.training.method import load_method
+
+        if not load_method(recipe).own_view:
+            raise ParameterError(
+                f"recipe {recipe} compares views of images, and dataset {dataset} has no images: choose one that can "
+                "do without, such as manifold (params.yaml: recipe)"
             )
     if not is_placeholder(Path(params.init_file)):
         from ssdh.hashing.model_file import check_for_embeddings, initial_hashnet

@@ -104,13 +104,14 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X = self._checked(X, reset=True)
         rows = self._sample(len(X), seed)
         features = _floats(X[rows])
-        fitted = fit_recipe(features, structure, seed=seed)
+        chosen = () if views is None else np.asarray(views)[:, rows]
+        fitted = fit_recipe(features, structure, seed=seed, views=chosen)
         large = len(rows) ** 2 / 2**30 > structure.max_matrix_gib
         matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
         pairs = PairLabels(fitted.pairs.features, fitted.structure, matrix)
-        chosen = () if views is None else np.asarray(views)[:, rows]
-        needed = load_method(self.recipe).views
-        if len(chosen) < needed:
+        method = load_method(self.recipe)
+        needed = method.views
+        if len(chosen) < needed and not method.own_view:
             raise ParameterError(
                 f"recipe {self.recipe} compares {needed} views of each image: give their features as fit(X, views=…), "
                 f"({needed}, n, D), or choose another recipe"

@@ -16,7 +16,7 @@ from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import Stored, write_structure
 from ssdh.structure.thresholds import pseudo_labels
 
-FEATURES, SPLIT = Path("features/features.npy"), Path("data/split")
+FEATURES, VIEWS, SPLIT = Path("features/features.npy"), Path("features/views.npy"), Path("data/split")
 LABELS, STRUCTURE = Path("features/pseudo_labels.npy"), Path("features/structure.npz")
 METRICS, DISTANCES = Path("metrics/structure.json"), Path("metrics/distances.csv")
 
@@ -30,7 +30,7 @@ def main() -> None:
     logger.info("structure: {}", chosen.model_dump())
     rows = read_split(SPLIT).train
     features = np.asarray(take_rows(read_array(FEATURES), rows), np.float32)
-    fitted = fit_recipe(features, chosen, seed=seed)
+    fitted = fit_recipe(features, chosen, seed=seed, views=read_array(VIEWS))
     structure = fitted.structure
     logger.info(
         "mode {:.4f}; {:.2%} of {} pairs similar (d < {:.4f}), {:.2%} dissimilar (d > {:.4f})",

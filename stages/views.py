@@ -15,7 +15,7 @@ from ssdh.core.runtime import RuntimeParams
 from ssdh.core.split import read_split
 from ssdh.core.stage import stage
 from ssdh.features.images import open_images, read_digests
-from ssdh.features.params import BackboneParams, ImageParams, ViewsParams
+from ssdh.features.params import BackboneParams, ViewsParams, image_params
 
 IMAGES, SPLIT = Path("data/images"), Path("data/split")
 FEATURES, VIEWS = Path("features/features.npy"), Path("features/views.npy")
@@ -23,11 +23,19 @@ FEATURES, VIEWS = Path("features/features.npy"), Path("features/views.npy")
 
 @stage("views")
 def main() -> None:
-    """Write features (V, n, D) float16 of V views of each of the n train images; V = 0 where a recipe asks for none."""
+    """Write features (V, n, D) float16 of V views of each of the n train images; V = 0 where there can be none.
+
+    Or where the recipe asks for none.
+    """
     params = read_params()
     chosen: ViewsParams = section(params, "views", ViewsParams)
+    name: str = section(params, "dataset", str)
+    images = image_params(params, name)
     rows = read_split(SPLIT).train
-    if not chosen.count:
+    if chosen.count and images is None:
+        recipe = lookup(params, "recipe")
+        logger.info("views: embeddings have none: recipe {} trains on the features alone, as manifold does", recipe)
+    if not chosen.count or images is None:
         write_array(VIEWS, np.empty((0, len(rows), read_array(FEATURES).shape[1]), np.float16))
         return
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)
@@ -37,8 +45,6 @@ def main() -> None:
     from ssdh.features.extract import compute_features, feature_kind
     from ssdh.features.views import Views
 
-    name: str = section(params, "dataset", str)
-    images: ImageParams = section(params, f"datasets.{name}.images", ImageParams)
     network: BackboneParams = section(params, "backbone", BackboneParams)
     source = open_images(IMAGES, raw_folder(name, lookup(params, f"datasets.{name}.data")))
     cost = chosen.count * len(rows) / len(source)

@@ -19,6 +19,7 @@ from ssdh.structure.manifold import Float32, diffusion_embedding
 from ssdh.structure.params import StructureParams
 from ssdh.structure.thresholds import Structure, count_labels, reach_pairs
 from ssdh.structure.vectors import power_normalise
+from ssdh.structure.whitening import Views, view_factor, whiten
 
 
 def fit_structure(features: NDArray[Any] | PairDistances, *, alpha: float, beta: float, bins: int) -> Structure:
@@ -118,9 +119,10 @@ def distance_table(
 class FittedStructure:
     """Thresholds and what they were fitted on.
 
-    pairs: the distances of all n(n − 1)/2 pairs of train images. embedding: (n, r) float32 along the manifold, whose
-    distances they are; None where the recipe takes the features themselves. histogram: (bins,) pairs a bin, of all or
-    of the `max_pairs` that were sampled; edges: (bins + 1,). alpha, beta: as used, halved where a side had no pair.
+    pairs: the distances of all n(n − 1)/2 pairs of train images. embedding: (n, r) float32 along the manifold, or
+    features whitened by their views, whose distances they are; None where the recipe takes the features themselves.
+    histogram: (bins,) pairs a bin, of all or of the `max_pairs` that were sampled; edges: (bins + 1,). alpha, beta: as
+    used, halved where a side had no pair.
     """
 
     structure: Structure
@@ -132,15 +134,24 @@ class FittedStructure:
     beta: float
 
 
-def fit_recipe(features: NDArray[np.float32], params: StructureParams, *, seed: int) -> FittedStructure:
+def fit_recipe(
+    features: NDArray[np.float32], params: StructureParams, *, seed: int, views: Views = ()
+) -> FittedStructure:
     """Fit the two half Gaussians on the train features (n, D); `seed` draws the pairs where `max_pairs` are fewer.
 
+    views: features (V, n, D) of views of the images, which `view_whitening` reads; without any it does nothing.
     α and β are halved while their side has no pair (`reach_pairs`).
 
     Raises DataError where features cannot be normalised or all distances are equal.
     """
     features = power_normalise(features, params.power)
-    embedding = embed(features, params, seed=seed)
+    whitened = None
+    if params.view_whitening and len(views):
+        factor = view_factor(features, views, power=params.power, strength=params.view_whitening)
+        whitened = whiten(features, factor)
+    embedding = embed(features if whitened is None else whitened, params, seed=seed)
+    if embedding is None:
+        embedding = whitened
     pairs = PairDistances(features if embedding is None else embedding)
     sample = pairs.sample(params.max_pairs, seed)
     structure, histogram, edges = fit_pairs(sample, alpha=params.alpha, beta=params.beta, bins=params.bins)

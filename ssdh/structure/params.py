@@ -21,3 +21,4 @@ class StructureParams(Params):
     rank: int = Field(default=128, ge=1, le=10_000)
     steps: int = Field(default=6, ge=0, le=1000)
     decay: float = Field(default=0.9, gt=0, le=1)
+    view_whitening: float = Field(default=0.0, ge=0, le=1e6)  # 0: none

@@ -20,6 +20,7 @@ from ssdh.core.runtime import share_out
 from ssdh.hashing.model_file import initial_hashnet, starts_afresh
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.structure.whitening import Views
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.loss import FeatureCosines, PairLoss
 from ssdh.training.method import NO_PAIRS, Batch, Method, batch_loss
@@ -124,9 +125,6 @@ def _parts(work: int, size: int, device: torch.device) -> int:
     return max(1, work // size) if device.type == "cpu" else 1
 
 
-Views = Sequence[NDArray[np.floating[Any]]] | NDArray[np.floating[Any]]  # V of (n, D)
-
-
 class HeadTrainer(Trainer):
     """Trains the hash layer on features (n, D) of the train images, and on features (V, n, D) of their views."""
 
@@ -140,7 +138,7 @@ class HeadTrainer(Trainer):
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         params, method = run.params, run.method
-        check_views(method, len(views))
+        self.taken = views_taken(method, len(views))
         model = initial_hashnet(
             features.shape[1], run.bits, run.seed, params.init_file, power=params.power, kind=params.head
         )
@@ -155,7 +153,7 @@ class HeadTrainer(Trainer):
         method.prepare(self.features, self.views, structure)
         self.closed: ClosedFormStep | None = None
         self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
-        plain = not (method.views or params.neighbor_weight or params.nested)
+        plain = not (self.taken or params.neighbor_weight or params.nested)
         if isinstance(method, PairLoss) and params.head == "tanh" and plain:
             self.closed = ClosedFormStep(model, run.rank)
             self.optimizer = HeadOptimizer([self.closed.weight, self.closed.bias], params)
@@ -170,8 +168,8 @@ class HeadTrainer(Trainer):
                 yield (features,)
             return
         chosen = [self.features]
-        if self.run.method.views:
-            chosen = [self.views[number] for number in view_numbers(epoch, self.run.method.views, len(self.views))]
+        if self.taken:
+            chosen = [self.views[number] for number in view_numbers(epoch, self.taken, len(self.views))]
         for rows in batches:
             index = to_device(torch.from_numpy(rows), self.run.device)
             yield [values[index] for values in chosen]
@@ -184,7 +182,7 @@ class HeadTrainer(Trainer):
         self.model.zero_grad(set_to_none=True)
         outputs = [self.model.head(values) for values in inputs]  # (B, K) each
         features = inputs[0]
-        if self.run.method.views:
+        if self.taken:
             features = self.features[to_device(torch.from_numpy(rows), self.run.device)]
         cosines = self.cosines.of(rows) if self.cosines else NO_PAIRS
         loss = batch_loss(self.run.method, Batch(outputs, rows, features, inputs, targets, weights, cosines))
@@ -206,13 +204,20 @@ def view_numbers(epoch: int, taken: int, count: int) -> list[int]:
     return [(epoch * taken + number) % count for number in range(taken)]
 
 
-def check_views(method: Method, count: int) -> None:
-    """Raise DataError where a method takes more views than there are."""
-    if method.views > count:
+def views_taken(method: Method, count: int) -> int:
+    """How many views a step takes of each image, of `count` crops; 0: its features as they are.
+
+    A method that counts these among the views can do without crops. Raises DataError where another takes more than
+    there are.
+    """
+    if method.own_view and not count:
+        return 0
+    if method.views > count + method.own_view:
         raise DataError(
             f"recipe {type(method).__module__.rpartition('.')[2]} takes {method.views} views of each train image, "
             f"features/views.npy has {count}: set views.count to {method.views} or more, or choose another recipe"
         )
+    return method.views
 
 
 def train_head(

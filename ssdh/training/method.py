@@ -51,7 +51,7 @@ class Method(ABC):
 
     views: how many views of each image a step takes, 0 or 2 (0: its features as they are). pairs: whether a step gets
     targets and weights of its pairs from the `structure` stage. own_view: whether an image's features as they are count
-    as one of its views, the first.
+    as one of its views, the first: without any crops such a method trains on them alone.
     """
 
     views: ClassVar[int] = 0

@@ -65,9 +65,9 @@ def trained(name: str, blobs: Any, tmp_path: Path, **more: Any) -> tuple[HashNet
     method = load_method(name)(TrainParams(**values))
     few = {"neighbors": 10, "rank": 8, "alpha": 1.0, "beta": 0.5}
     structure = StructureParams(**(recipe["structure"] | few))
-    fitted = fit_recipe(features[:TRAIN], structure, seed=0)
-    pairs = PairLabels(fitted.pairs.features, fitted.structure)
     chosen = views if method.views else ()
+    fitted = fit_recipe(features[:TRAIN], structure, seed=0, views=chosen)
+    pairs = PairLabels(fitted.pairs.features, fitted.structure)
     return train_head(features[:TRAIN], pairs, Run(method, K, 0), views=chosen)[0], method
 
 
@@ -102,6 +102,15 @@ def test_a_method_without_its_views_is_refused(blobs: Any, tmp_path: Path) -> No
     for few in (views[:0], views[:1]):
         with pytest.raises(DataError, match=r"recipe cibhash takes 2 views .* has [01]: set views.count to 2 or more"):
             trained("cibhash", (features, labels, few), tmp_path)
+
+
+def test_without_views_a_method_with_its_own_view_trains_as_the_one_without(blobs: Any, tmp_path: Path) -> None:
+    features, labels, views = blobs
+    none = (features, labels, views[:0])
+    plain, without = (trained(name, none, tmp_path)[0].state_dict() for name in ("manifold", "manifold_views"))
+    assert all(torch.equal(value, without[name]) for name, value in plain.items())
+    one = trained("manifold_views", (features, labels, views[:1]), tmp_path)[0].state_dict()
+    assert not torch.equal(one["hash.weight"], plain["hash.weight"])
 
 
 @pytest.mark.parametrize("name", ["greedyhash", "crovca"])

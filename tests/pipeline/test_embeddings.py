@@ -197,6 +197,29 @@ def test_without_labels_codes_and_structure_are_the_same(finished: Path, home: P
     assert "These rows have no labels" in page
 
 
+def test_a_recipe_that_can_do_without_views_trains_as_manifold(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "a.npy", clusters()[0])
+    found = {}
+    for recipe in ("manifold", "manifold_views"):
+        folder = workspace(tmp_path / recipe, tmp_path / "a.npy")
+        params = tiny_params() | {"dataset": "embeddings", "recipe": recipe}
+        params["datasets"] = read_params(folder / "params.yaml")["datasets"]
+        write_params(folder, params)
+        capsys.readouterr()
+        run_stage(folder, *STAGES[: STAGES.index("evaluate")])
+        assert np.load(folder / "features/views.npy").shape == (0, 360, DIM)
+        said = capsys.readouterr().err.count("recipe manifold_views trains on the features alone, as manifold does")
+        assert said == (recipe == "manifold_views")
+        outs = ("features/pseudo_labels.npy", "features/structure.npz", "models/codes.npy", "metrics/train.csv")
+        found[recipe] = {out: (folder / out).read_bytes() for out in outs}
+        found[recipe] |= load_hashnet(folder / "models/hashnet.safetensors").state_dict()
+    assert found["manifold"].keys() == found["manifold_views"].keys()
+    for name, value in found["manifold"].items():
+        assert np.array_equal(value, found["manifold_views"][name]), name
+
+
 def test_a_file_that_changed_since_prepare_is_refused_by_extract(
     finished: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +239,9 @@ def test_a_file_that_changed_since_prepare_is_refused_by_extract(
     [
         ({"train.finetune": True}, "train.finetune must be false for dataset embeddings, which has no images"),
         ({"views.count": 2}, "views.count must be 0 for dataset embeddings, which has no images"),
+        ({"recipe": "cibhash"}, "recipe cibhash compares views of images, and dataset embeddings has no images"),
+        ({"recipe": "cimon", "views.count": 0}, "recipe cimon compares views of images"),
+        ({"recipe": "crovca"}, "choose one that can do without, such as manifold"),
         ({"train.init_file": "other.safetensors"}, "was trained on images, not on embeddings"),
         ({"datasets.embeddings.data.labels": "gone.npy"}, "datasets.embeddings.data.labels gone.npy does not exist"),
         ({"datasets.embeddings.images.weights": "imagenet"}, "datasets.embeddings.images.weights must be 'none'"),

@@ -49,7 +49,7 @@ def untouched(clone: Clone) -> Iterator[Clone]:
     [
         ("structure.alpha", "1.5", ["structure", *AFTER_TRAIN]),
         ("train.lr", "2.0e-3", AFTER_TRAIN),
-        ("views.count", "1", ["views", "train", "report"]),
+        ("views.count", "1", ["views", "structure", "train", "report"]),
         ("seed", "1", ["prepare", "views", "structure", *AFTER_TRAIN, "baselines"]),
         ("datasets.digits.topk", "500", [*AFTER_CODES, "baselines"]),
         ("evaluate.radius", "3", [*AFTER_CODES, "baselines"]),
