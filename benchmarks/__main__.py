@@ -28,13 +28,15 @@ QUICK = {
     "training": ["--only", "head", "--repeats", "1"],
     "extraction": ["--arch", "resnet18", "--blocks", "1", "--repeats", "1"],
     "search": ["--images", "50000", "--queries", "50"],
+    "rerank": ["--images", "20000", "--dim", "64", "--queries", "5"],
+    "baselines": ["--images", "20000", "--queries", "5", "--repeats", "1"],
     "serve": ["--seconds", "3", "--clients", "4", "--images", "5000"],
     "startup": ["--small", "--repeats", "1"],
     "pipeline": ["--num-train", "1000"],
     "scaling": ["--largest", "10000", "--only", "evaluation,training"],
     "decoding": ["--images", "100", "--repeats", "1"],
 }
-WITH_FEATURES = {"retrieval", "pipeline"}
+WITH_FEATURES = {"retrieval", "pipeline", "baselines"}
 
 
 def make_features(path: Path, count: int) -> None:
