@@ -13,7 +13,7 @@ from typing import Any
 from loguru import logger
 
 from ssdh.cli.arguments import add_bits, add_collection, add_index, model_of, positive, whole
-from ssdh.core.errors import DataError, one_line
+from ssdh.core.errors import DataError, ParameterError, one_line
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,9 +21,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = subparsers.add_parser("search", help="the images nearest to a photo", description=__doc__)
     parser.add_argument(
         "query",
+        nargs="?",
         metavar="PHOTO",
         help="an image file, or a folder of them; of embeddings a file of them (.npy, …), a name or a row number",
     )
+    parser.add_argument("--text", metavar="WORDS", help="in place of a photo, where the network has a text tower")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
     parser.add_argument("--radius", type=whole, metavar="R", help="only images whose code differs in at most R bits")
     parser.add_argument(
@@ -44,13 +46,17 @@ def run(options: argparse.Namespace) -> int:
     """Encode the queries, search, print; returns 0, or raises DataError where none could be read."""
     from ssdh.hashing.model_file import read_metadata, takes_embeddings
 
+    if (options.query is None) == (options.text is None):
+        raise ParameterError("give a PHOTO, or --text WORDS")
     model = model_of(options.collection)
     if options.bits is not None:
         from ssdh.search.nested import check_length
 
         check_length(model, options.bits)
     skipped: list[tuple[Path, str]] = []
-    if takes_embeddings(read_metadata(model)):
+    if options.text is not None:
+        index, queries = _search_text(options, model)
+    elif takes_embeddings(read_metadata(model)):
         index, queries = _search_embeddings(options)
     else:
         index, queries = _search_photos(options, skipped)
@@ -113,6 +119,19 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
     return index, queries
 
 
+def _search_text(options: argparse.Namespace, model: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """(index, the one answer) of the text."""
+    from ssdh.search.searchable import open_searchable
+    from ssdh.search.texts import text_encoder
+
+    encode = text_encoder(model)
+    opened = open_searchable(options.collection)
+    index = _index(options, opened.open_index, features=options.rerank > 0)
+    encoded = _queries(options, encode([options.text]))
+    (results,) = _search(index, encoded, options, _ids(options, opened))
+    return index, [{"text": options.text, "code": encoded.packed[0].tobytes().hex(), "results": results}]
+
+
 def _ids(options: argparse.Namespace, opened: Any) -> Any:
     """The ids of the rows of a collection; None for a run."""
     return None if options.collection is None else opened.open_table().ids
@@ -160,7 +179,7 @@ def _search(index: Any, encoded: Any, options: argparse.Namespace, ids: Any = No
 
 
 def _as_text(query: dict[str, Any]) -> str:
-    lines = [one_line(query.get("photo") or query["query"])]
+    lines = [one_line(query.get("photo") or query.get("text") or query["query"])]
     for result in query["results"]:
         similarity = f"{result['similarity']:8.4f}" if "similarity" in result else ""
         lines.append(f"{result['distance']:>6}{similarity}  {one_line(result['name'])}")

@@ -27,6 +27,7 @@ from ssdh.search.engines import CodeTable
 from ssdh.search.gallery import Gallery
 from ssdh.search.index import Index, Kind
 from ssdh.search.photos import PhotoEncoder
+from ssdh.search.texts import texts_on_demand
 
 MODEL, CODES = Path("models/hashnet.safetensors"), Path("models/codes.npy")
 SMOKE_RUN = "A smoke run: the backbone’s weights are random, so its codes say little about what is seen."
@@ -144,6 +145,7 @@ def open_gallery(kind: Kind = "flat") -> Gallery:
         title=about["dataset"],
         version=file_sha256(IMAGES / "manifest.csv")[:12],
         files=lambda: open_files(features=True),
+        texts=texts_on_demand(MODEL),
         classes=about["classes"],
         labels=read_array(LABELS),
         notice=SMOKE_RUN if random else "",

@@ -44,7 +44,8 @@ class Encode(Protocol):
 class Gallery:
     """index: codes of all images, with names. images: the pixels, by the same rows. encode: photos to codes.
     title: the data set's name. version: changes whenever an image does. files: opens the codes of every file, exact
-    copies among them, with features by the same rows. ids: of the rows, ascending; None: the rows themselves.
+    copies among them, with features by the same rows. ids: of the rows, ascending; None: the rows themselves. texts:
+    encodes texts, where the network reads some.
 
     labels: (N, C) multi-hot and classes: C names, where there are any. notice: what a viewer should know of the run.
     """
@@ -56,6 +57,7 @@ class Gallery:
     version: str
     files: Callable[[], tuple[CodeTable, Features | None]]
     ids: Sequence[int] | None = None
+    texts: Callable[[Sequence[str]], Encoded] | None = None
     classes: Sequence[str] = ()
     labels: NDArray[np.uint8] | None = field(default=None, repr=False)
     notice: str = ""

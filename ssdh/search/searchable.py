@@ -22,6 +22,7 @@ from ssdh.search.finished_run import SMOKE_RUN
 from ssdh.search.gallery import Encode, Gallery
 from ssdh.search.index import Index, Kind
 from ssdh.search.photos import PhotoEncoder
+from ssdh.search.texts import texts_on_demand
 
 
 class Searchable(Protocol):
@@ -114,6 +115,7 @@ class SearchableCollection:
             version=self.version,
             files=lambda: self.open_files(features=True),
             ids=self.table.ids,
+            texts=texts_on_demand(self.collection.model),
             notice=SMOKE_RUN if read_metadata(self.collection.model).get("weights") == "random" else "",
         )
 

@@ -1,10 +1,12 @@
 """The page in a real browser: upload, click-through, radius, error message, phone width, keyboard."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -241,3 +243,22 @@ def test_a_server_that_stopped_is_told(browser: webdriver.Chrome, tmp_path: Path
     page.one("#sample").click()
     page.wait(lambda: page.one("#error").is_displayed())
     assert "does not answer" in page.text("#error")
+
+
+def test_a_text_searches_where_the_network_reads_texts(browser: webdriver.Chrome, page: Page, tmp_path: Path) -> None:
+    assert not page.one("#words").is_displayed()
+    plain = digits_gallery(tmp_path, count=200)
+    pixels = np.asarray(disc(3))
+    gallery = dataclasses.replace(plain, texts=lambda texts: plain.encode([pixels] * len(texts)))
+    with serving(create_app(gallery)) as address:
+        page = Page(browser, address)
+        page.one("#text").send_keys("a disc & <b>more</b>", Keys.ENTER)
+        page.wait(lambda: page.distances)
+        assert page.text("#name") == "“a disc & <b>more</b>”"
+        assert "#text=a%20disc%20%26" in browser.current_url
+        found = page.distances
+        page.one("#rerank").click()
+        page.wait(lambda: page.distances != found)
+        browser.refresh()
+        page.wait(lambda: page.distances == found)
+        assert page.errors() == []

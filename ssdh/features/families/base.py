@@ -7,7 +7,7 @@ Modules of this folder import torch and the package they are about only where th
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,6 +85,19 @@ class Family(ABC):
         network_to_fill = fillable(lambda: self.build(network, layer, size, weights))
         check_fit(network_to_fill, state, self.all_keys(network), f"{source} does not fit {network}")
         return fill(network_to_fill, state)
+
+    def has_texts(self, network: str) -> bool:
+        """Whether `texts` gives something."""
+        return False
+
+    def texts(self, network: str, weights: str, weights_file: str) -> "Callable[[Sequence[str]], Tensor]":
+        """The function from texts to vectors (n, D) float32 in the space of the features, by the same weights.
+
+        ParameterError where there is none.
+        """
+        raise ParameterError(
+            f"{self.name}/{network} reads no texts: that takes a backbone.arch of open_clip with its own tokenizer"
+        )
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that compute the features, torch and torchvision apart."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ssdh.core.cache_dir import ssdh_home
 from ssdh.core.errors import ParameterError
 from ssdh.features.download import RemoteFile, fetch
-from ssdh.features.families.base import Family, ImageInput
+from ssdh.features.families.base import Family, ImageInput, check_fit
 from ssdh.features.hub import hub_file
 from ssdh.features.weights import read_weights, triple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -93,6 +94,32 @@ class OpenClip(Family):
         resample(state, SimpleNamespace(visual=self.build(network, layer, size, weights)))
         state = {key.removeprefix("visual."): value for key, value in state.items()}
         return super().load(network, layer, size, weights, state, source)
+
+    def has_texts(self, network: str) -> bool:
+        """Not where the tokenizer would have to come from the Hub."""
+        return not any(name.startswith("hf_") for name in _model(network)["text_cfg"])
+
+    def texts(self, network: str, weights: str, weights_file: str) -> "Callable[[Sequence[str]], Tensor]":
+        """By the text tower of the whole model, whose weights must be there; random ones know no text."""
+        import open_clip
+        import torch
+
+        if not self.has_texts(network) or weights == "random":
+            return super().texts(network, weights, weights_file)
+        model = network.partition("/")[0]
+        state = read_weights(weights_file) if weights == "file" else self.pretrained(network, weights)
+        whole: Any = open_clip.create_model(model, force_quick_gelu=bool(_tag(network).get("quick_gelu")))
+        check_fit(whole, state, set(state), f"the weights of open_clip/{network} are not those of its whole model")
+        whole.load_state_dict({name: state[name] for name in whole.state_dict()})
+        whole.eval()
+        tokenize = open_clip.get_tokenizer(model)
+
+        def vectors(texts: "Sequence[str]") -> "Tensor":
+            with torch.inference_mode():
+                found: Tensor = whole.encode_text(tokenize(list(texts))).float()
+                return found
+
+        return vectors
 
     def versions(self) -> dict[str, str]:
         """open_clip's."""

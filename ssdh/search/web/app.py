@@ -47,6 +47,7 @@ FILES = {"": "index.html", "favicon.ico": "icon.svg"} | {
 MAX_UPLOAD = 32 << 20  # bytes; the decoder has its own limit of pixels
 MAX_WAITING = 32  # uploads in memory at once; the next one is told to come back
 MAX_DECODED = 2  # photos that are pixels at once: one is encoded while the next is decoded
+MAX_TEXT = 500  # characters
 MAX_TOP = 1000
 MAX_RERANK = 10_000  # features that a request may have read
 PAGE = 200  # images a page at most
@@ -167,12 +168,20 @@ def create_app(
 
     @app.get("/api/search", dependencies=known)
     def search_known(
-        row: Annotated[int | None, Query()] = None, code: str | None = None, top: Top = 60, rerank: Rerank = 0
+        row: Annotated[int | None, Query()] = None,
+        code: str | None = None,
+        text: Annotated[str | None, Query(min_length=1, max_length=MAX_TEXT)] = None,
+        top: Top = 60,
+        rerank: Rerank = 0,
     ) -> Any:
-        """The images nearest to an image of the database, which is left out itself, or to a code."""
+        """The images nearest to an image of the database, which is left out itself, to a code, or to a text."""
         view = shown.view
-        if (row is None) == (code is None):
-            raise HTTPException(422, "give either row or code")
+        if [row, code, text].count(None) != 2:
+            raise HTTPException(422, "give one of row, code and text")
+        if text is not None:
+            if (texts := shown.gallery.texts) is None:
+                raise HTTPException(422, "the network of this collection reads no texts")
+            return view.search_text(text, encoder.submit(texts, [text]).result(), top, rerank)
         if row is not None:
             view.check_row(row)
             return view.search_row(row, top, rerank)

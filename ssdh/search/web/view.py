@@ -30,6 +30,7 @@ class View:
             "index": self.index.kind,
             "typical": (typical / max(typical.sum(), 1)).tolist(),
             "features": self.index.features is not None,
+            "texts": self.gallery.texts is not None,
         }
 
     def page(self, start: int, count: int, seed: int | None) -> dict[str, Any]:
@@ -44,6 +45,11 @@ class View:
     def search_photo(self, photo: Encoded, top: int, rerank: int) -> dict[str, Any]:
         """The answer for one encoded photo."""
         return self.search(photo.packed, top, rerank=rerank, query_features=photo.features, query_outputs=photo.outputs)
+
+    def search_text(self, text: str, encoded: Encoded, top: int, rerank: int) -> dict[str, Any]:
+        """The answer for an encoded text."""
+        found = self.search_photo(encoded, top, rerank)
+        return found | {"query": found["query"] | {"text": text}}
 
     def search_row(self, row: int, top: int, rerank: int) -> dict[str, Any]:
         """The answer for an image of the gallery, which is left out itself."""

@@ -1,5 +1,5 @@
 "use strict";
-// The state is in the address: "#" the collection, "#row=12" an image of it, "#code=ab01…" a photo's code, "#duplicates"
+// The state is in the address: "#" the collection, "#row=12" an image of it, "#code=ab01…" a photo's code, "#text=a%20dog", "#duplicates"
 // its near-identical images (groups.js).
 
 const FIRST = 60, STEP = 120, PAGE = 60, SHOWN_AT_FIRST = 24, SHORTLIST = 500;
@@ -52,11 +52,15 @@ function showError(text) {
 
 // --- what is shown -----------------------------------------------------------------------------------------------
 
-// The answer for "row=12" or "code=ab01…". A photo of this page is sent again: its code alone tells less than it does.
+// How a query is asked for again, and what the address says of it.
+const keyOfQuery = (query) => query.row !== undefined ? ["row", query.row]
+  : query.text !== undefined ? ["text", query.text] : ["code", query.code];
+
+// The answer for "row=12", "text=…" or "code=ab01…". A photo of this page is sent again: its code alone tells less than it does.
 function search(key, value, top) {
   const photo = key === "code" && photos.get(value);
-  const rerank = $("rerank").checked && (photo || key === "row") ? `&rerank=${SHORTLIST}` : "";
-  if (!photo) return ask(`/api/search?${key}=${value}&top=${top}${rerank}`);
+  const rerank = $("rerank").checked && (photo || key !== "code") ? `&rerank=${SHORTLIST}` : "";
+  if (!photo) return ask(`/api/search?${key}=${encodeURIComponent(value)}&top=${top}${rerank}`);
   return send(photo.file, top, rerank);
 }
 
@@ -69,8 +73,9 @@ function send(file, top, rerank) {
 async function route() {
   if (location.hash === "#duplicates") return attempt(showGroups);
   document.body.classList.remove("grouping");
-  const [, key, value] = location.hash.match(/^#(row|code)=(\w+)$/) || [];
-  const known = current && key === "code" && current.query.code === value && current.query.row === undefined;
+  const [, key, encoded] = location.hash.match(/^#(row|code|text)=(.+)$/) || [];
+  const value = key && decodeURIComponent(encoded);
+  const known = current && key === "code" && String(keyOfQuery(current.query)) === String([key, value]);
   if (!key) return attempt(showCollection);
   if (known) return undefined;
   return attempt(async () => showSearch(await search(key, value, FIRST)));
@@ -99,14 +104,14 @@ function showSearch(answer) {
   const changed = !current || current.query.code !== answer.query.code || current.query.row !== answer.query.row;
   current = answer;
   for (const id of ["analysis", "back"]) $(id).hidden = false;
-  $("rerank").disabled = answer.query.row === undefined && !photos.has(answer.query.code);
+  $("rerank").disabled = keyOfQuery(answer.query)[0] === "code" && !photos.has(answer.query.code);
   document.body.classList.add("searched");
   $("browse").hidden = $("hint").hidden = true;
   const { query } = answer;
-  const photo = photos.get(query.code);
+  const photo = query.text === undefined ? photos.get(query.code) : undefined;
   if (query.row !== undefined) setPreview(query.preview, query.name, [query.name, ...query.classes].join(" · "));
   else if (photo) setPreview(photo.url, photo.name, photo.name);
-  else setPreview("", "", "A code from a link");
+  else setPreview("", "", query.text === undefined ? "A code from a link" : `“${query.text}”`);
   $("add-photo").hidden = !(about.adds && photo && query.row === undefined);
   $("added").textContent = photo?.added || "";
   $("add").disabled = Boolean(photo?.added);
@@ -316,15 +321,17 @@ function listen() {
   });
   $("more").addEventListener("click", () => attempt(async () => {
     const { query, results } = current;
-    const which = query.row === undefined ? ["code", query.code] : ["row", query.row];
-    showSearch(await search(...which, Math.min(results.length + STEP, about.max_top)));
+    showSearch(await search(...keyOfQuery(query), Math.min(results.length + STEP, about.max_top)));
   }));
   $("rerank").addEventListener("change", () => attempt(async () => {
     if (!current) return;
-    const { query } = current;
     radiusIsChosen = false;
-    showSearch(await search(...(query.row === undefined ? ["code", query.code] : ["row", query.row]), FIRST));
+    showSearch(await search(...keyOfQuery(current.query), FIRST));
   }));
+  $("words").addEventListener("submit", (event) => {
+    event.preventDefault();
+    location.hash = `text=${encodeURIComponent($("text").value)}`;
+  });
   $("add").addEventListener("click", () => attempt(addPhoto));
   $("sample").addEventListener("click", () => {
     page = { seed: Math.floor(Math.random() * 2 ** 32), start: 0 };
@@ -379,6 +386,7 @@ async function start() {
   document.title = `${about.title}: search by image`;
   showFacts();
   $("rerank-switch").hidden = !about.features;
+  $("words").hidden = !about.texts;
   $("details").open = innerWidth > 768;  // on a phone the images come first
   $("notice").textContent = about.notice;
   $("notice").hidden = !about.notice;
