@@ -73,17 +73,22 @@ class Method(ABC):
         """The scalar that a step makes smaller; differentiable in `batch.outputs`."""
 
 
+LENGTH_POWER = 0.5  # of nested codes: a length of b bits weighs b^this; `benchmarks/studies/nested.py` compares others
+
+
 def batch_loss(method: Method, batch: Batch) -> Tensor:
     """The loss of a batch; with `train.nested`, its mean over the codes' first bits of these lengths and all K bits.
 
-    So each prefix is a code of its own (Kusupati et al.: "Matryoshka Representation
-    Learning", NeurIPS 2022, for hash codes).
+    So each prefix is a code of its own (Kusupati et al.: "Matryoshka Representation Learning", NeurIPS 2022, for hash
+    codes). A length of b bits weighs √b in the mean: alike, the short ones pull their bits away from what all need.
     """
     if not method.params.nested:
         return method.loss(batch)
     lengths = [*method.params.nested, batch.outputs[0].shape[1]]
     prefixes = [replace(batch, outputs=[outputs[:, :bits] for outputs in batch.outputs]) for bits in lengths]
-    return torch.stack([method.loss(prefix) for prefix in prefixes]).mean()
+    losses = torch.stack([method.loss(prefix) for prefix in prefixes])
+    weights = torch.tensor(lengths).to(losses) ** LENGTH_POWER
+    return (weights * losses).sum() / weights.sum()
 
 
 def chosen_method(params: dict[str, Any]) -> Method:

@@ -69,11 +69,12 @@ def test_one_image_and_equal_images_have_a_finite_gradient() -> None:
         assert not outputs.grad.any()
 
 
-def test_the_loss_of_nested_codes_is_the_mean_over_their_lengths() -> None:
+def test_the_loss_of_nested_codes_is_the_mean_over_their_lengths_weighted_by_their_roots() -> None:
     z = np.tanh(np.random.default_rng(1).normal(size=(B, K)))
     batch, _, targets, weights = a_batch(torch.from_numpy(z))
     found = batch_loss(method_of(nested=[2, 4]), batch)
-    wanted = np.mean([ref.pair_loss(z[:, :bits], targets, weights) for bits in (2, 4, K)])
+    losses = [ref.pair_loss(z[:, :bits], targets, weights) for bits in (2, 4, K)]
+    wanted = np.average(losses, weights=np.sqrt([2, 4, K]))
     assert found.item() == pytest.approx(wanted, rel=1e-9)
 
 

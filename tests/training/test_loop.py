@@ -13,6 +13,8 @@ from torch import nn
 
 from ssdh.core import runtime as parallel
 from ssdh.core.errors import DataError, SSDHError
+from ssdh.core.files import write_array
+from ssdh.core.split import read_split
 from ssdh.hashing.model_file import save_hashnet
 from ssdh.hashing.network import HashNet, seeded_hashnet
 from ssdh.methods.published import Published
@@ -27,7 +29,7 @@ from ssdh.training.loss import ssdh_loss, weighted_loss
 from ssdh.training.method import Batch, Method
 from ssdh.training.params import TrainParams
 from ssdh.training.validation import collapse_statistics, draw_validation, warn_of_collapse
-from tests.helpers.tiny import OUTS, results, run_stage, tiny_params, write_params, write_tiny
+from tests.helpers.tiny import OUTS, copy_tiny, results, run_stage, tiny_params, write_params, write_tiny
 
 N, D, K = 53, 6, 8
 
@@ -417,6 +419,35 @@ def test_two_runs_give_the_same_bytes_and_labels_change_only_the_validation_curv
     np.save(workspace / "data/labels.npy", labels)
     assert shuffled.pop("metrics/validation.csv") != first.pop("metrics/validation.csv")
     assert shuffled == first
+
+
+@pytest.mark.parametrize(
+    ("recipe", "train"),
+    [("manifold_views", {}), ("manifold", {"nested": [4]}), ("manifold", {"neighbor_weight": 0.5})],
+    ids=["views", "nested", "neighbors"],
+)
+def test_labels_reach_neither_views_nor_nested_codes_nor_neighbours(
+    workspace: Path, tmp_path: Path, recipe: str, train: dict[str, Any]
+) -> None:
+    folder = copy_tiny(workspace, tmp_path / "run")
+    write_params(folder, tiny_params(**train) | {"recipe": recipe})
+    of_train = np.load(folder / "features/features.npy")[read_split(folder / "data/split").train]
+    noise = np.random.default_rng(0).standard_normal((2, *of_train.shape))
+    write_array(folder / "features/views.npy", (of_train + 0.1 * of_train.std() * noise).astype(np.float16))
+    outs = ("features/pseudo_labels.npy", "features/structure.npz", "models/hashnet.safetensors", "models/codes.npy")
+
+    def made() -> tuple[list[bytes], bytes]:
+        for out in (*outs, "metrics/validation.csv"):
+            (folder / out).unlink(missing_ok=True)
+        run_stage(folder, "structure", "train", "encode")
+        return [(folder / out).read_bytes() for out in outs], (folder / "metrics/validation.csv").read_bytes()
+
+    files, curve = made()
+    labels = np.load(folder / "data/labels.npy")
+    np.save(folder / "data/labels.npy", np.random.default_rng(0).permutation(labels))
+    shuffled, other_curve = made()
+    assert shuffled == files
+    assert other_curve != curve
 
 
 def test_without_labels_or_interval_the_curve_is_its_header(workspace: Path) -> None:

@@ -1,0 +1,94 @@
+"""One training for every length beside a training for each: mAP at 16, 32, 64 and 128 bits.
+
+    python -m benchmarks.studies.nested --features FILE.npz [--seeds 2]
+
+The default recipe. How much a length weighs in the loss (`LENGTH_POWER` of `ssdh/training/method.py`) is compared on
+validation queries of other splits, as in `selection.py` (seeds 100 and 101); the value in use is then measured on the
+test queries of the first seeds. Every run is written to `benchmarks/studies/nested.json`; what is there is not measured
+again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from loguru import logger
+from numpy.typing import NDArray
+
+from benchmarks.common import STUDIES, table, write_results
+from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
+from benchmarks.studies.selection import TOPK, Data, validation_split
+from ssdh.core.params import read_params, section
+from ssdh.core.split import Split
+from ssdh.structure.params import StructureParams
+from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training import method as methods
+
+LENGTHS = (16, 32, 64, 128)
+SELECTION_SEEDS, POWERS = (100, 101), (-1.0, 0.0, 0.5, 1.0)
+USED = methods.LENGTH_POWER
+Codes = dict[int, NDArray[np.uint8]]  # packed, by length
+
+
+def separate_codes(data: Data, split: Split, pairs: PairLabels, seed: int) -> Codes:
+    """Codes of a training for each length."""
+    method = methods.chosen_method(read_params())
+    return {bits: recipe_codes(data.features, split, pairs, method, bits, seed) for bits in LENGTHS}
+
+
+def nested_codes(data: Data, split: Split, pairs: PairLabels, seed: int, power: float) -> Codes:
+    """Codes of one training in which a length of b bits weighs b^power."""
+    params = read_params()
+    method = methods.chosen_method(params | {"train": params["train"] | {"nested": list(LENGTHS[:-1])}})
+    methods.LENGTH_POWER = power
+    try:
+        packed = recipe_codes(data.features, split, pairs, method, LENGTHS[-1], seed)
+    finally:
+        methods.LENGTH_POWER = USED
+    return {bits: np.ascontiguousarray(packed[:, : bits // 8]) for bits in LENGTHS}
+
+
+def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean over the seeds, of each way and kind of queries."""
+    result = []
+    for queries, way in dict.fromkeys((row["queries"], row["way"]) for row in rows):
+        own = [row["map"] for row in rows if (row["queries"], row["way"]) == (queries, way)]
+        mean = {str(bits): float(np.mean([found[str(bits)] for found in own])) for bits in LENGTHS}
+        result.append({"queries": queries, "way": way} | mean | {"seeds": len(own)})
+    return result
+
+
+def main() -> None:
+    """Measure what is missing and print the means."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=2)
+    chosen = parser.parse_args()
+    logger.remove()
+    kept = STUDIES / "nested.json"
+    rows: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))["results"] if kept.is_file() else []
+    data = Data(*load(chosen.features))
+    structure: StructureParams = section(read_params(), "structure", StructureParams)
+    plan = [("validation", seed, POWERS) for seed in SELECTION_SEEDS]
+    plan += [("test", seed, (USED,)) for seed in range(chosen.seeds)]
+    for queries, seed, powers in plan:
+        split = validation_split(data.labels, seed) if queries == "validation" else draw(data.labels, 1000, 5000, seed)
+        pairs = recipe_pairs(np.ascontiguousarray(data.features[split.train]), structure, seed)
+        for power in (None, *powers):
+            way = "separate" if power is None else f"nested, b^{power:g}"
+            if any((row["queries"], row["seed"], row["way"]) == (queries, seed, way) for row in rows):
+                continue
+            if power is None:
+                codes = separate_codes(data, split, pairs, seed)
+            else:
+                codes = nested_codes(data, split, pairs, seed, power)
+            maps = {str(bits): score(packed, data.labels, split, bits, TOPK) for bits, packed in codes.items()}
+            rows.append({"queries": queries, "seed": seed, "way": way, "map": maps})
+            write_results("nested", rows, kept)
+    print(table(means(rows)))
+
+
+if __name__ == "__main__":
+    main()
