@@ -430,7 +430,7 @@ def test_labels_reach_neither_views_nor_nested_codes_nor_neighbours(
     workspace: Path, tmp_path: Path, recipe: str, train: dict[str, Any]
 ) -> None:
     folder = copy_tiny(workspace, tmp_path / "run")
-    write_params(folder, tiny_params(**train) | {"recipe": recipe})
+    write_params(folder, tiny_params(eval_interval=1, **train) | {"recipe": recipe})
     of_train = np.load(folder / "features/features.npy")[read_split(folder / "data/split").train]
     noise = np.random.default_rng(0).standard_normal((2, *of_train.shape))
     write_array(folder / "features/views.npy", (of_train + 0.1 * of_train.std() * noise).astype(np.float16))
