@@ -208,6 +208,8 @@ def read_method(recipe: str) -> None:
         ast.parse(source.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise ParameterError(f"{name} is not valid Python: {error.msg} (line {error.lineno})") from None
+    except (ValueError, OSError) as error:  # another encoding, a null
+        raise ParameterError(f"{name} cannot be read as Python in UTF-8 ({error})") from None
 
 
 def check_training(params: TrainParams, backbone: BackboneParams, images: ImageParams, bits: int) -> None:

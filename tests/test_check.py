@@ -59,6 +59,18 @@ def test_a_recipe_may_leave_out_what_has_a_default_but_nothing_else(params: dict
     assert str(error.value) == "train.epochs is missing (ssdh/methods/mine.yaml: train.epochs)"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+@pytest.mark.parametrize("file", ["soft.yaml", "soft.py"])
+def test_a_recipe_in_another_encoding_is_one_line(
+    params: dict[str, Any], recipes: Path, file: str, encoding: str
+) -> None:
+    text = (recipes / file).read_text(encoding="utf-8") + "\n# é\n"
+    (recipes / file).write_bytes(text.encode(encoding, "replace"))
+    with pytest.raises(ParameterError, match=rf"{file} .*UTF-8") as error:
+        check_parameters(params)
+    assert len(str(error.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("file", "text", "line"),
     [

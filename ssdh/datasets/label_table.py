@@ -28,18 +28,20 @@ def read_labels(path: Path, there: Collection[str]) -> dict[str, set[str]]:
     Raises DataError, naming the line, where the file is no CSV in UTF-8 of two fields a line, or a quote is left open.
     """
     found: dict[str, set[str]] = {}
-    for number, cells in _records(path):
+    for place, (number, cells) in enumerate(_records(path)):
         if len(cells) != 2:
             raise DataError(f"{path}, line {number}: expected path,label[;label…], got {len(cells)} fields")
-        if not found and number <= 2 and _is_header(cells[0]):
+        if place == 0 and _is_header(cells[0]):
             continue
-        if not found and number <= 2 and not _names_an_image(cells[0]):
+        if place == 0 and not _names_an_image(cells[0]):
             raise DataError(
                 f"{path}, line {number}: {cells[0]!r} is neither an image nor a known header "
                 f"({', '.join(HEADERS)}): name the columns path,label, or remove the line"
             )
         if "\n" in cells[1] or "\r" in cells[1]:
             raise DataError(f"{path}, line {number}: {OPEN_QUOTE}")
+        if len(cells[1].splitlines()) > 1 or "\0" in cells[1]:
+            raise DataError(f"{path}, line {number}: {cells[1]!r} holds a line break or a null, which no label does")
         own = {label.strip() for label in cells[1].split(";")} - {""}
         found.setdefault(cells[0] if cells[0] in there else clean_name(cells[0], path), set()).update(own)
     return found

@@ -31,15 +31,24 @@ UNREAD = (
     | HEIF
 ) - EXTENSIONS
 
-# beside hidden ones: thumbnails of Synology's indexer, and what macOS leaves in archives
-NO_PHOTOS = frozenset(("@eaDir", "__MACOSX", ".thumbnails"))
+# beside hidden ones, in small letters: thumbnails, what macOS leaves in archives, and what was deleted or is a snapshot
+# (Synology, QNAP, Windows)
+NO_PHOTOS = frozenset(
+    name
+    for group in (
+        ("@eadir", "__macosx", ".thumbnails", "ipod photo cache"),
+        ("#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "recycler"),
+        ("lost+found", "system volume information"),
+    )
+    for name in group
+)
 
 
 @dataclass
 class Listing:
     """Images below a folder: sorted paths relative to it, with forward slashes; and what was passed over.
 
-    folders: hidden ones and those of thumbnails, not looked into. files: hidden or excluded ones with an image's
+    folders: hidden ones, and those of NO_PHOTOS, not looked into. files: hidden or excluded ones with an image's
     extension. unread: photos in formats that are not read, by extension.
     """
 
@@ -76,7 +85,7 @@ def image_files(root: Path, exclude: Sequence[str] = ()) -> Iterator[str]:
 
 def _walk(root: Path, exclude: Sequence[str], listing: Listing) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
-        kept = [name for name in folders if not (name.startswith(".") or name in NO_PHOTOS)]
+        kept = [name for name in folders if not (name.startswith(".") or name.lower() in NO_PHOTOS)]
         listing.folders += len(folders) - len(kept)
         folders[:] = kept
         relative = Path(folder).relative_to(root)

@@ -56,6 +56,15 @@ def test_tree_without_labels(tmp_path: Path) -> None:
     assert raw.classes == ()
 
 
+@pytest.mark.parametrize(
+    "folder", ["#recycle", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN", "$Recycle.Bin", "lost+found", "@EADIR"]
+)
+def test_what_was_deleted_is_no_photo(tmp_path: Path, folder: str) -> None:
+    for name in ("a.jpg", f"{folder}/b.jpg", f"c/{folder}/deep/d.jpg", "my #recycle/e.jpg"):
+        photo(tmp_path / name)
+    assert FOLDER.read(_params(tmp_path)).names == ["a.jpg", "my #recycle/e.jpg"]
+
+
 def test_what_is_passed_over_is_counted_and_said(tmp_path: Path, log: list[str]) -> None:
     for name in ("a.jpg", "b.jpg", "c/d.jpg", "c/e.png"):
         photo(tmp_path / name)

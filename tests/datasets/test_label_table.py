@@ -113,3 +113,15 @@ def test_an_odd_name_on_the_disk_has_its_label(tmp_path: Path, name: str) -> Non
     expected[:, 0] = 1
     expected[read.names.index(name)] = [0, 1]
     np.testing.assert_array_equal(read.labels, expected)
+
+
+def test_a_header_below_blank_lines_is_one(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("\n \n\npath,label\na.jpg,x\n")
+    assert read_labels(tmp_path / "labels.csv", ()) == {"a.jpg": {"x"}}
+
+
+@pytest.mark.parametrize("label", ["a\x85b", "a\u2028b", "a\x0cb", "a\0b"])
+def test_no_label_holds_a_line_break_of_any_kind(tmp_path: Path, label: str) -> None:
+    (tmp_path / "labels.csv").write_bytes(f"path,label\na.jpg,{label}\n".encode())
+    with pytest.raises(DataError, match=r"labels\.csv, line 2: .* holds a line break or a null"):
+        read_labels(tmp_path / "labels.csv", ())

@@ -172,3 +172,21 @@ def test_a_root_whose_own_name_is_no_text(tmp_path: Path, monkeypatch: pytest.Mo
     dataset.ensure(params)
     prepared = prepare(dataset.read(params), root=dataset.root(params), seed=0, workers=1, name="folder")
     assert len(prepared.digests) == 6
+
+
+@pytest.mark.long
+def test_four_thousand_photos_with_names_of_255_bytes(tmp_path: Path) -> None:
+    names = [f"{number:04d}{'é' * 123}x.jpg" for number in range(4000)]
+    assert {len(os.fsencode(name)) for name in names} == {255}
+    root = tmp_path / "raw"
+    root.mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", (2, 2), (number % 256, number // 256, 7)).save(root / name, "PPM")
+    dataset = registry.get("folder")
+    params = dataset.Params(root=str(root))
+    dataset.ensure(params)
+    prepared = prepare(dataset.read(params), root=root, seed=0, workers=1, name="folder")
+    write_images(tmp_path / "out", prepared)
+    assert read_manifest(tmp_path / "out")[0] == names
+    images = FileImages(tmp_path / "out" / "manifest.csv", root)
+    assert images.read_bytes(3999) == (root / names[3999]).read_bytes()

@@ -188,6 +188,29 @@ def test_the_table_runs_no_cell_that_the_sweep_has_run(clone: Clone, swept: dict
     assert "not run [" in page
 
 
+def test_a_git_that_refuses_to_speak_leaves_nothing_concluded(clone: Clone, swept: object) -> None:
+    """A container's foreign owner: git says `dubious ownership`."""
+    command = [
+        sys.executable,
+        "-m",
+        "ssdh",
+        "table",
+        "--datasets",
+        "digits",
+        "--bits",
+        "8",
+        "--seeds",
+        "0",
+        "--dry-run",
+    ]
+    own = clone.environment | {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+    done = subprocess.run(command, cwd=clone.folder, env=own, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "to run" not in done.stdout
+    assert "dubious ownership" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_table_of_what_is_known_runs_nothing(clone: Clone, swept: object) -> None:
     before = stages_of(clone.home)
     table(clone, "--datasets", "digits", "--bits", "12,40", "--seeds", "0", "--known")
