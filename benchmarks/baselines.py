@@ -136,7 +136,7 @@ def main() -> None:
     ]
     print(f"{len(features):,} rows for quality, {chosen.images:,} codes for speed, {chosen.bits} bits, one thread\n")
     print(table(rows))
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
+    settings = {name: value.name if isinstance(value, Path) else value for name, value in vars(chosen).items()}
     write_results("baselines", settings | {"rows": rows})
 
 
