@@ -31,6 +31,7 @@ from benchmarks.settings import TRIALS as KEPT
 from benchmarks.settings import with_values
 from benchmarks.studies.selection import TOPK, validation_split
 from ssdh.core.params import read_params, section
+from ssdh.features.params import ViewsParams
 from ssdh.structure.params import StructureParams
 from ssdh.training.method import chosen_method
 
@@ -78,9 +79,9 @@ def run(
     params, split = with_values(read_params() | {"recipe": recipe}, values), validation_split(labels, seed)
     method = chosen_method(params)
     started = time.process_time()
-    pairs = recipe_pairs(features[split.train], section(params, "structure", StructureParams), seed)
-    chosen_views = load_views(views, split) if method.views else ()
-    packed = recipe_codes(features, split, pairs, method, BITS, seed, chosen_views)
+    crops = load_views(views, split)[: section(params, "views", ViewsParams).count]
+    pairs = recipe_pairs(features[split.train], section(params, "structure", StructureParams), seed, crops)
+    packed = recipe_codes(features, split, pairs, method, BITS, seed, crops)
     seconds = time.process_time() - started
     return {
         "recipe": recipe,
