@@ -71,7 +71,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))["results"] if kept.is_file() else []
     data = Data(*load(chosen.features))
     structure: StructureParams = section(read_params(), "structure", StructureParams)
-    plan = [("validation", seed, POWERS) for seed in SELECTION_SEEDS]
+    plan: list[tuple[str, int, tuple[float, ...]]] = [("validation", seed, POWERS) for seed in SELECTION_SEEDS]
     plan += [("test", seed, (USED,)) for seed in range(chosen.seeds)]
     for queries, seed, powers in plan:
         split = validation_split(data.labels, seed) if queries == "validation" else draw(data.labels, 1000, 5000, seed)

@@ -62,4 +62,5 @@ def view_covariance(features: NDArray[np.float32], views: Views, power: float) -
             total[:, start : start + STRIP] += differences.T @ differences[:, start : start + STRIP]
 
         on_cores(add, range(0, dim, STRIP))
-    return total / (n * len(views))
+    total /= n * len(views)
+    return total
