@@ -67,7 +67,7 @@ def test_steps_that_move_nothing_are_said(recipe: str) -> None:
     assert any("NOTHING LEARNED" in line for line in warnings_of(recipe, lr=1e-30))
 
 
-@pytest.mark.parametrize("recipe", ["manifold", "centred", "mls3rduh"])
+@pytest.mark.parametrize("recipe", ["manifold", "centred", "neighbors"])
 def test_a_loss_that_rises_is_said(recipe: str) -> None:
     assert any("NOTHING LEARNED" in line for line in warnings_of(recipe, weight_decay=1.0, epochs=20))
     assert warnings_of(recipe, epochs=20) == []
