@@ -1,9 +1,11 @@
 """From "same kind" to "same picture": mAP and recall of the nearest by features for values of `train.neighbor_weight`.
 
-    python -m benchmarks.studies.neighbors --features FILE.npz [--seeds 2] [--plot docs/images/neighbors.svg]
+    python -m benchmarks.studies.neighbors --features FILE.npz [--views FILE.npy] [--seeds 2]
+        [--plot docs/images/neighbors.svg]
 
-The default recipe at 64 bits, with rivals from `leaderboard-cifar10.json` beside it in the plot. Every run
-is written to `benchmarks/studies/neighbors.json`; what is there is not measured again.
+The recipe `manifold` at 64 bits and, with features of views, `manifold_views`, with rivals from
+`leaderboard-cifar10.json` beside them in the plot. Every run is written to `benchmarks/studies/neighbors.json`; what is
+there is not measured again.
 """
 
 import argparse
@@ -16,9 +18,11 @@ import numpy as np
 from loguru import logger
 
 from benchmarks.common import COMMITTED, STUDIES, table, write_results
-from benchmarks.quality import Task, draw, load, recipe_codes, recipe_pairs
+from benchmarks.quality import Task, draw, load, load_views, recipe_codes, recipe_pairs
 from ssdh.core.params import read_params, section
+from ssdh.features.params import ViewsParams
 from ssdh.structure.params import StructureParams
+from ssdh.structure.whitening import Views
 from ssdh.training.method import chosen_method
 
 BITS, TOPK = 64, 5000
@@ -29,43 +33,50 @@ RIVALS = {  # with the settings that are drawn
     "sdc": ("SDC", "chosen"),
     "bihalf": ("Bi-half", "chosen"),
     "greedyhash": ("GreedyHash", "chosen"),
+    "mls3rduh": ("MLS3RDUH", "chosen"),
+    "cibhash": ("CIBHash", "chosen"),
+    "cimon": ("CIMON", "chosen"),
+    "crovca": ("CroVCA", "chosen"),
 }
 
 
-def measure(task: Task, weights: list[float]) -> Iterator[dict[str, Any]]:
+def measure(task: Task, recipe: str, weights: list[float], views: Views) -> Iterator[dict[str, Any]]:
     """Yield a row for each weight: both numbers on the split of the task."""
-    params = read_params()
-    train = task.features[task.split.train]
-    pairs = recipe_pairs(train, section(params, "structure", StructureParams), task.seed)
+    params = read_params() | {"recipe": recipe}
+    train = np.ascontiguousarray(task.features[task.split.train])
+    pairs = recipe_pairs(train, section(params, "structure", StructureParams), task.seed, views)
     for weight in weights:
         method = chosen_method(params | {"train": params["train"] | {"neighbor_weight": weight}})
-        found = task.codes(recipe_codes(task.features, task.split, pairs, method, BITS, task.seed), BITS)
-        row = {"weight": weight, "seed": task.seed, "bits": BITS, "map": float(found.precisions.mean())}
-        yield row | {"recall_10_in_100": found.recall_10_in_100, "recall_10": found.neighbor_recall_at_10}
+        found = task.codes(recipe_codes(task.features, task.split, pairs, method, BITS, task.seed, views), BITS)
+        row = {"recipe": recipe, "weight": weight, "seed": task.seed, "bits": BITS}
+        row |= {"map": float(found.precisions.mean()), "recall_10_in_100": found.recall_10_in_100}
+        yield row | {"recall_10": found.neighbor_recall_at_10}
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over the seeds of each weight, ascending."""
+    """Mean over the seeds of each recipe and weight, ascending."""
     result = []
-    for weight in sorted({row["weight"] for row in rows}):
-        own = [row for row in rows if row["weight"] == weight]
+    for recipe, weight in sorted({(row["recipe"], row["weight"]) for row in rows}):
+        own = [row for row in rows if (row["recipe"], row["weight"]) == (recipe, weight)]
         mean = {key: float(np.mean([row[key] for row in own])) for key in ("map", "recall_10_in_100", "recall_10")}
-        result.append({"weight": weight} | mean | {"seeds": len(own)})
+        result.append({"recipe": recipe, "weight": weight} | mean | {"seeds": len(own)})
     return result
 
 
 def plot(rows: list[dict[str, Any]], rivals: list[dict[str, Any]], out: Path) -> None:
-    """The curve with the rivals at the same length."""
+    """A curve for each recipe, with the rivals at the same length."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    axes.plot([row["recall_10_in_100"] for row in rows], [row["map"] for row in rows], "o-", label="SSDH")
-    for row in rows:
-        place = (row["recall_10_in_100"], row["map"])
-        axes.annotate(f"λ = {row['weight']:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    for recipe in dict.fromkeys(row["recipe"] for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        axes.plot([row["recall_10_in_100"] for row in own], [row["map"] for row in own], "o-", label=recipe)
+        for row in own:
+            place = (row["recall_10_in_100"], row["map"])
+            axes.annotate(f"{row['weight']:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=8)
     for row in rivals:
         if row["method"] in RIVALS and row["bits"] == BITS and row["settings"] == RIVALS[row["method"]][1]:
             place = (row["recall_10_in_100"], row["map_mean"])
@@ -74,6 +85,7 @@ def plot(rows: list[dict[str, Any]], rivals: list[dict[str, Any]], out: Path) ->
             axes.annotate(name, place, xytext=(5, -10), textcoords="offset points", fontsize=8)
     axes.set_xlabel("same picture: ten nearest by features among the first hundred by code")
     axes.set_ylabel("same kind: mAP@5000")
+    axes.legend(title="train.neighbor_weight of")
     figure.savefig(out)
 
 
@@ -81,6 +93,7 @@ def main() -> None:
     """Measure what is missing, print the means, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--views", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--plot", type=Path)
     chosen = parser.parse_args()
@@ -89,10 +102,12 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))["results"] if kept.is_file() else []
     features, labels = load(chosen.features)
     for seed in range(chosen.seeds):
-        have = {row["weight"] for row in rows if row["seed"] == seed}
-        if missing := [weight for weight in WEIGHTS if weight not in have]:
-            task = Task.of(features, labels, draw(labels, 1000, 5000, seed), seed, TOPK)
-            for row in measure(task, missing):
+        task = Task.of(features, labels, draw(labels, 1000, 5000, seed), seed, TOPK)
+        for recipe in ("manifold", "manifold_views") if chosen.views else ("manifold",):
+            have = {row["weight"] for row in rows if (row["recipe"], row["seed"]) == (recipe, seed)}
+            count: int = section(read_params() | {"recipe": recipe}, "views", ViewsParams).count
+            views = load_views(chosen.views, task.split)[:count] if count else ()
+            for row in measure(task, recipe, [weight for weight in WEIGHTS if weight not in have], views):
                 rows.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
                 write_results("neighbors", rows, kept)

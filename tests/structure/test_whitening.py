@@ -38,7 +38,7 @@ def test_the_number_of_cores_changes_no_digit(monkeypatch: pytest.MonkeyPatch) -
     for cores in (1, 3):
         monkeypatch.setattr("ssdh.core.runtime.num_cores", lambda cores=cores: cores)
         found.append(whiten(features, view_factor(features, views, power=0.7, strength=3.0)))
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_views_that_change_nothing_make_no_direction_shorter() -> None:
