@@ -1,6 +1,6 @@
 # make run    the default experiment and a short table      make test       unit tests and one small real run
 # make bench  ratios measured in one run, as a table        make test-all   all but test-slow: what CI runs
-# make table  the grid data set × bits × seed               make test-slow  random kills of a real run
+# make table  the grid data set × bits × seed               make test-slow  random kills, thousands of mutated files
 # make lint   ruff and mypy                                 make lock       requirements.lock from pyproject.toml
 # All of them first make the environment from requirements.lock. Python 3.11, 3.12 or 3.13, and several side by side:
 # `make run PYTHON=python3.12`, `make test PYTHON=python3.12 VENV=.venv-3.12`.
