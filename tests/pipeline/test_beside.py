@@ -62,7 +62,7 @@ def test_gc_and_checkout_beside_a_queue(first_run: Clone, tmp_path: Path) -> Non
     clone.dvc("exp", "run", "--queue", "-S", "seed=6,7")
     clone.dvc("queue", "start")
     try:
-        while "Running" not in clone.dvc("queue", "status").stdout:
+        while clone.dvc("queue", "status").stdout.count("Queued") == 2:
             time.sleep(0.5)
         clone.dvc("gc", "--workspace", "--force")
         clone.dvc("checkout")
