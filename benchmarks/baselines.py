@@ -59,22 +59,22 @@ def searches(features: NDArray[Any], split: Split, bits: int, images: int, hashe
     """A search over `images` codes for each method, and the exact scan of float rows."""
     train = np.asarray(features[split.train], np.float32)
     rows = np.resize(split.database, images)
-    found: dict[str, Search] = {"ssdh": hamming_search(hasher.transform, hasher.transform(features)[rows], bits)}
+    result: dict[str, Search] = {"ssdh": hamming_search(hasher.transform, hasher.transform(features)[rows], bits)}
     for name in METHODS:
         fitted = comparison.fit(name, train, bits, 0)
         packed = comparison.encode(fitted, features)[rows]
         if isinstance(fitted, Codes):
-            found[name] = hamming_search(fitted.encode, packed, bits)
+            result[name] = hamming_search(fitted.encode, packed, bits)
         else:
             index: Any = faiss.clone_index(fitted.index)  # type: ignore[attr-defined]
             index.add_sa_codes(packed)
             if name == "rabitq":
                 index.qb = 8  # bits of a query's values, faiss's quick way; the quality is of float queries
-            found[name] = faiss_search(fitted.prepared, index)  # type: ignore[attr-defined]
+            result[name] = faiss_search(fitted.prepared, index)  # type: ignore[attr-defined]
     scan = faiss.IndexFlatIP(features.shape[1])
     for part in np.array_split(rows, -(-images // 50_000)):
         scan.add(unit_rows(features[part]))
-    return found | {"float": faiss_search(unit_rows, scan)}
+    return result | {"float": faiss_search(unit_rows, scan)}
 
 
 def queries_a_second(found: dict[str, Search], queries: NDArray[np.float32], repeats: int) -> dict[str, float]:
@@ -119,9 +119,9 @@ def main() -> None:
     faiss.omp_set_num_threads(1)
     with one_blas_thread():
         measured = quality(features, labels, split, chosen.bits, hasher)
-        found = searches(features, split, chosen.bits, chosen.images, hasher)
+        result = searches(features, split, chosen.bits, chosen.images, hasher)
         asked = np.asarray(features[split.query[: chosen.queries]], np.float32)
-        speed = queries_a_second(found, asked, chosen.repeats)
+        speed = queries_a_second(result, asked, chosen.repeats)
     rows = [
         {
             "method": name,

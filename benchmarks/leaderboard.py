@@ -114,8 +114,8 @@ def cost(rows: Sequence[dict[str, Any]]) -> str:
 
 def collapse(row: dict[str, Any]) -> str:
     """What is said beside the number of different codes where seeds gave codes that hold almost nothing."""
-    found = row.get("collapsed", 0)
-    return f" **collapsed** ({found} of {row['seeds']} seeds)" if found else ""
+    result = row.get("collapsed", 0)
+    return f" **collapsed** ({result} of {row['seeds']} seeds)" if result else ""
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

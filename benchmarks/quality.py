@@ -161,10 +161,10 @@ class Task:
     def scores(self, blocks: Iterable[tuple[slice, NDArray[np.float32]]], packed: NDArray[Any] | None) -> "Measured":
         """Scores (queries, n) by blocks of queries; packed: the codes (N, bytes), if any."""
         precisions, shallow, near = np.empty(len(self.split.query)), [], []
-        for block, found in blocks:
+        for block, result in blocks:
             relevant = sharing(self.labels, self.split, block)
-            for i, row in enumerate(range(block.start, block.start + len(found))):
-                ranked = Ranked.by(found[i])
+            for i, row in enumerate(range(block.start, block.start + len(result))):
+                ranked = Ranked.by(result[i])
                 total, hits = ranked.total[None], ranked.count(relevant[i])[None]
                 precisions[row] = ranking.average_precision(total, hits, self.topk)[0]
                 shallow.append(ranking.average_precision(total, hits, 1000)[0])
@@ -195,11 +195,11 @@ def measure(task: Task, method: str, settings: str, bits: Sequence[int], views: 
     """What a method reaches at each length that it can give; seconds are of processor time."""
     if method == "float":
         started = time.process_time()
-        found = task.scores(similarity_blocks(task.features, task.split.query, task.split.database), None)
-        return {k: replace_seconds(found, started) for k in bits}
+        results = task.scores(similarity_blocks(task.features, task.split.query, task.split.database), None)
+        return {k: replace_seconds(results, started) for k in bits}
     if method in registry.names():
         lengths = {k: baseline(task, method, k) for k in bits}
-        return {k: found for k, found in lengths.items() if found}
+        return {k: results for k, results in lengths.items() if results}
     params = with_settings(read_params(), method, settings)
     started = time.process_time()
     structure: StructureParams = section(params, "structure", StructureParams)
@@ -241,17 +241,17 @@ def replace_seconds(found: Measured, started: float, ended: float | None = None)
 def summarise(results: Results) -> list[Row]:
     """Mean and deviation over the seeds (of the sample; 0 for one), and how far the default is from each method."""
     rows: list[Row] = []
-    for (method, settings, bits), found in results.items():
-        maps = np.array([one.precisions.mean() for one in found])
-        uniques = [one.unique_codes for one in found if one.unique_codes is not None]
+    for (method, settings, bits), result in results.items():
+        maps = np.array([one.precisions.mean() for one in result])
+        uniques = [one.unique_codes for one in result if one.unique_codes is not None]
         row: Row = {"method": method, "settings": settings, "tier": tier(method), "bits": bits}
         row |= {"map_mean": float(maps.mean()), "map_std": float(maps.std(ddof=1)) if len(maps) > 1 else 0.0}
-        row |= {name: float(np.mean([getattr(one, name) for one in found])) for name in MEANS}
-        row |= {"unique_codes": round(float(np.mean(uniques))) if uniques else None, "seeds": len(found)}
-        row["collapsed"] = sum(one.collapsed for one in found)
+        row |= {name: float(np.mean([getattr(one, name) for one in result])) for name in MEANS}
+        row |= {"unique_codes": round(float(np.mean(uniques))) if uniques else None, "seeds": len(result)}
+        row["collapsed"] = sum(one.collapsed for one in result)
         reference = results.get(("default", "chosen", bits))
         if reference and method != "default":
-            pairs = zip(reference, found, strict=False)  # of the seeds that both have, in the middle of a run
+            pairs = zip(reference, result, strict=False)  # of the seeds that both have, in the middle of a run
             ours, theirs = (np.concatenate([one.precisions for one in each]) for each in zip(*pairs, strict=True))
             difference = paired_bootstrap(theirs, ours)
             row["default_minus_method"] = [difference.difference, difference.low, difference.high]
@@ -318,11 +318,11 @@ def main() -> None:
         task = Task.of(features, labels, draw(labels, chosen.num_query, chosen.num_train, seed), seed, chosen.topk)
         views = load_views(chosen.views, task.split) if chosen.views else ()
         for method, settings in runs:
-            for k, found in measure(task, method, settings, bits, views).items():
-                results.setdefault((method, settings, k), []).append(found)
-                if found.collapsed:
+            for k, result in measure(task, method, settings, bits, views).items():
+                results.setdefault((method, settings, k), []).append(result)
+                if result.collapsed:
                     print(
-                        f"COLLAPSED CODES: {method}, {settings}, {k} bits, {found.unique_codes} different", flush=True
+                        f"COLLAPSED CODES: {method}, {settings}, {k} bits, {result.unique_codes} different", flush=True
                     )
             print(f"seed {seed}: {method}, {settings}", flush=True)
             rows = summarise(results)

@@ -77,9 +77,9 @@ def main() -> None:
             ).rows[0]
 
         exact_ms, exact = milliseconds(lambda i: scan.search(queries[i : i + 1], TOP)[1][0], chosen.queries)
-        two_ms, found = milliseconds(two_stages, chosen.queries)
+        two_ms, result = milliseconds(two_stages, chosen.queries)
         code_ms, _ = milliseconds(lambda i: index.search(codes[asked[i] : asked[i] + 1], TOP), chosen.queries)
-    recall = np.mean([len(set(a) & set(b)) / TOP for a, b in zip(exact, found, strict=True)])
+    recall = np.mean([len(set(a) & set(b)) / TOP for a, b in zip(exact, result, strict=True)])
     rows = [
         {"search": "exact scan, float32", "query_ms": exact_ms, "of the scan": 1.0, "recall@10": 1.0},
         {"search": f"codes, then {chosen.rerank} by float16", "query_ms": two_ms, "of the scan": two_ms / exact_ms,

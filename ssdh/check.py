@@ -252,11 +252,11 @@ def check_training_on_embeddings(
     """
     takes_views = bool(read_recipe(recipe)["views"].get("count"))
     count = 0 if takes_views else views.count
-    for name, wanted, value in (("train.finetune", "false", params.finetune), ("views.count", "0", count)):
+    for name, expected, value in (("train.finetune", "false", params.finetune), ("views.count", "0", count)):
         if value:
             raise ParameterError(
-                f"{name} must be {wanted} for dataset {dataset}, which has no images: choose another recipe or set it "
-                f"so (params.yaml: {name})"
+                f"{name} must be {expected} for dataset {dataset}, which has no images: choose another recipe or set "
+                f"it so (params.yaml: {name})"
             )
     if takes_views:
         from ssdh.training.method import load_method

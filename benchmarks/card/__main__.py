@@ -71,14 +71,14 @@ def card(device: str) -> dict[str, Any]:
     """The card, its driver and the versions of what computes on it."""
     import torch
 
-    found: dict[str, Any] = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda}
-    found |= {"python": platform.python_version(), "cores": os.cpu_count()}
+    result: dict[str, Any] = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda}
+    result |= {"python": platform.python_version(), "cores": os.cpu_count()}
     if device != "cpu":
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        found["card"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
-        found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
-    return found
+        result["card"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+        result["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        result["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+    return result
 
 
 def main() -> int:
@@ -101,13 +101,13 @@ def main() -> int:
 def run_parts(names: list[str], options: Options) -> int:
     """Run the parts, each with its limit; 1 where one did not end well."""
     options.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"card": card(options.device), "parts": {}}
+    result: dict[str, Any] = {"card": card(options.device), "parts": {}}
     for name in names:
         print(f"=== {name}", flush=True)
-        found["parts"][name] = run_part(name, options, LIMITS[name] * (10 if options.small else 1))
-        write_results("card", found, options.out / "card.json")
-    failed = [name for name, part in found["parts"].items() if part["ended"] != 0]
-    for name, part in found["parts"].items():
+        result["parts"][name] = run_part(name, options, LIMITS[name] * (10 if options.small else 1))
+        write_results("card", result, options.out / "card.json")
+    failed = [name for name, part in result["parts"].items() if part["ended"] != 0]
+    for name, part in result["parts"].items():
         print(f"{name}: {len(part['rows'])} rows, {part['seconds']:.0f} s, ended {part['ended']}")
     return 1 if failed else 0
 

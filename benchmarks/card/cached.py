@@ -57,7 +57,7 @@ def _hash_layer(device: torch.device, options: Options) -> Iterator[Row]:
 def _stages(workspace: Workspace, options: Options) -> Iterator[Row]:
     """structure, train (the hash layer) and encode of both recipes, as processes, on the CPU and on the device."""
     for recipe in ("published", "manifold"):
-        found: dict[str, tuple[bytes, Codes, dict[str, float]]] = {}
+        result: dict[str, tuple[bytes, Codes, dict[str, float]]] = {}
         for place, where in (("cpu", "cpu"), ("device", options.device)):
             run = workspace.copy(options.work / f"cached-{recipe}-{place}")
             run.set(recipe=recipe, bits=64, train__finetune=None, train__epochs=None, train__precision=None)
@@ -66,13 +66,13 @@ def _stages(workspace: Workspace, options: Options) -> Iterator[Row]:
             seconds = run.run("structure", "train", "encode")
             seconds["all"] = time.perf_counter() - started
             labels = (run.folder / "features/pseudo_labels.npy").read_bytes()
-            found[place] = (labels, read_array(run.folder / "models/codes.npy"), seconds)
-        codes = [unpack(found[place][1], 64) for place in ("cpu", "device")]
+            result[place] = (labels, read_array(run.folder / "models/codes.npy"), seconds)
+        codes = [unpack(result[place][1], 64) for place in ("cpu", "device")]
         yield {
             "what": "stages, hash layer on cached features",
             "recipe": recipe,
-            "same_labels": found["cpu"][0] == found["device"][0],
+            "same_labels": result["cpu"][0] == result["device"][0],
             "share_of_equal_bits": float((codes[0] == codes[1]).mean()),
-            "seconds_cpu": found["cpu"][2],
-            "seconds_device": found["device"][2],
+            "seconds_cpu": result["cpu"][2],
+            "seconds_device": result["device"][2],
         }

@@ -98,7 +98,7 @@ def _measure(
     workers = num_cores()
     blocks_of = image_blocks(network, preprocessing, source, device, precision, workers)
     done: list[float] = []
-    whole, on_its_way, bare_seconds, found = [], [], [], []
+    whole, on_its_way, bare_seconds, result = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for attempt in range(2):
             bare_seconds.append(bare(max(1, blocks // 2)) / max(1, blocks // 2))
@@ -110,7 +110,7 @@ def _measure(
             first = min(PREFETCH * workers, blocks // 2)  # blocks that may have been there before the first pass
             on_its_way.append((done[-1] - done[first]) / (blocks - 1 - first))
             done.clear()
-            found.append(np.load(place / "features.npy"))
+            result.append(np.load(place / "features.npy"))
     return {
         "layer": backbone.layer,
         "images": blocks * BLOCK,
@@ -119,7 +119,7 @@ def _measure(
         "of_bare": min(bare_seconds) / min(on_its_way),
         "with_start_and_end_images_s": BLOCK / min(whole),
         "with_start_and_end_of_bare": min(bare_seconds) / min(whole),
-        "same_bits_twice": bool(np.array_equal(*found)),
+        "same_bits_twice": bool(np.array_equal(*result)),
     }
 
 

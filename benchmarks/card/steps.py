@@ -14,5 +14,5 @@ def rows(options: Options) -> Iterator[Row]:
         for precision in ("bf16", "fp32"):
             for deterministic in (True, False):
                 make_deterministic(device, deterministic)
-                found = network(options.trained, options.size, batch, device, precision, steps, 2)
-                yield {"deterministic": deterministic} | found
+                result = network(options.trained, options.size, batch, device, precision, steps, 2)
+                yield {"deterministic": deterministic} | result

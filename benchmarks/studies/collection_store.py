@@ -60,8 +60,8 @@ class SQLite:
 
     def codes(self) -> int:
         """Read every id and code, as a search does when it opens."""
-        found = self.database.execute("SELECT id, code FROM images ORDER BY id").fetchall()
-        return len(np.frombuffer(b"".join(code for _, code in found), np.uint8).reshape(-1, CODE))
+        result = self.database.execute("SELECT id, code FROM images ORDER BY id").fetchall()
+        return len(np.frombuffer(b"".join(code for _, code in result), np.uint8).reshape(-1, CODE))
 
     def features(self, ids: Sequence[int]) -> int:
         """Read the features of some ids."""
@@ -94,13 +94,13 @@ class Lance:
 
     def codes(self) -> int:
         """Read every id and code, as a search does when it opens."""
-        found = self.table.search().select(["id", "code"]).limit(10**9).to_arrow()
-        return len(np.frombuffer(b"".join(found["code"].to_pylist()), np.uint8).reshape(-1, CODE))
+        result = self.table.search().select(["id", "code"]).limit(10**9).to_arrow()
+        return len(np.frombuffer(b"".join(result["code"].to_pylist()), np.uint8).reshape(-1, CODE))
 
     def features(self, ids: Sequence[int]) -> int:
         """Read the features of some ids."""
-        wanted = f"id IN ({', '.join(map(str, ids))})"
-        return len(self.table.search().where(wanted).select(["features"]).limit(len(ids)).to_arrow())
+        expected = f"id IN ({', '.join(map(str, ids))})"
+        return len(self.table.search().where(expected).select(["features"]).limit(len(ids)).to_arrow())
 
     def known(self, digest: bytes) -> bool:
         """Whether an image with this SHA-256 is there."""
@@ -116,7 +116,7 @@ def measure(kind: type[SQLite] | type[Lance], count: int) -> dict[str, float]:
     """Seconds of each operation, medians of REPEATS where it is repeated, and megabytes on disk."""
     folder = Path(tempfile.mkdtemp())
     store = kind(folder)
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[int], object], repeats: int = REPEATS) -> None:
         seconds = []
@@ -124,7 +124,7 @@ def measure(kind: type[SQLite] | type[Lance], count: int) -> dict[str, float]:
             started = time.perf_counter()
             work(number)
             seconds.append(time.perf_counter() - started)
-        found[name] = float(f"{np.median(seconds):.3g}")
+        result[name] = float(f"{np.median(seconds):.3g}")
 
     first = rows(0, count)
     timed("add all", lambda _: store.add(first), 1)
@@ -135,11 +135,11 @@ def measure(kind: type[SQLite] | type[Lance], count: int) -> dict[str, float]:
     timed("look up a digest", lambda number: store.known(first[number * 7][2]))
     timed("remove ten", lambda number: store.remove(range(FEW * number, FEW * number + FEW)))
     timed("read all codes", lambda _: store.codes(), 3)
-    wanted = np.random.default_rng(1).integers(count // 2, count, (REPEATS, SHORTLIST))
-    timed("read 500 features", lambda number: store.features(wanted[number].tolist()))
-    found["megabytes"] = round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
+    expected = np.random.default_rng(1).integers(count // 2, count, (REPEATS, SHORTLIST))
+    timed("read 500 features", lambda number: store.features(expected[number].tolist()))
+    result["megabytes"] = round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
     shutil.rmtree(folder)
-    return found
+    return result
 
 
 def main() -> None:

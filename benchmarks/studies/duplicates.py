@@ -79,7 +79,7 @@ def features_of(photos: list[Image.Image], weights: Path, size: int) -> dict[str
             pixels = [np.array(change(photo))[None] for photo in photos[start : start + BLOCK]]
             yield torch.cat([preprocess(one, backbone.preprocessing) for one in pixels])
 
-    found = {}
+    result = {}
     for name, change in {"": lambda photo: photo, **CHANGES}.items():
         blocks = run_network(
             backbone.module,
@@ -88,9 +88,9 @@ def features_of(photos: list[Image.Image], weights: Path, size: int) -> dict[str
             "bf16",
             prepare=lambda batch: normalise(batch, backbone.preprocessing),
         )
-        found[name] = np.concatenate(list(blocks))
+        result[name] = np.concatenate(list(blocks))
         print(f"features of {name or 'the photos'}", flush=True)
-    return found
+    return result
 
 
 def scores(pairs: NDArray[np.int64], count: int) -> dict[str, float]:
@@ -110,8 +110,8 @@ def measure(features: dict[str, NDArray[np.float32]]) -> list[dict[str, Any]]:
     triangle = np.stack(np.triu_indices(2 * count, 1), axis=1)  # all pairs
     cosines = {name: similarities(values, triangle[:, 0], triangle[:, 1]) for name, values in both.items()}
     for name, least in ((name, least) for name in both for least in SIMILARITIES):
-        found = triangle[cosines[name] >= least]
-        rows.append({"change": name, "bits": None, "radius": None, "similarity": least} | scores(found, count))
+        result = triangle[cosines[name] >= least]
+        rows.append({"change": name, "bits": None, "radius": None, "similarity": least} | scores(result, count))
     for bits in BITS:
         split = Split(query=train[:0], train=train, database=train)
         codes = recipe_codes(everything, split, labels, section(params, "train", TrainParams), bits, SEED)
@@ -147,15 +147,15 @@ def million(count: int = 1_000_000, bits: int = 64, dim: int = 64) -> list[dict[
         features[rows] = values
         packed[rows] = np.packbits(values @ planes > 0, axis=1)
     table = CodeTable(packed, bits, range(count), {"name": [""] * count, "sha256": [str(row) for row in range(count)]})
-    found = []
+    result = []
     for radius in (2, 4, 8):
         started = time.perf_counter()
         groups = find_groups(table, features, radius=radius, min_similarity=0.98)
         seconds = time.perf_counter() - started
         row = {"images": count, "bits": bits, "radius": radius, "groups": len(groups), "seconds": round(seconds, 1)}
         print(row, flush=True)
-        found.append(row)
-    return found
+        result.append(row)
+    return result
 
 
 def main() -> None:

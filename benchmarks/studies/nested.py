@@ -55,7 +55,7 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     result = []
     for queries, way in dict.fromkeys((row["queries"], row["way"]) for row in rows):
         own = [row["map"] for row in rows if (row["queries"], row["way"]) == (queries, way)]
-        mean = {str(bits): float(np.mean([found[str(bits)] for found in own])) for bits in LENGTHS}
+        mean = {str(bits): float(np.mean([results[str(bits)] for results in own])) for bits in LENGTHS}
         result.append({"queries": queries, "way": way} | mean | {"seeds": len(own)})
     return result
 

@@ -108,7 +108,7 @@ def standing(rows: Sequence[dict[str, Any]], recipe: str) -> list[dict[str, Any]
 def write(rows: Sequence[dict[str, Any]], features: str) -> None:
     """All runs, and the values of the best trial of each method whose trials are all there."""
     tried = {recipe: standing(rows, recipe) for recipe in GRIDS}
-    best = {recipe: found[0]["values"] for recipe, found in tried.items() if len(found) == TRIALS}
+    best = {recipe: result[0]["values"] for recipe, result in tried.items() if len(result) == TRIALS}
     head = {"features": features, "trials": TRIALS, "seeds": SEEDS, "bits": BITS, "topk": TOPK, "grids": GRIDS}
     write_results("rivals", head | {"best": best, "runs": rows}, KEPT)
 

@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
     print(f"{home}:")
     for name, what in (("datasets", "raw data sets"), ("weights", "weights"), ("work", "unfinished work")):
         print(f"  {name:9} {_size(home / name) / MIB:12,.1f} MiB  {what}")
-    found = sorted(shelves(), key=_last_used, reverse=True)
-    total = sum(_bytes(shelf) for shelf in found)
+    result = sorted(shelves(), key=_last_used, reverse=True)
+    total = sum(_bytes(shelf) for shelf in result)
     limit = f"at most {store_limit() / 2**30:,.4g} GiB: SSDH_FEATURES_GIB"
     print(f"  {'features':9} {total / MIB:12,.1f} MiB  kept by content, {limit}")
-    for shelf in found:
+    for shelf in result:
         print(
             f"    {shelf.rows:,} rows, {_bytes(shelf) / MIB:,.1f} MiB, used {_ago(_last_used(shelf))}: {_named(shelf)}"
         )

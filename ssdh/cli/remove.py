@@ -35,12 +35,12 @@ def run(options: argparse.Namespace) -> int:
         raise ParameterError("--missing is for photos: of embeddings name rows or ids to remove")
     with collection.writing() as writer:
         if options.missing:
-            wanted: list[int | str] = [
+            expected: list[int | str] = [
                 path for item in collection.items() for path in item.paths if not Path(path).exists()
             ]
         else:
-            wanted = [int(text) if text.isdecimal() else _path(text, collection) for text in options.images]
-        gone = writer.remove(wanted)
+            expected = [int(text) if text.isdecimal() else _path(text, collection) for text in options.images]
+        gone = writer.remove(expected)
     print(f"{options.collection}: {gone:,} images removed. It holds {len(collection):,} images.")
     return 0
 

@@ -90,10 +90,10 @@ def _search_embeddings(options: argparse.Namespace) -> tuple[Any, list[dict[str,
     index, network = _index(options, opened.open_index, features=True), load_hashnet(model_of(options.collection))
     names, encoded = find_queries(options.query, index, network, select_device("auto"))
     encoded = _queries(options, encoded)
-    found = _search(index, encoded, options, _ids(options, opened))
+    result = _search(index, encoded, options, _ids(options, opened))
     return index, [
         {"query": name, "code": code.tobytes().hex(), "results": results}
-        for name, code, results in zip(names, encoded.packed, found, strict=True)
+        for name, code, results in zip(names, encoded.packed, result, strict=True)
     ]
 
 
@@ -109,10 +109,10 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
     queries: list[dict[str, Any]] = []
     for batch in read_photos(paths, encoder.min_side, skipped):
         encoded = _queries(options, encoder([pixels for _, pixels in batch]))
-        found = _search(index, encoded, options, ids)
+        result = _search(index, encoded, options, ids)
         queries += [
             {"photo": str(path), "code": code.tobytes().hex(), "results": results}
-            for (path, _), code, results in zip(batch, encoded.packed, found, strict=True)
+            for (path, _), code, results in zip(batch, encoded.packed, result, strict=True)
         ]
     if not queries:
         raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
@@ -159,12 +159,12 @@ def _search(index: Any, encoded: Any, options: argparse.Namespace, ids: Any = No
     """The results of each of the encoded queries; ids: of the rows, where they have some."""
     from ssdh.hashing.rerank import cosines
 
-    found = index.search(
+    matches = index.search(
         encoded.packed, options.top, options.radius,
         rerank=options.rerank, query_features=encoded.features, query_outputs=encoded.outputs,
     )  # fmt: skip
     answers = []
-    for own, distances, rows in zip(encoded.features, *found, strict=True):
+    for own, distances, rows in zip(encoded.features, *matches, strict=True):
         there = rows[rows >= 0]
         results = [
             {"distance": int(distance), "row": int(row), "name": index.names[row]}

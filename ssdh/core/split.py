@@ -62,12 +62,12 @@ def read_split(folder: Path) -> Split:
 
 def _read_roles(file: TextIO) -> tuple[dict[str, Rows], int]:
     """The rows of each role but unused, in the file's order, and how many rows there are in all."""
-    found = {role: array("q") for role in ("query", "train", "database")}
+    result = {role: array("q") for role in ("query", "train", "database")}
     count = 0
     reader = csv.reader(file)
     next(reader, None)
     for row, role in reader:
         count += 1
-        if role in found:
-            found[role].append(int(row))
-    return {role: np.array(rows, np.int64) for role, rows in found.items()}, count
+        if role in result:
+            result[role].append(int(row))
+    return {role: np.array(rows, np.int64) for role, rows in result.items()}, count

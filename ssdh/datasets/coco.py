@@ -64,8 +64,8 @@ class Coco(Dataset[CocoParams]):
     def missing_images(self, params: CocoParams) -> tuple[int, int]:
         """Of the list, or of the annotations."""
         root = self._root(params)
-        _, found = locate(root, _read(root)[0])
-        return int((~found).sum()), len(found)
+        _, exists = locate(root, _read(root)[0])
+        return int((~exists).sum()), len(exists)
 
     def ensure(self, params: CocoParams) -> None:
         """Check the layout of a given folder, or download and unpack the archives; every listed image must exist."""
@@ -143,10 +143,10 @@ def _official(root: Path) -> tuple[list[str], NDArray[np.uint8], tuple[str, ...]
             places = np.array([(row[image], column[category]) for image, category in pairs], np.int64).reshape(-1, 2)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{path} is not a whole annotation file ({error!r}): fetch it again") from None
-        found = tuple(name for _, name in categories)
-        if len(found) != NUM_CLASSES or (classes and found != classes):
-            raise DataError(f"{path} has {len(found)} categories, COCO has the same {NUM_CLASSES} in each file")
-        classes = found
+        own = tuple(name for _, name in categories)
+        if len(own) != NUM_CLASSES or (classes and own != classes):
+            raise DataError(f"{path} has {len(own)} categories, COCO has the same {NUM_CLASSES} in each file")
+        classes = own
         labels = np.zeros((len(files), NUM_CLASSES), np.uint8)
         labels[places[:, 0], places[:, 1]] = 1
         blocks.append(labels)

@@ -26,8 +26,9 @@ def read_column(path: Path, key: str | None, usual: tuple[str, ...]) -> Column |
     or in `metadata/` are read. Raises DataError where the file cannot be read or has no column `key`.
     """
     if path.is_dir():
-        found = sorted([*path.glob("metadata_*.parquet"), *path.glob("metadata/*.parquet")], key=natural_order)
-        columns = [read_column(file, key, usual) for file in found or sorted(path.glob("*.parquet"), key=natural_order)]
+        files = sorted([*path.glob("metadata_*.parquet"), *path.glob("metadata/*.parquet")], key=natural_order)
+        files = files or sorted(path.glob("*.parquet"), key=natural_order)
+        columns = [read_column(file, key, usual) for file in files]
         whole = [column for column in columns if column is not None]
         return [value for column in whole for value in column] if whole else None
     with reading(path):
@@ -185,8 +186,8 @@ def labels_of(column: Column, where: str) -> tuple[tuple[str, ...], NDArray[np.u
         raise DataError(f"{where}: {len(classes):,} different values in {len(own):,} rows are names, not classes")
     column_of = {label: i for i, label in enumerate(classes)}
     labels = np.zeros((len(own), len(classes)), np.uint8)
-    for row, found in enumerate(own):
-        labels[row, [column_of[label] for label in found]] = 1
+    for row, names in enumerate(own):
+        labels[row, [column_of[label] for label in names]] = 1
     return tuple(map(str, classes)), labels
 
 

@@ -83,9 +83,9 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
         count, dim = embeddings.shape
         names = _names(params, path, embeddings)
         classes, labels = _labels(params, path, count)
-        found = scan(embeddings)
-        counts = _report(path, found, params.on_bad_row)
-        check_counts(self.name, params, int((found.fault == 0).sum()), unit=self.unit, parameter="features")
+        result = scan(embeddings)
+        counts = _report(path, result, params.on_bad_row)
+        check_counts(self.name, params, int((result.fault == 0).sum()), unit=self.unit, parameter="features")
         files = sorted({part.path for part in embeddings.parts})
         logger.info("{}: {:,} rows of {} {} values, {} classes", path, count, dim, embeddings.dtype, len(classes))
         return RawDataset(
@@ -93,8 +93,8 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
             labels=labels,
             names=names,
             protocol=_protocol(params, embeddings, names),
-            digests=found.digests,
-            bad={int(row): REASONS[found.fault[row]] for row in np.flatnonzero(found.fault)},
+            digests=result.digests,
+            bad={int(row): REASONS[result.fault[row]] for row in np.flatnonzero(result.fault)},
             counts={"dim": dim, "dtype": str(embeddings.dtype), **counts}
             | {"files": [f"{file.name} {file_sha256(file)}" for file in files]},
         )
@@ -114,8 +114,8 @@ def scan(embeddings: Embeddings) -> Scan:
     digests: list[str] = []
     faults = []
     for block in embeddings.blocks():
-        found = (bytes(digest).hex() for digest in block.digests())
-        digests += [digest if good else "" for digest, good in zip(found, block.good, strict=True)]
+        result = (bytes(digest).hex() for digest in block.digests())
+        digests += [digest if good else "" for digest, good in zip(result, block.good, strict=True)]
         faults.append(block.fault)
     return Scan(digests, np.concatenate(faults))
 

@@ -76,8 +76,8 @@ class Flickr25k(Dataset[Flickr25kParams]):
         """Of the list, or of the 25,000 of the archive."""
         root = _existing(self, params)
         if (root / "img.txt").is_file():
-            _, found = _listed(root)
-            return int((~found).sum()), len(found)
+            _, exists = _listed(root)
+            return int((~exists).sum()), len(exists)
         return NUM_IMAGES - len(_official_images(root)[0]), NUM_IMAGES
 
     def ensure(self, params: Flickr25kParams) -> None:
@@ -92,8 +92,8 @@ class Flickr25k(Dataset[Flickr25kParams]):
                 "or with img.txt, targets.txt and images/ (params.yaml: datasets.flickr25k.data.root)"
             )
         if (root / "img.txt").is_file():
-            paths, found = _listed(root)
-            check_listed(self.name, root, paths, found, params.on_bad_image)
+            paths, exists = _listed(root)
+            check_listed(self.name, root, paths, exists, params.on_bad_image)
         else:
             _, paths = _official_images(root)
         check_counts(self.name, params, len(paths))
@@ -103,8 +103,8 @@ class Flickr25k(Dataset[Flickr25kParams]):
         """Photos in the order of the list, or of their numbers."""
         root = _existing(self, params)
         if (root / "img.txt").is_file():
-            paths, found = _listed(root)
-            check_listed(self.name, root, paths, found, params.on_bad_image)
+            paths, exists = _listed(root)
+            check_listed(self.name, root, paths, exists, params.on_bad_image)
             labels = read_binary_rows(root / "targets.txt", len(paths))
             classes = _class_names(root, labels.shape[1], params)
         else:

@@ -85,7 +85,7 @@ def _list(root: Path, params: FolderParams) -> Listing:
     listing = list_images(root, params.exclude)
     names = listing.names
     if not names:
-        passed_over = f" that are read ({told})" if (told := listing.passed_over()) else ""
+        passed_over = f" that are read ({message})" if (message := listing.passed_over()) else ""
         raise DataError(
             f"{root} holds no images{passed_over}: put photos there, or name another folder "
             "(params.yaml: datasets.folder.data.root)"
@@ -139,21 +139,21 @@ def _csv_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[
     there = set(names)
     listed = read_labels(path, there)
     spelled = spelled_as(list(listed), there)
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for name, own in listed.items():
-        found.setdefault(spelled.get(name, name), set()).update(own)
-    if absent := [name for name in found if name not in there]:
+        result.setdefault(spelled.get(name, name), set()).update(own)
+    if absent := [name for name in result if name not in there]:
         raise DataError(
             f"{len(absent)} images of {path} are not in {root} ({told_apart(absent, there)}): correct the paths (they "
             "are relative to the folder of labels.csv) or remove the lines"
         )
-    classes = sorted(set().union(*found.values()))
+    classes = sorted(set().union(*result.values()))
     if not classes:
         raise DataError(f"{path} holds no label: write path,label[;label…] lines, or remove it")
     row_of = {name: row for row, name in enumerate(names)}
     labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
     column_of = {name: column for column, name in enumerate(classes)}
-    for name, own in found.items():
+    for name, own in result.items():
         labels[row_of[name], [column_of[label] for label in own]] = 1
     return tuple(classes), labels
 
@@ -162,10 +162,10 @@ def _label_file(root: Path) -> Path | None:
     """`labels.csv` in the root, or the one file there whose name differs from it in capitals only."""
     if (root / LABEL_FILE).is_file():
         return root / LABEL_FILE
-    found = sorted(path for path in root.iterdir() if path.name.lower() == LABEL_FILE and path.is_file())
-    if len(found) > 1:
-        raise DataError(f"{root} holds {first_few([path.name for path in found])}: keep one, as {LABEL_FILE}")
-    return found[0] if found else None
+    result = sorted(path for path in root.iterdir() if path.name.lower() == LABEL_FILE and path.is_file())
+    if len(result) > 1:
+        raise DataError(f"{root} holds {first_few([path.name for path in result])}: keep one, as {LABEL_FILE}")
+    return result[0] if result else None
 
 
 _LABELS = {"none": _no_labels, "folders": _folder_labels, "csv": _csv_labels}

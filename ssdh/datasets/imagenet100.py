@@ -51,8 +51,8 @@ class ImageNet100(Dataset[ImageNet100Params]):
     def missing_images(self, params: ImageNet100Params) -> tuple[int, int]:
         """Of both lists."""
         root = self._root(params)
-        _, found = locate(root, [name for file in LISTS for name in _read(root / file)[0]])
-        return int((~found).sum()), len(found)
+        _, exists = locate(root, [name for file in LISTS for name in _read(root / file)[0]])
+        return int((~exists).sum()), len(exists)
 
     def ensure(self, params: ImageNet100Params) -> None:
         """Check the lists and that every listed image exists; there is no download."""
@@ -119,6 +119,6 @@ def _class_names(names: list[str], labels: NDArray[np.uint8]) -> tuple[str, ...]
     for name, column in zip(names, labels.argmax(axis=1).tolist(), strict=True):
         if len(parts := name.split("/")) > 1 and parts[-2] != "val":
             folders.setdefault(column, set()).add(parts[-2])
-    single = {column: next(iter(found)) for column, found in folders.items() if len(found) == 1}
+    single = {column: next(iter(result)) for column, result in folders.items() if len(result) == 1}
     known = single if len(set(single.values())) == len(single) == len(folders) else {}
     return tuple(known.get(column, f"class_{column}") for column in range(NUM_CLASSES))

@@ -86,8 +86,8 @@ class NusWide(Dataset[NusWideParams]):
     def missing_images(self, params: NusWideParams) -> tuple[int, int]:
         """Dead links."""
         root = self._root(params)
-        _, found = locate(root, self._listed(root).names, IMAGE_FOLDERS)
-        return int((~found).sum()), len(found)
+        _, exists = locate(root, self._listed(root).names, IMAGE_FOLDERS)
+        return int((~exists).sum()), len(exists)
 
     def ensure(self, params: NusWideParams) -> None:
         """Check the layout, and that the listed images are there or may be missing."""
@@ -98,8 +98,8 @@ class NusWide(Dataset[NusWideParams]):
                 f"{', '.join(self.lists)} or the official {LABEL_FOLDER}, {IMAGE_LIST} and {CONCEPTS}, with the "
                 f"photos under images/ or Flickr/ (params.yaml: datasets.{self.name}.data.root)"
             )
-        paths, found = self._located(root, self._listed(root), params)
-        present = [path for path, there in zip(paths, found, strict=True) if there]
+        paths, exists = self._located(root, self._listed(root), params)
+        present = [path for path, there in zip(paths, exists, strict=True) if there]
         check_counts(self.name, params, len(present))
         refuse_bad_files(self.name, root, present, params)
 
@@ -107,21 +107,21 @@ class NusWide(Dataset[NusWideParams]):
         """Photos in the order of the lists (database, then test), or of the official image list."""
         root = self._root(params)
         listed = self._listed(root)
-        paths, found = self._located(root, listed, params)
-        new_row = np.cumsum(found) - 1
+        paths, exists = self._located(root, listed, params)
+        new_row = np.cumsum(exists) - 1
         pool = listed.query_pool
-        query_pool = None if pool is None else new_row[pool[found[pool]]].astype(np.int64)
+        query_pool = None if pool is None else new_row[pool[exists[pool]]].astype(np.int64)
         num_query = params.num_query
         if num_query is None and query_pool is None:
             num_query = QUERIES_21 if self.k == 21 else 5000
-        database = None if query_pool is None else np.setdiff1d(np.arange(found.sum(), dtype=np.int64), query_pool)
+        database = None if query_pool is None else np.setdiff1d(np.arange(exists.sum(), dtype=np.int64), query_pool)
         return RawDataset(
             classes=listed.classes,
-            labels=listed.labels[found],
-            names=[path for path, there in zip(paths, found, strict=True) if there],
+            labels=listed.labels[exists],
+            names=[path for path, there in zip(paths, exists, strict=True) if there],
             protocol=Protocol(num_query, params.num_train, query_pool=query_pool, database_pool=database),
-            skipped=[(path, "missing") for path, there in zip(paths, found, strict=True) if not there],
-            counts={"missing": int((~found).sum())},
+            skipped=[(path, "missing") for path, there in zip(paths, exists, strict=True) if not there],
+            counts={"missing": int((~exists).sum())},
         )
 
     def _root(self, params: NusWideParams) -> Path:
@@ -178,8 +178,8 @@ class NusWide(Dataset[NusWideParams]):
 
     def _located(self, root: Path, listed: _Listed, params: NusWideParams) -> tuple[list[str], NDArray[np.bool_]]:
         """Paths relative to the root and which exist; raises DataError where they may not be missing."""
-        paths, found = locate(root, listed.names, IMAGE_FOLDERS)
-        missing = [path for path, there in zip(paths, found, strict=True) if not there]
+        paths, exists = locate(root, listed.names, IMAGE_FOLDERS)
+        missing = [path for path, there in zip(paths, exists, strict=True) if not there]
         if len(missing) == len(paths):
             raise DataError(
                 f"none of the {len(paths):,} images of {self.name} is under {root}: expected {missing[0]}, there or "
@@ -191,7 +191,7 @@ class NusWide(Dataset[NusWideParams]):
                 f"({not_there(root, missing)}): add them, or leave them out (params.yaml: "
                 f"datasets.{self.name}.data.missing: skip)"
             )
-        return paths, found
+        return paths, exists
 
 
 DATASETS = (NusWide(10), NusWide(21))

@@ -15,8 +15,8 @@ def _found() -> dict[str, AnyDataset]:
     """The data sets of all modules beside this one, sorted by name."""
     names = (module.name for module in pkgutil.iter_modules(datasets.__path__))
     modules = [importlib.import_module(f"{datasets.__name__}.{name}") for name in names if name != "registry"]
-    found: list[AnyDataset] = [dataset for module in modules for dataset in getattr(module, "DATASETS", ())]
-    return {dataset.name: dataset for dataset in sorted(found, key=lambda dataset: dataset.name)}
+    result: list[AnyDataset] = [dataset for module in modules for dataset in getattr(module, "DATASETS", ())]
+    return {dataset.name: dataset for dataset in sorted(result, key=lambda dataset: dataset.name)}
 
 
 DATASETS = _found()

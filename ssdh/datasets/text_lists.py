@@ -57,8 +57,8 @@ def spelled_as(names: Sequence[str], there: Collection[str]) -> dict[str, str]:
         return {}
     for name in there:
         twins.setdefault(_loose(name), []).append(name)
-    found = {name: twins.get(_loose(name), []) for name in missing}
-    return {name: fitting[0] for name, fitting in found.items() if len(fitting) == 1}
+    result = {name: twins.get(_loose(name), []) for name in missing}
+    return {name: fitting[0] for name, fitting in result.items() if len(fitting) == 1}
 
 
 def told_apart(names: Sequence[str], there: Collection[str]) -> str:
@@ -104,8 +104,8 @@ class Below:
         """The names in a folder, "" being the root; none where there is no such folder."""
         if folder not in self._entries:
             try:
-                with os.scandir(self.root / folder) as found:
-                    self._entries[folder] = {entry.name for entry in found}
+                with os.scandir(self.root / folder) as result:
+                    self._entries[folder] = {entry.name for entry in result}
             except OSError:
                 self._entries[folder] = set()
         return self._entries[folder]
@@ -150,21 +150,21 @@ def locate(root: Path, names: Sequence[str], folders: Sequence[str] = ("",)) -> 
     for folder in folders:
         listed = [f"{folder}/{name}" if folder else name for name in names]
         paths = [below.spelled(path) for path in listed]
-        found = np.array([path is not None for path in paths], dtype=bool)
-        if best is None or found.sum() > best[1].sum():
-            best = [path or name for path, name in zip(paths, listed, strict=True)], found
-        if found.all():
+        exists = np.array([path is not None for path in paths], dtype=bool)
+        if best is None or exists.sum() > best[1].sum():
+            best = [path or name for path, name in zip(paths, listed, strict=True)], exists
+        if exists.all():
             break
     assert best is not None
     return best
 
 
-def check_listed(name: str, root: Path, paths: Sequence[str], found: NDArray[np.bool_], on_bad_image: str) -> None:
+def check_listed(name: str, root: Path, paths: Sequence[str], exists: NDArray[np.bool_], on_bad_image: str) -> None:
     """A listed photo that is missing is a bad one: raise DataError unless data set `name` skips such.
 
-    found: (N,), which of the paths below `root` exist; none at all is always an error.
+    exists: (N,), which of the paths below `root` exist; none at all is always an error.
     """
-    missing = [path for path, there in zip(paths, found, strict=True) if not there]
+    missing = [path for path, there in zip(paths, exists, strict=True) if not there]
     if len(missing) == len(paths):
         raise DataError(
             f"none of the {len(paths):,} images listed for {root} is there: expected {one_line(missing[0])} …"

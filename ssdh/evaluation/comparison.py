@@ -58,13 +58,13 @@ def evaluate_baselines(
     train = np.asarray(take_rows(features, split.train), np.float32)
     true = nearest_by_features(features, split, params.neighbors, params.metric)
     compare = _Comparison(features, labels, split, true, topk, params)
-    found, rows = compare.scores(similarity_blocks(features, split.query, split.database, metric=params.metric))
+    result, rows = compare.scores(similarity_blocks(features, split.query, split.database, metric=params.metric))
     if labels.shape[1]:
         mean = train.mean(axis=0, dtype=np.float64)
         centred = float_average_precisions(features, labels, split, topk, centre=mean, metric=params.metric)
-        found["map_centred"] = float(centred.mean())
+        result["map_centred"] = float(centred.mean())
     about = {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes", "tier": "images only"}
-    metrics: dict[str, dict[str, Any]] = {"float": about | found}
+    metrics: dict[str, dict[str, Any]] = {"float": about | result}
     curves: Table = [("float", *row) for row in rows]
     for name in params.baselines:
         try:
@@ -73,11 +73,11 @@ def evaluate_baselines(
             logger.warning("{} is left out at {} bits: {}", name, bits, error)
             continue
         packed = encode(fitted, features)
-        found, rows = compare.codes(packed, bits) if isinstance(fitted, Codes) else compare.quantizer(fitted, packed)
+        result, rows = compare.codes(packed, bits) if isinstance(fitted, Codes) else compare.quantizer(fitted, packed)
         method = registry.get(name)
         unique = len(np.unique(packed[split.database], axis=0))
         about = {"title": method.TITLE, "about": method.ABOUT, "tier": method.TIER}
-        metrics[name] = about | {"bytes_per_image": packed.shape[1]} | found | {"unique_codes": unique}
+        metrics[name] = about | {"bytes_per_image": packed.shape[1]} | result | {"unique_codes": unique}
         curves += [(name, *row) for row in rows]
     return metrics, curves
 

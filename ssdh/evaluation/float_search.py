@@ -41,16 +41,16 @@ def similarity_blocks(
     for start in range(0, len(query), step):
         block = slice(start, min(start + step, len(query)))
         vectors = _vectors(take_rows(features, query[block]), centre, metric)
-        found = np.empty((len(vectors), num_rows), np.float32)
+        result = np.empty((len(vectors), num_rows), np.float32)
         for first in range(0, num_rows, chunk):
             rows = slice(first, first + chunk)
             others = _vectors(take_rows(features, rows), centre, metric)
-            np.matmul(vectors, others.T, out=found[:, rows])
+            np.matmul(vectors, others.T, out=result[:, rows])
             if metric == "l2":
-                found[:, rows] *= 2
-                found[:, rows] -= np.einsum("ij,ij->i", others, others)
-                found[:, rows] -= np.einsum("ij,ij->i", vectors, vectors)[:, None]
-        yield block, found[:, database]
+                result[:, rows] *= 2
+                result[:, rows] -= np.einsum("ij,ij->i", others, others)
+                result[:, rows] -= np.einsum("ij,ij->i", vectors, vectors)[:, None]
+        yield block, result[:, database]
 
 
 def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int, *, metric: Metric = "cosine") -> Rows:
@@ -63,9 +63,9 @@ def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int, *, metr
         raise ValueError(f"k must be between 1 and the {n} database items, got {k}")
     result = np.empty((len(query), k), np.int64)
     for block, similarities in similarity_blocks(features, query, database, metric=metric):
-        for row, found in zip(result[block], similarities, strict=True):
-            near = np.flatnonzero(found >= np.partition(found, n - k)[n - k])  # far faster than argpartition
-            row[:] = near[np.argsort(-found[near], kind="stable")[:k]]
+        for row, results in zip(result[block], similarities, strict=True):
+            near = np.flatnonzero(results >= np.partition(results, n - k)[n - k])  # far faster than argpartition
+            row[:] = near[np.argsort(-results[near], kind="stable")[:k]]
     return result
 
 

@@ -82,8 +82,8 @@ def evaluate(
             packed[split.query], database, labels[split.query], labels[split.database],
             bits=bits, topk=kept, counts=counts,
         )  # fmt: skip
-        found = label_metrics(counts, without_train, kept, params)
-        result.metrics |= {"map": found.pop("map"), "map_stable": float(stable.mean()), **found}
+        results = label_metrics(counts, without_train, kept, params)
+        result.metrics |= {"map": results.pop("map"), "map_stable": float(stable.mean()), **results}
         if nested:
             shorter = {str(k): prefix_map(packed, labels, split, bits, k, kept) for k in nested}
             result.metrics["map_by_bits"] = shorter | {str(bits): result.metrics["map"]}
@@ -238,13 +238,13 @@ def neighbor_recall(
 
     true: what `nearest_by_features` found. Needs no labels. A k of more than the database is left out.
     """
-    wanted = sorted(k for k in set(neighbors) if k <= true.shape[1])
-    if not wanted or not len(split.query):
+    cutoffs = sorted(k for k in set(neighbors) if k <= true.shape[1])
+    if not cutoffs or not len(split.query):
         return {}
     distance = np.stack(
         [hamming(packed[row, None], packed[split.database[true[i]]])[0] for i, row in enumerate(split.query)]
     )
-    return {str(k): float(neighbors_among_first(counts.total, distance[:, :k], k).mean()) for k in wanted}
+    return {str(k): float(neighbors_among_first(counts.total, distance[:, :k], k).mean()) for k in cutoffs}
 
 
 def neighbors_among_first(total: NDArray[np.int64], group: NDArray[np.integer[Any]], k: int) -> NDArray[np.float64]:

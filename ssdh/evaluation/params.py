@@ -32,6 +32,6 @@ class EvaluateParams(Params):
     def _are_there(cls, baselines: list[str]) -> list[str]:
         known = registry.names()
         if (unknown := set(baselines) - set(known)) or len(set(baselines)) < len(baselines):
-            found = f"not {', '.join(sorted(unknown))}" if unknown else "each once"
-            raise ValueError(f"must be of {', '.join(known)}, {found}")
+            problem = f"not {', '.join(sorted(unknown))}" if unknown else "each once"
+            raise ValueError(f"must be of {', '.join(known)}, {problem}")
         return baselines

@@ -47,12 +47,12 @@ class FaissQuantizer(Quantizer):
         Estimates are linear in the query: 2·q·x̂ − d(0, x), x̂ being the decoded vector and d(0, x) what faiss estimates
         from a query of zeros. A product instead of faiss's search, which sorts all the database.
         """
-        wanted = 2 * self.prepared(queries)  # (q, d)
-        scores = np.empty((len(wanted), len(codes)), np.float32)
+        doubled = 2 * self.prepared(queries)  # (q, d)
+        scores = np.empty((len(doubled), len(codes)), np.float32)
         step = max(1, CHUNK_BYTES // (4 * self.index.d))
         for start in range(0, len(codes), step):
             part = slice(start, start + step)
-            np.matmul(wanted, self.index.sa_decode(codes[part]).T, out=scores[:, part])
+            np.matmul(doubled, self.index.sa_decode(codes[part]).T, out=scores[:, part])
         return np.subtract(scores, self._from_zero(codes), out=scores)
 
     def _from_zero(self, codes: Packed) -> Float32:

@@ -40,12 +40,12 @@ def rerank_metrics(
     map (at `topk`) and precision_at_10.
     """
     size = len(split.database)
-    wanted = [r for r in sorted(set(sizes)) if FIRST <= r <= size]
-    if not wanted or not len(split.query):
+    lengths = [r for r in sorted(set(sizes)) if FIRST <= r <= size]
+    if not lengths or not len(split.query):
         return {}
-    edges = np.stack([edge(counts.total, r) for r in wanted], axis=1)  # (q, R)
+    edges = np.stack([edge(counts.total, r) for r in lengths], axis=1)  # (q, R)
     names = ["float_recall_at_10", "shortlist", *(["map", "precision_at_10"] if labels.shape[1] else [])]
-    sums = np.zeros((len(wanted), len(names)))
+    sums = np.zeros((len(lengths), len(names)))
     database = packed[split.database]
     for block, similarities in similarity_blocks(features, split.query, split.database, metric=metric):
         relevant = sharing(labels, split, block)
@@ -63,7 +63,7 @@ def rerank_metrics(
                     values.append(float(ranking.precision_at(total, hits, FIRST)[0]))
                 sums[r] += values
     means = sums / len(split.query)
-    return {str(r): dict(zip(names, row.tolist(), strict=True)) for r, row in zip(wanted, means, strict=True)}
+    return {str(r): dict(zip(names, row.tolist(), strict=True)) for r, row in zip(lengths, means, strict=True)}
 
 
 def reranked_counts(

@@ -70,8 +70,8 @@ def score_metrics(
     for block, scores in blocks:
         relevant = sharing(labels, split, block)
         scale = scale or (float(scores.max()), float(scores.min()))
-        for i, (found, good) in enumerate(zip(scores, relevant, strict=True)):
-            ranked = Ranked.by(found)
+        for i, (result, good) in enumerate(zip(scores, relevant, strict=True)):
+            ranked = Ranked.by(result)
             for k in recall:
                 near = ranked.group[true[block.start + i, :k]]
                 recall[k] += float(neighbors_among_first(ranked.total[None], near[None], k).mean())
@@ -86,7 +86,7 @@ def score_metrics(
             ends, cumulated = np.append(0, np.cumsum(ranked.total)), np.append(0, np.cumsum(hits))
             precision_at += np.interp(cutoffs, ends, cumulated) / cutoffs  # ties: the expectation is linear in n
             curve += np.interp(shown, ends, cumulated) / shown
-            pooled += _binned(found, good, *scale)
+            pooled += _binned(result, good, *scale)
     metrics: dict[str, Any] = {}
     rows: Table = []
     if labels.shape[1]:
@@ -114,8 +114,8 @@ def float_average_precisions(
     result = np.empty(len(split.query))
     for block, similarities in similarity_blocks(features, split.query, split.database, centre, metric=metric):
         relevant = sharing(labels, split, block)
-        for i, found in enumerate(similarities):
-            result[block.start + i] = ranking.average_precision(*ranked_counts(found, relevant[i], topk), topk)[0]
+        for i, results in enumerate(similarities):
+            result[block.start + i] = ranking.average_precision(*ranked_counts(results, relevant[i], topk), topk)[0]
     return result
 
 
@@ -137,5 +137,5 @@ def _thin(rows: Table) -> Table:
     retrieved = np.array([row[3] for row in rows])
     if not len(rows):
         return rows
-    wanted = np.geomspace(retrieved[0], retrieved[-1], PR_POINTS)
-    return [rows[i] for i in np.unique(np.minimum(np.searchsorted(retrieved, wanted), len(rows) - 1))]
+    targets = np.geomspace(retrieved[0], retrieved[-1], PR_POINTS)
+    return [rows[i] for i in np.unique(np.minimum(np.searchsorted(retrieved, targets), len(rows) - 1))]

@@ -149,12 +149,12 @@ def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Prepro
     `images.resize` without a value is `images.size`; where neither is set, both are the network's own.
     """
     family, network = find(params.arch)
-    wanted = family.input_of(network, images.weights)
-    mean, std = wanted.mean, wanted.std
+    expected = family.input_of(network, images.weights)
+    mean, std = expected.mean, expected.std
     if images.weights == "file":
         mean, std = file_normalisation(params.weights_file) or (mean, std)
-    size = images.size or wanted.size
-    resize = images.resize or (images.size or wanted.resize)
+    size = images.size or expected.size
+    resize = images.resize or (images.size or expected.resize)
     if resize < size:
         raise ParameterError(
             f"images.resize {resize} is below the {size} px that {params.arch} wants: set it to null, or images.size "
@@ -165,7 +165,7 @@ def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Prepro
         size=size,
         mean=triple(images.mean) if images.mean is not None else mean,
         std=triple(images.std) if images.std is not None else std,
-        interpolation=images.interpolation or wanted.interpolation,
+        interpolation=images.interpolation or expected.interpolation,
     )
 
 

@@ -86,8 +86,8 @@ def _write_part(folder: Path, first: int, values: list[Array]) -> None:
 
 def _parts(folder: Path) -> list[tuple[int, int, Path]]:
     """(first block, number of blocks, file) of every part, in order."""
-    found = [(path.stem.split("-"), path) for path in folder.glob("part-*.npy")]
-    return sorted((int(name[1]), int(name[2]), path) for name, path in found)
+    result = [(path.stem.split("-"), path) for path in folder.glob("part-*.npy")]
+    return sorted((int(name[1]), int(name[2]), path) for name, path in result)
 
 
 def _finished_blocks(folder: Path, num_rows: int) -> set[int]:
@@ -112,15 +112,15 @@ def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
 
     Parts may overlap: a rank whose launcher was killed may have written on while the next run looked.
     """
-    wanted: list[tuple[Path, int]] = []  # (part, its rows that parts before it hold)
+    expected: list[tuple[Path, int]] = []  # (part, its rows that parts before it hold)
     covered = 0
     for first, count, part in _parts(folder):
         if first <= covered < first + count:
-            wanted.append((part, (covered - first) * BLOCK))
+            expected.append((part, (covered - first) * BLOCK))
             covered = first + count
     if covered != num_blocks:
         raise DataError(f"{folder} does not hold all {num_blocks} blocks: remove it and run `dvc repro`")
-    sample = read_array(wanted[0][0])
+    sample = read_array(expected[0][0])
     header = {
         "descr": np.lib.format.dtype_to_descr(sample.dtype),
         "fortran_order": False,
@@ -128,5 +128,5 @@ def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # a map would hold all of it in memory
         np.lib.format.write_array_header_1_0(file, header)
-        for part, skipped in wanted:
+        for part, skipped in expected:
             file.write(np.ascontiguousarray(read_array(part)[skipped:]).data)

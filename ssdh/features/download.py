@@ -145,10 +145,10 @@ def _fetch(remote: RemoteFile, folder: Path) -> Path:
     target, partial = folder / remote.name, folder / f"{remote.name}.part"
     if target.exists():
         if not _is_verified(remote, target):
-            found = remote.digest(target)
-            if not remote.is_it(found):
+            result = remote.digest(target)
+            if not remote.is_it(result):
                 raise DataError(
-                    f"{target} is not the official file (checksum {found}): remove it, or {remote.by_hand(folder)}"
+                    f"{target} is not the official file (checksum {result}): remove it, or {remote.by_hand(folder)}"
                 )
             _mark_verified(remote, target)
         return target
@@ -158,8 +158,8 @@ def _fetch(remote: RemoteFile, folder: Path) -> Path:
     resumed = partial.exists()
     for _ in range(2):
         _download(remote, partial, folder)
-        found = remote.digest(partial)
-        if remote.is_it(found):
+        result = remote.digest(partial)
+        if remote.is_it(result):
             partial.replace(target)
             _mark_verified(remote, target)
             return target
@@ -168,7 +168,9 @@ def _fetch(remote: RemoteFile, folder: Path) -> Path:
             break
         resumed = False
         logger.warning("{} has the wrong checksum after resuming: downloading it again", remote.name)
-    raise DataError(f"{remote.url} sent a file with the checksum {found}: try again later, or {remote.by_hand(folder)}")
+    raise DataError(
+        f"{remote.url} sent a file with the checksum {result}: try again later, or {remote.by_hand(folder)}"
+    )
 
 
 def _download(remote: RemoteFile, partial: Path, folder: Path) -> None:

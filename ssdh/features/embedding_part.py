@@ -65,8 +65,8 @@ def part(
     dtype: of the file, or its name where NumPy has none. rows(step) yields (≤ step, D) of it.
     """
     name = dtype if isinstance(dtype, str) else dtype.newbyteorder("=").name
-    wanted = np.dtype(name if name in KEPT else np.float32) if name in (*KEPT, *CONVERTED) else None
-    if wanted is None:
+    expected = np.dtype(name if name in KEPT else np.float32) if name in (*KEPT, *CONVERTED) else None
+    if expected is None:
         raise DataError(
             f"{path} holds {_words(name)}, embeddings are {', '.join(KEPT)} or float64: convert it with "
             "`.astype(numpy.float32)`"
@@ -80,10 +80,10 @@ def part(
         with reading(path):
             for block in rows(step):
                 with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity: a bad row
-                    values = np.ascontiguousarray(block, wanted)
+                    values = np.ascontiguousarray(block, expected)
                 yield values, np.zeros(len(values), np.bool_)
 
-    return Part(path, shape[0], shape[1], wanted, read, role)
+    return Part(path, shape[0], shape[1], expected, read, role)
 
 
 def _words(name: str) -> str:
@@ -97,13 +97,13 @@ def choose(path: Path, names: list[str], key: str | None, usual: tuple[str, ...]
             there = ", ".join(map(one_line, names))
             raise DataError(f"{path} has no {key!r}, it has {there} (params.yaml: datasets.embeddings.data.keys)")
         return key
-    found = next((name for name in usual if name in names), names[0] if len(names) == 1 else None)
-    if found is None:
+    result = next((name for name in usual if name in names), names[0] if len(names) == 1 else None)
+    if result is None:
         raise DataError(
             f"{path} has {', '.join(map(one_line, names)) or 'nothing'}: say which holds the embeddings "
             "(params.yaml: datasets.embeddings.data.keys.features)"
         )
-    return found
+    return result
 
 
 def missing_package(name: str, path: Path) -> DataError:

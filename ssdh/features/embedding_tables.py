@@ -40,9 +40,9 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
     except ImportError:
         raise missing_package("h5py", path) from None
     with h5py.File(path, "r") as file:
-        found = {name: (item.shape, item.dtype) for name, item in file.items() if isinstance(item, h5py.Dataset)}
-    roles = {"train": "train", "test": "test"} if key is None and "train" in found else {}
-    names = [name for name in roles if name in found] or [choose(path, list(found), key)]
+        result = {name: (item.shape, item.dtype) for name, item in file.items() if isinstance(item, h5py.Dataset)}
+    roles = {"train": "train", "test": "test"} if key is None and "train" in result else {}
+    names = [name for name in roles if name in result] or [choose(path, list(result), key)]
 
     def opened(name: str) -> Part:
         def rows(step: int) -> Iterator[NDArray[Any]]:
@@ -50,7 +50,7 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
                 values = file[name]
                 yield from (values[start : start + step] for start in range(0, len(values), step))
 
-        return part(path, *found[name], rows, roles.get(name, ""))
+        return part(path, *result[name], rows, roles.get(name, ""))
 
     return [opened(name) for name in names]
 
@@ -76,7 +76,7 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
         dim = _usual_length(next(file.iter_batches(1024, columns=[column]), pa.record_batch({column: []}))[column])
     kind = schema.field(column).type.value_type
     name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
-    wanted = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format
+    expected = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format
 
     def read(step: int) -> Iterator[Values]:
         with reading(path), pq.ParquetFile(path) as file:
@@ -85,13 +85,13 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
                 odd = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False) != dim
                 values = lists.filter(pa.array(~odd)).flatten()
                 rows = values.fill_null(0).to_numpy(zero_copy_only=False).reshape(-1, dim)
-                block = np.zeros((len(odd), dim), wanted)
+                block = np.zeros((len(odd), dim), expected)
                 block[~odd] = rows
                 if values.null_count:
                     odd[~odd] |= values.is_null().to_numpy(zero_copy_only=False).reshape(-1, dim).any(axis=1)
                 yield block, odd
 
-    return [Part(path, count, dim, wanted, read)]
+    return [Part(path, count, dim, expected, read)]
 
 
 def _list_of_numbers(kind: Any) -> bool:

@@ -103,8 +103,8 @@ def compute_features(
             break
         if rank.first:
             logger.info("{:,} of {:,} rows to compute", sum(map(len, lacking)), len(passes) * len(rows))
-        for one, wanted in zip(passes, lacking, strict=True):
-            _compute(one, rows[wanted], digests[wanted], rank)
+        for one, needed in zip(passes, lacking, strict=True):
+            _compute(one, rows[needed], digests[needed], rank)
         barrier(rank)
     if rank.first and (freed := evict(store_limit())):
         logger.info("removed {:,} MiB of features, the longest unused (SSDH_FEATURES_GIB)", freed >> 20)
@@ -128,7 +128,7 @@ def _compute(one: Pass, rows: Rows, digests: Digests, rank: Rank) -> None:
 def _put_together(path: Path, shape: tuple[int, ...], digests: Digests, passes: Sequence[Pass]) -> list[Rows]:
     """Write the array if the store holds all its rows; returns, by pass, those that it lacks."""
     kept = [one.store.find(digests) for one in passes]
-    lacking = [missing(found, digests) for found in kept]
+    lacking = [missing(result, digests) for result in kept]
     if any(map(len, lacking)):
         return lacking
     try:
@@ -149,6 +149,6 @@ def _write(path: Path, shape: tuple[int, ...], kept: Sequence[Kept]) -> None:
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:  # a map would hold all of it in memory
         np.lib.format.write_array_header_1_0(file, header)
-        for found in kept:
+        for result in kept:
             for start in range(0, shape[-1], READ):
-                file.write(found.read(start, min(start + READ, shape[-1])).data)
+                file.write(result.read(start, min(start + READ, shape[-1])).data)

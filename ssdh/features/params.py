@@ -53,8 +53,8 @@ def image_params(params: dict[str, Any], dataset: str) -> ImageParams | None:
     if isinstance(block, dict) and block.get("weights") == "none":
         section(params, name, NoImages)
         return None
-    found: ImageParams = section(params, name, ImageParams)
-    return found
+    result: ImageParams = section(params, name, ImageParams)
+    return result
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,12 @@ class Kept:
         """The rows start…end, (end − start, D); all must be there. Raises BlockGoneError."""
         out: NDArray[Any] | None = None
         for number in np.unique(self.block[start:end]):
-            wanted = self.block[start:end] == number
-            rows = self.row[start:end][wanted]
+            chosen = self.block[start:end] == number
+            rows = self.row[start:end][chosen]
             values = _values(self.blocks[number], int(rows.max()) + 1)
             if out is None:
                 out = np.empty((end - start, *values.shape[1:]), values.dtype)
-            out[wanted] = values[rows]
+            out[chosen] = values[rows]
         assert out is not None
         return out
 
@@ -99,14 +99,14 @@ class FeatureStore:
         if blocks:
             known = _as_text(np.concatenate(keys))
             order = np.argsort(known, kind="stable")
-            wanted = _as_text(digests)
-            place = np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)
-            found = order[place]
+            asked = _as_text(digests)
+            place = np.searchsorted(known, asked, sorter=order).clip(max=len(known) - 1)
+            result = order[place]
             ends = np.cumsum([len(part) for part in keys])
-            of_block = np.searchsorted(ends, found, side="right")
-            is_there = known[found] == wanted
+            of_block = np.searchsorted(ends, result, side="right")
+            is_there = known[result] == asked
             block[is_there] = of_block[is_there]
-            row[is_there] = (found - (ends - [len(part) for part in keys])[of_block])[is_there]
+            row[is_there] = (result - (ends - [len(part) for part in keys])[of_block])[is_there]
         for number in np.unique(block[block >= 0]):
             with suppress(OSError):
                 os.utime(blocks[number].with_suffix(".sha256"))

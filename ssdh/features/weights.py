@@ -51,8 +51,8 @@ def _check_file(path: Path, option: str = OPTION) -> None:
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise ParameterError(f"{option} {path} has the unknown suffix {path.suffix!r}: {hint}")
     if is_placeholder(path):
-        wanted = "images.weights is 'file', but " if option == OPTION else ""
-        raise ParameterError(f"{wanted}{option} {path} is the empty placeholder: {hint}")
+        context = "images.weights is 'file', but " if option == OPTION else ""
+        raise ParameterError(f"{context}{option} {path} is the empty placeholder: {hint}")
 
 
 def _first_line(error: Exception) -> str:
@@ -82,10 +82,10 @@ def file_normalisation(name: str) -> tuple[Triple, Triple] | None:
         raise DataError(f"{OPTION} {path} is not a whole state dict: {_first_line(error)}") from None
     text = metadata.get("preprocessing", "") + "".join(f" {key} {metadata.get(key, '')}," for key in ("mean", "std"))
     numbers = r"\W*((?:\d+(?:\.\d+)?(?:/\d+)?[\s,]*)+)"
-    found = [re.search(key + numbers, text) for key in ("mean", "std")]
-    if not found[0] or not found[1]:
+    result = [re.search(key + numbers, text) for key in ("mean", "std")]
+    if not result[0] or not result[1]:
         return None
-    mean, std = ([_fraction(part) for part in re.split(r"[\s,]+", match[1].strip(" ,"))] for match in found if match)
+    mean, std = ([_fraction(part) for part in re.split(r"[\s,]+", match[1].strip(" ,"))] for match in result if match)
     return triple(mean), triple(std)
 
 
@@ -96,9 +96,9 @@ def _fraction(text: str) -> float:
 
 def triple(values: Sequence[float]) -> Triple:
     """Three channel values; one value stands for all three. Raises DataError for any other number of values."""
-    found = [float(value) for value in values]
-    if len(found) == 1:
-        found *= 3
-    if len(found) != 3:
-        raise DataError(f"normalisation must have 1 or 3 values, got {found}: set images.mean and images.std")
-    return found[0], found[1], found[2]
+    result = [float(value) for value in values]
+    if len(result) == 1:
+        result *= 3
+    if len(result) != 3:
+        raise DataError(f"normalisation must have 1 or 3 values, got {result}: set images.mean and images.std")
+    return result[0], result[1], result[2]

@@ -95,14 +95,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a whole model file ({error}): train it anew") from None
     if not {"hash.weight", "hash.bias", "center"} <= names:
         raise DataError(f"{path} is not a hash network: it has no hash.weight, hash.bias and center")
-    found = {"bits": bits} | {name: _parsed(value) for name, value in text.items()}
+    result = {"bits": bits} | {name: _parsed(value) for name, value in text.items()}
     try:
-        validate(Metadata, found, "metadata", str(path))
+        validate(Metadata, result, "metadata", str(path))
     except ParameterError as error:
         raise DataError(f"{path} is not a whole model file ({str(error).splitlines()[0]}): train it anew") from None
-    if found["bits"] != bits:
-        raise DataError(f"{path} says bits {found['bits']} and has {bits}: train it anew")
-    return found | {"has_backbone": any("backbone." in name for name in names)}
+    if result["bits"] != bits:
+        raise DataError(f"{path} says bits {result['bits']} and has {bits}: train it anew")
+    return result | {"has_backbone": any("backbone." in name for name in names)}
 
 
 def _parsed(text: str) -> Any:
@@ -223,16 +223,16 @@ def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParam
         raise DataError(
             f"train.init_file {path} was trained on embeddings, not on images (params.yaml: train.init_file)"
         )
-    wanted = describe_backbone(backbone, images)
+    expected = describe_backbone(backbone, images)
     places = {"arch": "backbone.arch", "layer": "backbone.layer", "weights": "datasets.<dataset>.images.weights"}
     if metadata["has_backbone"]:
         places |= {name: f"datasets.<dataset>.images.{name}" for name in ("size", "mean", "std")}
     else:
         places["backbone_precision"] = "backbone.precision"  # of the features that it was trained on
     for name, place in places.items():
-        if name in metadata and metadata[name] != wanted[name]:
+        if name in metadata and metadata[name] != expected[name]:
             raise DataError(
-                f"train.init_file {path} was trained with {name} {metadata[name]}, wanted is {wanted[name]}: set "
+                f"train.init_file {path} was trained with {name} {metadata[name]}, wanted is {expected[name]}: set "
                 f"{place} to the file's (params.yaml: train.init_file)"
             )
 
@@ -254,5 +254,5 @@ def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:
 
 def image_precision(metadata: dict[str, Any]) -> str:
     """The precision, fp32 or bf16, in which a model encodes images: its own, or that of its frozen network."""
-    found: str = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
-    return found
+    result: str = metadata["precision"] if metadata["has_backbone"] else metadata["backbone_precision"]
+    return result

@@ -56,8 +56,8 @@ def cosines(query: ArrayLike, features: ArrayLike) -> Scores:
     # einsum sums each row alike, wherever it stands; a matrix product does not
     lengths = np.sqrt(np.einsum("nd,nd->n", others, others) * np.einsum("d,d->", own, own))
     products = np.einsum("nd,d->n", others, own)
-    found: Scores = np.divide(products, lengths, out=np.zeros(len(others), np.float32), where=lengths > 0)
-    return found
+    result: Scores = np.divide(products, lengths, out=np.zeros(len(others), np.float32), where=lengths > 0)
+    return result
 
 
 def asymmetric_scores(outputs: ArrayLike, packed: NDArray[np.uint8], bits: int) -> Scores:

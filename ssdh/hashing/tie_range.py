@@ -31,8 +31,8 @@ def average_precision_range(total: Counts, relevant: Counts, topk: int | None = 
     whole = ends <= kept[:, None]
     last = np.where(whole, _precisions(hits_before, before + total - relevant, relevant), 0).sum(axis=1)
     first = np.where(whole, _precisions(hits_before, before, relevant), 0).sum(axis=1)
-    found = np.where(whole, relevant, 0).sum(axis=1)
-    lowest, highest = (np.divide(sums, found, out=np.zeros(len(sums)), where=found > 0) for sums in (last, first))
+    result = np.where(whole, relevant, 0).sum(axis=1)
+    lowest, highest = (np.divide(sums, result, out=np.zeros(len(sums)), where=result > 0) for sums in (last, first))
     divided = np.flatnonzero(((before < kept[:, None]) & ~whole).any(axis=1))
     step = max(1, _CELLS // max(int(total.max(initial=1)), 1))
     for start in range(0, len(divided), step):
@@ -63,11 +63,11 @@ def _divided(
     number = fewest[:, None] + np.arange(int((most - fewest).max()) + 1)  # (q, w) relevant items kept
     possible = number <= most[:, None]
     number = np.minimum(number, most[:, None])
-    found = hits_before[:, None] + number
+    result = hits_before[:, None] + number
     at_end = _precisions(hits_before[:, None], before[:, None] + kept[:, None] - number, number)
     at_start = _precisions(hits_before[:, None], np.broadcast_to(before[:, None], number.shape), number)
     low, high = (
-        np.divide(sums[:, None] + inner, found, out=np.zeros(number.shape), where=found > 0)
+        np.divide(sums[:, None] + inner, result, out=np.zeros(number.shape), where=result > 0)
         for sums, inner in ((last, at_end), (first, at_start))
     )
     return np.where(possible, low, np.inf).min(axis=1), np.where(possible, high, -np.inf).max(axis=1)

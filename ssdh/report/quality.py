@@ -68,16 +68,16 @@ Ranked = list[tuple[float, str, str, str]]  # value, mark, name, about
 
 def _same_kind(report: Report) -> list[tuple[str, ...]]:
     """MAP of each method, best first."""
-    found: Ranked = [(report.results.metrics["map"], "own", "SSDH", "this run; images only")]
+    result: Ranked = [(report.results.metrics["map"], "own", "SSDH", "this run; images only")]
     for method, values in baselines(report, "map").items():
         name = title(method, values)
-        found.append((values["map"], "", name, _about(values)))
+        result.append((values["map"], "", name, _about(values)))
         if "map_centred" in values:
-            found.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
+            result.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
     for row in report.published:
         about = f"published: {text(row['setting'])} ({text(row['source'])})"
-        found.append((float(row["map"]), "published", text(row["method"]), about))
-    return _rows(found)
+        result.append((float(row["map"]), "published", text(row["method"]), about))
+    return _rows(result)
 
 
 def _same_picture(report: Report) -> str:
@@ -86,14 +86,14 @@ def _same_picture(report: Report) -> str:
     if not own:
         return ""
     nearest = min(own, key=int)
-    found: Ranked = [(own[nearest], "own", "SSDH", "this run")]
+    result: Ranked = [(own[nearest], "own", "SSDH", "this run")]
     for method, values in baselines(report, "neighbor_recall_at").items():
         if method != "float":  # what is compared with
             about = f"{text(values.get('about', ''))}, {number(values.get('bytes_per_image', 0))} bytes an image"
-            found.append((values["neighbor_recall_at"][nearest], "", title(method, values), about))
+            result.append((values["neighbor_recall_at"][nearest], "", title(method, values), about))
     count = number(int(nearest))
     caption = f"Share of a query’s {count} nearest by features that are among its first {count} by code"
-    shown = table(caption, ("method", "recall", AS_BAR), _rows(found), kind="ranked")
+    shown = table(caption, ("method", "recall", AS_BAR), _rows(result), kind="ranked")
     return f"<h3>{SAME_PICTURE}</h3>{shown}{SERVES}"
 
 

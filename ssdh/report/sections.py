@@ -61,8 +61,8 @@ LABELS = {"similar": "similar (+1)", "dissimilar": "dissimilar (−1)"}
 
 def _unknown_weight(report: Report) -> float:
     """The weight of the pairs between the thresholds in this run's loss."""
-    found = report.parameters.get("train", {}).get("unknown_weight")
-    return float(found) if isinstance(found, int | float) else 0.0
+    result = report.parameters.get("train", {}).get("unknown_weight")
+    return float(result) if isinstance(result, int | float) else 0.0
 
 
 def _purity(pairs: Mapping[str, float], key: str) -> str:
@@ -156,7 +156,7 @@ def rerank(report: Report) -> str:
     }
     body = ""
     for key, (label, caption) in charted.items():
-        lines = [Line(style, name, *_by_length(found, key)) for style, name, found in methods]
+        lines = [Line(style, name, *_by_length(result, key)) for style, name, result in methods]
         exact = report.results.baselines.get("float", {}).get("precision_at", {}).get("10")
         if key == "precision_at_10" and exact is not None:
             lengths = np.unique(np.concatenate([line.x for line in lines]))
@@ -171,8 +171,8 @@ def rerank(report: Report) -> str:
     }
     rows = [
         (f"{text(name)}, {number(int(size))}", *(number(values[key]) if key in values else "" for key in keys))
-        for _, name, found in methods
-        for size, values in found.items()
+        for _, name, result in methods
+        for size, values in result.items()
     ]
     caption = "After re-ranking. All images that tie with the last one are in the shortlist."
     shown = table(caption, ("method, shortlist", *keys.values()), rows, kind="numbers")

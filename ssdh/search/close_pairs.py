@@ -31,11 +31,11 @@ def close_pairs(packed: NDArray[np.uint8], bits: int, radius: int) -> Iterator[t
 
     packed: uint8 (n, ⌈bits/8⌉).
     """
-    wanted = [parts for parts in range(2, min(radius + 1, bits) + 1) if radius // parts <= FLIPS]
-    keys = min((_keys(packed, bits, parts) for parts in [1, *wanted]), key=lambda keys: cost(keys, radius))
+    candidates = [parts for parts in range(2, min(radius + 1, bits) + 1) if radius // parts <= FLIPS]
+    keys = min((_keys(packed, bits, parts) for parts in [1, *candidates]), key=lambda keys: cost(keys, radius))
     flips = radius // len(keys)
     code_words = words(packed)
-    found: list[tuple[Rows, Rows]] = []
+    result: list[tuple[Rows, Rows]] = []
     waiting = 0  # pairs in them
     for number, part in enumerate(keys):
         for a, b in _bucket_pairs(part, flips):
@@ -43,13 +43,13 @@ def close_pairs(packed: NDArray[np.uint8], bits: int, radius: int) -> Iterator[t
                 earlier = [np.bitwise_count(key[left] ^ key[right]) <= flips for key in keys[:number]]
                 fresh = ~np.any(earlier, axis=0) if earlier else np.ones(len(left), np.bool_)
                 if fresh.any():
-                    found.append((np.minimum(left, right)[fresh], np.maximum(left, right)[fresh]))
-                    waiting += len(found[-1][0])
+                    result.append((np.minimum(left, right)[fresh], np.maximum(left, right)[fresh]))
+                    waiting += len(result[-1][0])
             if waiting >= FOUND:
-                yield _joined(found)
-                found, waiting = [], 0
-    if found:
-        yield _joined(found)
+                yield _joined(result)
+                result, waiting = [], 0
+    if result:
+        yield _joined(result)
 
 
 def cost(keys: list[NDArray[np.uint16]], radius: int) -> float:

@@ -90,32 +90,32 @@ class Collection:
         path, order = ("path", "id, path") if copies else ("min(path)", "id")
         ask = f"SELECT id, sha256, code, {path} FROM images JOIN paths USING (id) {'' if copies else 'GROUP BY id'}"
         with self._reading() as database:
-            found = database.execute(f"{ask} ORDER BY {order}").fetchall()
-        packed = np.frombuffer(b"".join(code for _, _, code, _ in found), np.uint8)
-        metadata = {"name": [path for *_, path in found], "sha256": [digest.hex() for _, digest, _, _ in found]}
-        ids = [number for number, *_ in found]
-        return CodeTable(packed.reshape(len(found), width(self.layout.bits)), self.layout.bits, ids, metadata)
+            result = database.execute(f"{ask} ORDER BY {order}").fetchall()
+        packed = np.frombuffer(b"".join(code for _, _, code, _ in result), np.uint8)
+        metadata = {"name": [path for *_, path in result], "sha256": [digest.hex() for _, digest, _, _ in result]}
+        ids = [number for number, *_ in result]
+        return CodeTable(packed.reshape(len(result), width(self.layout.bits)), self.layout.bits, ids, metadata)
 
     def features(self, ids: Sequence[int]) -> NDArray[Any]:
         """The kept features (n, D) of these ids, in their order; DataError where none are kept or an id is gone."""
         if self.layout.dtype is None:
             raise DataError(f"{self.folder} keeps no features: make it anew with `--features float16`")
-        found: list[bytes] = []
+        result: list[bytes] = []
         with self._reading() as database:
             for number in ids:
                 row = database.execute("SELECT features FROM images WHERE id = ?", (int(number),)).fetchone()
                 if row is None:
                     raise DataError(f"{self.folder} has no image {number} any more: search again")
-                found.append(row[0])
-        return np.frombuffer(b"".join(found), self.layout.dtype).reshape(len(found), self.layout.dim)
+                result.append(row[0])
+        return np.frombuffer(b"".join(result), self.layout.dtype).reshape(len(result), self.layout.dim)
 
     def version(self) -> str:
         """A text that changes with every change of the images."""
         with self._reading() as database:
-            found = database.execute(
+            result = database.execute(
                 "SELECT count(*), total(id), (SELECT seq FROM sqlite_sequence WHERE name = 'images') FROM images"
             ).fetchone()
-        return "-".join(str(int(value or 0)) for value in found)
+        return "-".join(str(int(value or 0)) for value in result)
 
     @contextmanager
     def writing(self) -> Iterator["Writer"]:
@@ -147,8 +147,8 @@ class Writer:
     def known(self, digests: Iterable[str]) -> dict[str, int]:
         """The ids of those of the SHA-256 that are there."""
         ask = "SELECT id FROM images WHERE sha256 = ?"
-        found = ((digest, self.database.execute(ask, (bytes.fromhex(digest),)).fetchone()) for digest in set(digests))
-        return {digest: row[0] for digest, row in found if row is not None}
+        result = ((digest, self.database.execute(ask, (bytes.fromhex(digest),)).fetchone()) for digest in set(digests))
+        return {digest: row[0] for digest, row in result if row is not None}
 
     def commit(self, paths: Sequence[tuple[str, str]], digests: Sequence[str], rows: NDArray[np.uint8]) -> "Added":
         """Add images and note paths, all or nothing.

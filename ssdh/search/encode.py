@@ -65,16 +65,16 @@ def find_files(inputs: Sequence[Path]) -> tuple[Path, list[str]]:
             raise DataError(f"{path} does not exist: give photos or folders of photos")
     folders = [path.resolve() if path.is_dir() else path.resolve().parent for path in inputs]
     root = Path(commonpath(folders))
-    found: set[str] = set()
+    result: set[str] = set()
     for path in inputs:
         own = path.resolve()
         files = (own / name for name in image_files(own)) if path.is_dir() else [own]
-        found.update(file.relative_to(root).as_posix() for file in files)
-    if not found:
+        result.update(file.relative_to(root).as_posix() for file in files)
+    if not result:
         raise DataError(f"{', '.join(map(str, inputs))} holds no image file")
-    if unnamed := sorted(name for name in found if not is_text(f"{root}/{name}")):
+    if unnamed := sorted(name for name in result if not is_text(f"{root}/{name}")):
         raise DataError(f"{len(unnamed)} file names are not in UTF-8 ({one_line(f'{root}/{unnamed[0]}')}): rename them")
-    return root, sorted(found)
+    return root, sorted(result)
 
 
 def inspect(root: Path, names: list[str], workers: int | None) -> Photos:

@@ -33,10 +33,10 @@ def embeddings_among(inputs: list[Path], model_path: Path) -> Path | None:
     Raises DataError where there is more beside it.
     """
     files = [path for path in inputs if path.suffix.lower() in FORMATS]
-    found = inputs if takes_embeddings(read_metadata(model_path)) else files
-    if found and len(inputs) > 1:
-        raise DataError(f"{found[0]} must be encoded alone: give one file or folder of embeddings, or photos")
-    return found[0] if found else None
+    result = inputs if takes_embeddings(read_metadata(model_path)) else files
+    if result and len(inputs) > 1:
+        raise DataError(f"{result[0]} must be encoded alone: give one file or folder of embeddings, or photos")
+    return result[0] if result else None
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def open_file(path: Path, model_path: Path, layout: Layout) -> EmbeddingFile:
     embeddings = open_embeddings(path)
     if embeddings.shape[1] != layout.dim:
         raise DataError(f"{path} has {embeddings.shape[1]} values a row, {model_path} takes {layout.dim}")
-    found = scan(embeddings)
-    if found.fault.any():
-        row = int(np.flatnonzero(found.fault)[0])
-        raise DataError(f"{path}: row {row} {REASONS[found.fault[row]]}: repair it or leave it out")
-    return EmbeddingFile(path, embeddings, names_inside(path, embeddings), found.digests)
+    result = scan(embeddings)
+    if result.fault.any():
+        row = int(np.flatnonzero(result.fault)[0])
+        raise DataError(f"{path}: row {row} {REASONS[result.fault[row]]}: repair it or leave it out")
+    return EmbeddingFile(path, embeddings, names_inside(path, embeddings), result.digests)
 
 
 def encode_array(

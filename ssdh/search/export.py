@@ -195,7 +195,7 @@ def check_onnx(path: Path, encoder: Network, inputs: Tensor) -> float:
             expected, expected_features = encoder(batch).numpy(), _hashnet(encoder).features(batch).numpy()
         outputs, codes, *features = run_onnx(path, batch.numpy())
         scale = max(float(np.abs(expected_features).max()), 1e-12)
-        differences = [float(np.abs(found - expected_features).max()) / scale for found in features]
+        differences = [float(np.abs(result - expected_features).max()) / scale for result in features]
         largest = max(largest, float(np.abs(outputs - expected).max()), *differences)
         if not np.array_equal(codes, np.packbits(outputs >= 0, axis=1)):
             raise SSDHError(f"{path}: its codes are not the signs of its outputs: use another version of onnxruntime")
@@ -210,8 +210,8 @@ def run_onnx(path: Path, inputs: NDArray[np.float32]) -> Sequence[NDArray[Any]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found: Sequence[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: inputs})
-    return found
+    result: Sequence[NDArray[Any]] = session.run(None, {session.get_inputs()[0].name: inputs})
+    return result
 
 
 def _need_onnx() -> None:

@@ -68,8 +68,8 @@ def remove(path: Path) -> None:
 def _listed(path: Path) -> set[str] | None:
     """The files that an `export.json` lists; None where there is none, or one of something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    files = found.get("sha256") if isinstance(found, dict) else None
+    files = result.get("sha256") if isinstance(result, dict) else None
     return set(files) if isinstance(files, dict) else None

@@ -47,8 +47,8 @@ def check_one_run(last: str) -> None:
     for out in recorded.get("prepare", {}).get("outs", ()):  # the images may be new where what is written after is gone
         if Path(out["path"]) in PAIRED and not Path(out["path"]).exists():
             raise DataError(f"{out['path']} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
-    found = hashes_by_path(recorded.get(stage, {}) for stage in STAGES[: STAGES.index(last) + 1])
-    if several := [path for path, hashes in found.items() if Path(path) in PAIRED and len(hashes) > 1]:
+    result = hashes_by_path(recorded.get(stage, {}) for stage in STAGES[: STAGES.index(last) + 1])
+    if several := [path for path, hashes in result.items() if Path(path) in PAIRED and len(hashes) > 1]:
         raise DataError(
             f"the results here are of different runs ({LOCK}: {', '.join(several)}), after an interruption or a run in "
             "part: run `dvc repro`"
@@ -104,8 +104,8 @@ def open_encoder() -> PhotoEncoder:
 def dataset_of(params: dict[str, Any]) -> str:
     """The data set of `params.yaml`; DataError where the results here are of another one."""
     name: str = section(params, "dataset", str)
-    if (found := _counts()["dataset"]) != name:
-        raise DataError(f"dataset is {name!r}, but the results here are of {found!r}: run `dvc repro`")
+    if (result := _counts()["dataset"]) != name:
+        raise DataError(f"dataset is {name!r}, but the results here are of {result!r}: run `dvc repro`")
     return name
 
 
@@ -155,9 +155,9 @@ def open_gallery(kind: Kind = "flat") -> Gallery:
 def _counts() -> dict[str, Any]:
     """What `prepare` counted: `dataset` and `classes` among it."""
     try:
-        found = json.loads(COUNTS.read_text(encoding="utf-8"))
+        result = json.loads(COUNTS.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{COUNTS} cannot be read ({error}): run `dvc repro`") from None
-    if not isinstance(found, dict) or not {"dataset", "classes"} <= found.keys():
+    if not isinstance(result, dict) or not {"dataset", "classes"} <= result.keys():
         raise DataError(f"{COUNTS} has no dataset and classes: run `dvc repro`")
-    return found
+    return result

@@ -137,12 +137,12 @@ class Index:
             distances, rows = np.empty((len(query), top), np.int32), np.empty((len(query), top), np.int64)
             order = best_first if rerank else nearest_first
             for i in range(len(query)):
-                near, found = self._shortlist(query[i : i + 1], max(top, rerank))
+                near, result = self._shortlist(query[i : i + 1], max(top, rerank))
                 if radius is not None:
-                    near, found = near[near <= radius], found[near <= radius]
-                best = order(near, finer(i, found))[:top]
+                    near, result = near[near <= radius], result[near <= radius]
+                best = order(near, finer(i, result))[:top]
                 distances[i], rows[i] = -1, -1
-                distances[i, : len(best)], rows[i, : len(best)] = near[best], found[best]
+                distances[i, : len(best)], rows[i, : len(best)] = near[best], result[best]
         if radius is not None:
             outside = distances > radius
             distances[outside], rows[outside] = -1, -1
@@ -161,7 +161,7 @@ class Index:
 
     def _shortlist(self, query: Packed, size: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Distances and rows (n,) of the `size` codes nearest to one query (1, B), with all that tie with the last."""
-        distances, rows = (found[0] for found in self._nearest(query, min(size, len(self))))
+        distances, rows = (result[0] for result in self._nearest(query, min(size, len(self))))
         if self.kind == "flat":
             with _faiss_threads(1):
                 _, distances, rows = self.faiss.range_search(query, int(distances[-1]) + 1)  # closer than that
@@ -174,11 +174,11 @@ class Index:
     ) -> Callable[[int, NDArray[np.int64]], Scores] | None:
         """What orders rows (n,) for the i-th query, the highest first; None: nothing but distance and row."""
         if rerank and self.features is not None and query_features is not None:
-            kept, wanted = self.features, np.asarray(query_features)
+            kept, given = self.features, np.asarray(query_features)
             dim = kept[np.zeros(1, np.int64)].shape[1]
-            if wanted.shape != (queries, dim):
-                raise ParameterError(f"query_features must be ({queries}, {dim}), got {wanted.shape}")
-            return lambda i, rows: cosines(wanted[i], kept[rows])
+            if given.shape != (queries, dim):
+                raise ParameterError(f"query_features must be ({queries}, {dim}), got {given.shape}")
+            return lambda i, rows: cosines(given[i], kept[rows])
         if query_outputs is not None:
             outputs = np.asarray(query_outputs)
             if outputs.shape != (queries, self.bits):
@@ -194,8 +194,8 @@ class Index:
         query = check_packed(query_packed, self.bits, "query codes")
         counts = np.zeros((len(query), self.bits + 1), np.int64)
         for start in range(0, len(self), HISTOGRAM_BLOCK):
-            found = hamming(query, self.packed[start : start + HISTOGRAM_BLOCK])  # (q, block)
-            for i, line in enumerate(found):
+            result = hamming(query, self.packed[start : start + HISTOGRAM_BLOCK])  # (q, block)
+            for i, line in enumerate(result):
                 counts[i] += np.bincount(line, minlength=self.bits + 1)
         return counts
 
@@ -250,8 +250,8 @@ def recall(found: Neighbours, exact: Neighbours) -> float:
         raise ValueError(f"results must have the same shape, got {found.distances.shape}, {exact.distances.shape}")
     farthest = exact.distances.max(axis=1, keepdims=True)  # (q, 1)
     good = (found.distances >= 0) & (found.distances <= farthest)
-    wanted = int((exact.distances >= 0).sum())
-    return float(good.sum() / wanted) if wanted else 1.0
+    expected = int((exact.distances >= 0).sum())
+    return float(good.sum() / expected) if expected else 1.0
 
 
 def parse_code(text: str, bits: int) -> Packed:

@@ -39,9 +39,9 @@ class PhotoEncoder:
             shapes = [preprocess(photo[None], self.encoder.preprocessing) for photo in photos[start : start + BATCH]]
             batch = normalise(torch.cat(shapes).to(self.device), self.encoder.preprocessing)  # (n, 3, size, size)
             with torch.inference_mode(), autocast(self.device, self.precision):
-                found = model.features(batch).float()
-                features.append(found.cpu().numpy())
-                outputs.append(model(found).float().cpu().numpy())
+                result = model.features(batch).float()
+                features.append(result.cpu().numpy())
+                outputs.append(model(result).float().cpu().numpy())
         relaxed = np.concatenate(outputs)
         return Encoded(pack(sign_codes(relaxed)), relaxed, np.concatenate(features))
 
@@ -52,10 +52,10 @@ def find_photos(path: Path) -> list[Path]:
     As in ingestion, hidden files and folders below are not looked at.
     """
     if path.is_dir():
-        found = sorted(file for name in image_files(path) if (file := path / name).is_file())
-        if not found:
+        result = sorted(file for name in image_files(path) if (file := path / name).is_file())
+        if not result:
             raise DataError(f"{path} holds no image file ({', '.join(sorted(EXTENSIONS)[:6])}, …)")
-        return found
+        return result
     if not path.exists():
         raise DataError(f"{path} does not exist: give a photo or a folder of photos")
     return [path]

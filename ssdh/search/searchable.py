@@ -56,8 +56,8 @@ class FeatureRows:
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """(n, D) of these rows, each read once."""
-        wanted, place = np.unique(rows, return_inverse=True)
-        return self.collection.features([self.ids[row] for row in wanted])[place]
+        distinct, place = np.unique(rows, return_inverse=True)
+        return self.collection.features([self.ids[row] for row in distinct])[place]
 
 
 @dataclass(frozen=True)

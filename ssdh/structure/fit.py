@@ -158,9 +158,9 @@ def fit_recipe(
     alpha, beta = params.alpha, params.beta
     if not structure.fraction_similar or not structure.fraction_dissimilar:
         structure, alpha, beta = reach_pairs(sample, structure, alpha, beta)
-        for name, wanted, used in (("alpha", params.alpha, alpha), ("beta", params.beta, beta)):
-            if used != wanted:
-                logger.warning("structure.{} {:g} leaves its side without a pair: {:g} is used", name, wanted, used)
+        for name, expected, used in (("alpha", params.alpha, alpha), ("beta", params.beta, beta)):
+            if used != expected:
+                logger.warning("structure.{} {:g} leaves its side without a pair: {:g} is used", name, expected, used)
     if not structure.fraction_similar or not structure.fraction_dissimilar:
         logger.warning("no pair is similar or none is dissimilar: nothing to learn from; look at metrics/distances.csv")
     return FittedStructure(structure, pairs, embedding, histogram, edges, alpha, beta)

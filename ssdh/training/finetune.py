@@ -206,12 +206,12 @@ class SharedDropout(nn.Module):
 
 def share_dropout(model: nn.Module) -> list[SharedDropout]:
     """Replace every dropout with one whose mask does not depend on how the batch is cut; returns the new ones."""
-    found: list[SharedDropout] = []
+    result: list[SharedDropout] = []
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Dropout | StochasticDepth) and not name.endswith(".inner") and module.p > 0:
-            found.append(SharedDropout(module))
-            model.set_submodule(name, found[-1])
-    return found
+            result.append(SharedDropout(module))
+            model.set_submodule(name, result[-1])
+    return result
 
 
 class ExactPool(nn.AdaptiveAvgPool2d):

@@ -33,8 +33,8 @@ def ssdh_loss(codes: Tensor, labels: Tensor, *, unknown_weight: float = 0.0, tar
     if codes.ndim != 2 or labels.shape != (size, size):
         raise ValueError(f"labels must be (B, B) for codes (B, K), got {tuple(labels.shape)} for {tuple(codes.shape)}")
     weights = pair_weights(labels, unknown_weight).to(codes.dtype)
-    wanted = (labels if targets is None else targets).to(codes.dtype)
-    return weighted_loss(codes, wanted, weights)
+    expected = (labels if targets is None else targets).to(codes.dtype)
+    return weighted_loss(codes, expected, weights)
 
 
 def pair_weights(labels: Tensor, unknown_weight: float) -> Tensor:
@@ -68,12 +68,12 @@ def neighbor_loss(
     """
     size, bits = codes.shape
     apart = ~torch.eye(size, dtype=torch.bool, device=codes.device)
-    wanted = cosines[apart].view(size, size - 1)  # (B, B − 1): without the image itself
-    found = (codes @ (codes if others is None else others).T / bits)[apart].view(size, size - 1)
-    spread = temperature * wanted.std(correction=0) if wanted.numel() else wanted.new_ones(())
-    spread = spread.clamp_min(torch.finfo(wanted.dtype).tiny)  # of equal images
-    shares = torch.softmax(wanted / spread, 1)
-    return -(shares * torch.log_softmax(found / code_temperature, 1)).sum() / size
+    expected = cosines[apart].view(size, size - 1)  # (B, B − 1): without the image itself
+    result = (codes @ (codes if others is None else others).T / bits)[apart].view(size, size - 1)
+    spread = temperature * expected.std(correction=0) if expected.numel() else expected.new_ones(())
+    spread = spread.clamp_min(torch.finfo(expected.dtype).tiny)  # of equal images
+    shares = torch.softmax(expected / spread, 1)
+    return -(shares * torch.log_softmax(result / code_temperature, 1)).sum() / size
 
 
 class PairLoss(Method):
@@ -194,5 +194,5 @@ class PairBatches:
         return self.matrix[rows[:, :, None], rows[:, None, :]]
 
     def _affinities(self, rows: NDArray[np.int64]) -> Tensor:
-        found: NDArray[Any] = self.labels.affinities(rows, rows)
-        return to_device(torch.from_numpy(np.ascontiguousarray(found)), self.device).to(self.dtype)
+        result: NDArray[Any] = self.labels.affinities(rows, rows)
+        return to_device(torch.from_numpy(np.ascontiguousarray(result)), self.device).to(self.dtype)

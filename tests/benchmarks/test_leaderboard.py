@@ -36,10 +36,10 @@ def codes_of(task: Task, seed: int = 0) -> np.ndarray:
 
 def test_codes_are_measured_as_brute_force_does(task: Task) -> None:
     codes, q, d = codes_of(task), task.split.query, task.split.database
-    found = task.codes(pack(codes), BITS)
-    wanted = mean_average_precision(codes[q], codes[d], task.labels[q], task.labels[d], 50)
-    assert found.precisions.mean() == pytest.approx(wanted)
-    assert found.unique_codes == len(np.unique(codes[d], axis=0))
+    result = task.codes(pack(codes), BITS)
+    expected = mean_average_precision(codes[q], codes[d], task.labels[q], task.labels[d], 50)
+    assert result.precisions.mean() == pytest.approx(expected)
+    assert result.unique_codes == len(np.unique(codes[d], axis=0))
     unit = task.features / np.linalg.norm(task.features, axis=1, keepdims=True)
     near = np.argsort(-unit[q] @ unit[d].T, axis=1)[:, :10]
     shares = []
@@ -48,25 +48,25 @@ def test_codes_are_measured_as_brute_force_does(task: Task) -> None:
         for j in near[i]:
             before, at = (distance < distance[j]).sum(), (distance == distance[j]).sum()
             shares.append(np.clip((10 - before) / at, 0, 1))
-    assert found.neighbor_recall_at_10 == pytest.approx(np.mean(shares))
+    assert result.neighbor_recall_at_10 == pytest.approx(np.mean(shares))
 
 
 def test_scores_without_ties_are_measured_as_codes_are(task: Task) -> None:
     """Minus the Hamming distance as a score gives the same numbers."""
     codes, q, d = codes_of(task), task.split.query, task.split.database
     scores = (codes[q] @ codes[d].T).astype(np.float32)
-    found = task.scores([(slice(0, 20), scores[:20]), (slice(20, 30), scores[20:])], None)
-    wanted = task.codes(pack(codes), BITS)
-    np.testing.assert_allclose(found.precisions, wanted.precisions)
-    assert found.neighbor_recall_at_10 == pytest.approx(wanted.neighbor_recall_at_10)
-    assert found.recall_10_in_100 == pytest.approx(wanted.recall_10_in_100)
-    assert found.map_at_1000 == pytest.approx(wanted.map_at_1000)
+    result = task.scores([(slice(0, 20), scores[:20]), (slice(20, 30), scores[20:])], None)
+    expected = task.codes(pack(codes), BITS)
+    np.testing.assert_allclose(result.precisions, expected.precisions)
+    assert result.neighbor_recall_at_10 == pytest.approx(expected.neighbor_recall_at_10)
+    assert result.recall_10_in_100 == pytest.approx(expected.recall_10_in_100)
+    assert result.map_at_1000 == pytest.approx(expected.map_at_1000)
 
 
 def test_rows_and_page(task: Task, tmp_path: Path) -> None:
     worse = np.where(np.random.default_rng(1).random((300, BITS)) < 0.5, 1, -1)
     measured = {name: task.codes(pack(codes), BITS) for name, codes in (("default", codes_of(task)), ("sdc", worse))}
-    rows = summarise({(name, "chosen", BITS): [found] for name, found in measured.items()})
+    rows = summarise({(name, "chosen", BITS): [result] for name, result in measured.items()})
     difference, low, high = rows[1]["default_minus_method"]
     assert difference == pytest.approx(rows[0]["map_mean"] - rows[1]["map_mean"])
     assert 0 < low < difference < high
@@ -87,8 +87,8 @@ def test_a_collapse_is_said_and_its_row_stays(task: Task, tmp_path: Path) -> Non
     constant = codes_of(task)
     constant[:, 2] = 1
     measured = {"default": codes_of(task), "sdc": constant, "bihalf": np.ones((300, BITS))}
-    found = {(name, "chosen", BITS): [task.codes(pack(codes), BITS)] * 2 for name, codes in measured.items()}
-    rows = summarise(found)
+    result = {(name, "chosen", BITS): [task.codes(pack(codes), BITS)] * 2 for name, codes in measured.items()}
+    rows = summarise(result)
     assert {row["method"]: row["collapsed"] for row in rows} == {"default": 0, "sdc": 2, "bihalf": 2}
     path = tmp_path / "leaderboard-mine.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
@@ -137,8 +137,8 @@ def test_views_of_some_rows_are_those_of_the_train_images(task: Task, tmp_path: 
     rows = np.sort(np.append(task.split.train, task.split.query))
     np.save(tmp_path / "rows.npy", rows)
     np.save(tmp_path / "views.npy", np.stack([task.features[rows], -task.features[rows]]))
-    found = load_views(tmp_path / "views.npy", task.split)
-    np.testing.assert_array_equal(found, np.stack([task.features[task.split.train], -task.features[task.split.train]]))
+    result = load_views(tmp_path / "views.npy", task.split)
+    np.testing.assert_array_equal(result, np.stack([task.features[task.split.train], -task.features[task.split.train]]))
     np.save(tmp_path / "rows.npy", np.setdiff1d(rows, task.split.train[:2]))
     with pytest.raises(DataError, match=r"views\.npy lacks 2 of 90 train rows"):
         load_views(tmp_path / "views.npy", task.split)

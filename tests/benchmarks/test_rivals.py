@@ -29,11 +29,11 @@ def test_a_trial_s_values_take_effect(recipe: str, project: Path, monkeypatch: p
     monkeypatch.chdir(project)
     values = trials(recipe)[1]
     params = with_values(read_params() | {"recipe": recipe}, values)
-    found = {name: effective(params, name) for name in ("structure", "train")}
-    assert {name: lookup(found, name) for name in values} == values
+    result = {name: effective(params, name) for name in ("structure", "train")}
+    assert {name: lookup(result, name) for name in values} == values
     others = effective(read_params() | {"recipe": recipe}, "train")
-    assert found["train"].keys() == others.keys()
-    assert found["train"].get("loss", {}).keys() == others.get("loss", {}).keys()
+    assert result["train"].keys() == others.keys()
+    assert result["train"].get("loss", {}).keys() == others.get("loss", {}).keys()
     chosen_method(params)  # they are valid
     assert read_params()["train"]["lr"] is None
 
@@ -46,10 +46,10 @@ def test_the_best_trial_has_the_highest_mean_over_all_splits() -> None:
         for number, values in enumerate((first, second, third))
         for seed, value in zip(SEEDS, maps[number], strict=False)
     ]
-    found = standing(rows, "sdc")
-    assert [trial["values"] for trial in found] == [second, first]
-    np.testing.assert_allclose([trial["validation_map"] for trial in found], [0.41, 0.4])
-    assert found[0]["unique_codes"] == min(SEEDS)
+    result = standing(rows, "sdc")
+    assert [trial["values"] for trial in result] == [second, first]
+    np.testing.assert_allclose([trial["validation_map"] for trial in result], [0.41, 0.4])
+    assert result[0]["unique_codes"] == min(SEEDS)
     assert standing(rows, "bihalf") == []
 
 

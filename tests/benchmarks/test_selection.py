@@ -29,16 +29,16 @@ def test_a_splits_own_test_queries_choose_nothing() -> None:
 
 
 def test_candidates_are_the_start_and_neighbours_of_it() -> None:
-    found = candidates(50)
-    assert found[0] == START
-    assert len(set(found)) == 50
-    assert found == candidates(50)
-    assert all(value in (*SPACE[key], old) for s in found for key, value, old in zip(SPACE, s, START, strict=True))
-    structure, method = chosen_of(found[1])
+    result = candidates(50)
+    assert result[0] == START
+    assert len(set(result)) == 50
+    assert result == candidates(50)
+    assert all(value in (*SPACE[key], old) for s in result for key, value, old in zip(SPACE, s, START, strict=True))
+    structure, method = chosen_of(result[1])
     train = method.params
-    assert (structure.power, train.power) == (found[1][0], found[1][0])
-    assert structure.neighbors == found[1][list(SPACE).index("structure.neighbors")]
-    assert train.lr == found[1][list(SPACE).index("train.lr")]
+    assert (structure.power, train.power) == (result[1][0], result[1][0])
+    assert structure.neighbors == result[1][list(SPACE).index("structure.neighbors")]
+    assert train.lr == result[1][list(SPACE).index("train.lr")]
 
 
 def test_the_verdict_pairs_the_splits() -> None:

@@ -26,10 +26,10 @@ def test_the_list_names_networks_and_views(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "ssdh-home/weights/a.pth").write_bytes(bytes(3 * 2**20))
     capsys.readouterr()
     assert main(["cache", "list"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"{tmp_path / 'ssdh-home'}:"
-    assert "  weights            3.0 MiB  weights" in told
-    rows = [line for line in told if "mobilenet_v3_small penultimate 32 px fp32, weights random, cpu, torch" in line]
+    message = capsys.readouterr().out.splitlines()
+    assert message[0] == f"{tmp_path / 'ssdh-home'}:"
+    assert "  weights            3.0 MiB  weights" in message
+    rows = [line for line in message if "mobilenet_v3_small penultimate 32 px fp32, weights random, cpu, torch" in line]
     assert len(rows) == 3
     assert sum("168 rows, 0.7 MiB, used today" in line for line in rows) == 1
     assert [line.rpartition(", ")[2] for line in sorted(rows) if "view" in line] == ["view 0", "view 1"]

@@ -59,10 +59,10 @@ def test_experiment_revision_and_workspace(repository: Path, capsys: pytest.Capt
     assert "mAP@1000" in words
     assert "round-dawn is better than HEAD by 0.0" in words
     assert run("main", "workspace", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["difference"] == pytest.approx(0.02, abs=1e-3)
-    assert found["beyond_noise"]
-    assert found["num_queries"] == 200
+    result = json.loads(capsys.readouterr().out)
+    assert result["difference"] == pytest.approx(0.02, abs=1e-3)
+    assert result["beyond_noise"]
+    assert result["num_queries"] == 200
     short = git("rev-parse", "--short", "refs/exps/ab/cdef0123/round-dawn")
     run("round-dawn", short)
     assert "there is no difference" in capsys.readouterr().out
@@ -73,10 +73,10 @@ def test_folders_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     write_run(tmp_path / "b", 0.03)
     for second in ("b", "b/metrics", "b/metrics/per_query.csv"):
         run(str(tmp_path / "a"), str(tmp_path / second), "--json", "--resamples", "500", "--confidence", "0.9")
-        found = json.loads(capsys.readouterr().out)
-        assert found["low"] <= found["difference"] + 1e-12
-        assert found["difference"] == pytest.approx(0.03, abs=1e-3)
-        assert found["confidence"] == 0.9
+        result = json.loads(capsys.readouterr().out)
+        assert result["low"] <= result["difference"] + 1e-12
+        assert result["difference"] == pytest.approx(0.03, abs=1e-3)
+        assert result["confidence"] == 0.9
 
 
 def test_queries_are_paired_by_their_row_and_not_by_their_place(

@@ -69,8 +69,8 @@ def test_experiments_run_where_git_knows_no_author(
     )
     assert done.returncode == 0, done.stderr
     listed = ["git", "for-each-ref", "--format=%(committername)", "refs/exps"]
-    found = subprocess.run(listed, cwd=repository, env=environment, capture_output=True, text=True, check=True).stdout
-    assert ("mine" if "user.name" in known else "ssdh") in found.splitlines()
+    result = subprocess.run(listed, cwd=repository, env=environment, capture_output=True, text=True, check=True).stdout
+    assert ("mine" if "user.name" in known else "ssdh") in result.splitlines()
 
 
 def test_an_author_that_git_knows_stays(project: Path, tmp_path: Path) -> None:
@@ -81,8 +81,10 @@ def test_an_author_that_git_knows_stays(project: Path, tmp_path: Path) -> None:
     )
     for more, expected in (({}, "[]"), ({"GIT_AUTHOR_NAME": "x"}, "['GIT_AUTHOR_NAME']")):
         command = [sys.executable, "-c", asked]
-        told = subprocess.run(command, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=True)
-        assert told.stdout.strip() == expected
+        message = subprocess.run(
+            command, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=True
+        )
+        assert message.stdout.strip() == expected
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "--train"])

@@ -95,9 +95,9 @@ def test_without_labels_every_file_is_there_and_empty(run: Path) -> None:
     assert set(read("metrics.json")["neighbor_recall_at"]) == {"10", "100"}
     assert 0 < read("metrics.json")["manifold_recall"] < 1
     assert read("pairs.json") == {}
-    for found in read("baselines.json").values():
-        assert "map" not in found
-        assert set(found["neighbor_recall_at"]) == {"10", "100"}
+    for result in read("baselines.json").values():
+        assert "map" not in result
+        assert set(result["neighbor_recall_at"]) == {"10", "100"}
     for name in ("per_query.csv", "pr_curve.csv", "precision_at_n.csv", "baselines_curves.csv"):
         assert rows(name) == []
         assert Path("metrics", name).read_text(encoding="utf-8").count("\n") == 1  # the header

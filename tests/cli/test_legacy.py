@@ -194,11 +194,11 @@ def test_only_a_flag_in_front_means_the_old_program(arguments: list[str], old: b
 def test_without_a_card_it_says_how_long_and_the_ways_out(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["-d", "digits", "-a", "squeezenet1_1", "--train", "--dry-run"]
     assert legacy.main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "On the CPU" in told
-    assert "50,000 images forward and backward" in told  # 1000 train images, 50 epochs
-    assert "--head-only" in told
-    assert "--gpu 0" in told
+    message = capsys.readouterr().out
+    assert "On the CPU" in message
+    assert "50,000 images forward and backward" in message  # 1000 train images, 50 epochs
+    assert "--head-only" in message
+    assert "--gpu 0" in message
 
 
 @pytest.mark.parametrize("more", [[], ["-t", "4"]], ids=["all that remain", "four"])
@@ -219,6 +219,6 @@ def test_the_time_of_a_folder_that_is_not_there_is_not_known(
 ) -> None:
     flags = ["-d", "folder", "-r", str(workspace / "none"), "-a", "squeezenet1_1", "--train", "--dry-run"]
     assert legacy.main(flags) == 0
-    told = capsys.readouterr().out
-    assert "the time is not known, as the number of images is not" in told
-    assert "less than a minute" not in told
+    message = capsys.readouterr().out
+    assert "the time is not known, as the number of images is not" in message
+    assert "less than a minute" not in message

@@ -45,8 +45,8 @@ def here(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["search", "--json", *arguments]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -60,11 +60,13 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_photos_of_the_collection_find_themselves_and_true_neighbours(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = answer(capsys, "photos", "--top", "24")
+    results = answer(capsys, "photos", "--top", "24")
     bits = unpack(np.load("models/codes.npy"), 12)
-    assert found["images"] == len(found["queries"]) == 24
-    rows = {name: row for row, name in enumerate(p["name"] for p in sorted(everything(found), key=lambda p: p["row"]))}
-    for query in found["queries"]:
+    assert results["images"] == len(results["queries"]) == 24
+    rows = {
+        name: row for row, name in enumerate(p["name"] for p in sorted(everything(results), key=lambda p: p["row"]))
+    }
+    for query in results["queries"]:
         row = rows[Path(query["photo"]).relative_to("photos").as_posix()]
         assert query["code"] == np.load("models/codes.npy")[row].tobytes().hex()
         distances = (bits != bits[row]).sum(axis=1)
@@ -97,8 +99,8 @@ def test_the_text_lists_distances_and_names(here: Path, capsys: pytest.CaptureFi
     assert len(lines) == 6
     assert "0  day 1/004.jpg" in {line.strip() for line in lines}
     Image.new("RGB", (40, 40), "white").save(tmp_path / "white.png")
-    found = answer(capsys, str(tmp_path / "white.png"), "--top", "24")
-    nearest = everything(found)[0]["distance"]
+    result = answer(capsys, str(tmp_path / "white.png"), "--top", "24")
+    nearest = everything(result)[0]["distance"]
     if nearest:
         assert main(["search", str(tmp_path / "white.png"), "--radius", str(nearest - 1)]) == 0
         assert "no image within this radius" in capsys.readouterr().out
@@ -112,9 +114,9 @@ def test_bad_photos_of_a_folder_are_left_out_and_named(
     Image.new("RGB", (20, 30)).save(folder / "good.png")
     (folder / "bad.jpg").write_bytes(b"<html>")
     (folder / "notes.txt").write_text("not a photo")
-    found = answer(capsys, str(folder))
-    assert [Path(query["photo"]).name for query in found["queries"]] == ["good.png"]
-    assert found["skipped"] == [{"photo": str(folder / "bad.jpg"), "reason": "a web page, not an image"}]
+    result = answer(capsys, str(folder))
+    assert [Path(query["photo"]).name for query in result["queries"]] == ["good.png"]
+    assert result["skipped"] == [{"photo": str(folder / "bad.jpg"), "reason": "a web page, not an image"}]
 
 
 def test_hidden_photos_of_a_folder_are_passed_over_as_in_ingestion(tmp_path: Path) -> None:
@@ -181,10 +183,10 @@ def test_results_of_different_runs_are_refused(
     entry["md5"] = "0" * 32
     Path("dvc.lock").write_text(yaml.safe_dump(lock))
     for name in refused:
-        told = refusal(capsys, *COMMANDS[name])
-        assert path in told, name
-        assert "of different runs" in told
-        assert told.endswith("after an interruption or a run in part: run `dvc repro`")
+        message = refusal(capsys, *COMMANDS[name])
+        assert path in message, name
+        assert "of different runs" in message
+        assert message.endswith("after an interruption or a run in part: run `dvc repro`")
     if "search" not in refused:
         check_one_run("encode")
     if "evaluate" not in refused:
@@ -220,9 +222,9 @@ def test_without_a_lock_file_or_with_one_of_one_run_nothing_is_refused(capsys: p
 @pytest.mark.usefixtures("locked")
 def test_codes_of_another_kind_are_one_line(codes: Any, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("models/codes.npy", codes)
-    told = refusal(capsys, "search", "photos")
-    assert told.startswith(f"ssdh: models/codes.npy {codes.dtype} {codes.shape} does not fit 24 images and 12 bits")
-    assert told.endswith("run `dvc repro`")
+    message = refusal(capsys, "search", "photos")
+    assert message.startswith(f"ssdh: models/codes.npy {codes.dtype} {codes.shape} does not fit 24 images and 12 bits")
+    assert message.endswith("run `dvc repro`")
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"dataset": "folder"}', "3", "{"])
@@ -230,9 +232,9 @@ def test_codes_of_another_kind_are_one_line(codes: Any, capsys: pytest.CaptureFi
 def test_counts_that_say_nothing_are_one_line(content: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("metrics/data.json").write_text(content)
     for command in (["serve", "--port", "0"], ["evaluate"], ["export", "out"]):
-        told = refusal(capsys, *command)
-        assert told.startswith("ssdh: metrics/data.json ")
-        assert told.endswith(": run `dvc repro`")
+        message = refusal(capsys, *command)
+        assert message.startswith("ssdh: metrics/data.json ")
+        assert message.endswith(": run `dvc repro`")
 
 
 @pytest.mark.parametrize(
@@ -249,9 +251,9 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "ssdh.search.web.app", raising=False)
-    told = refusal(capsys, command)
-    assert package in told
-    assert f"pip install -e '.{extra}'" in told
+    message = refusal(capsys, command)
+    assert package in message
+    assert f"pip install -e '.{extra}'" in message
     assert not Path("export").exists()
 
 
@@ -290,8 +292,8 @@ def test_a_shortlist_is_ordered_by_features_and_ties_without_one_by_the_outputs(
     packed, features = np.load("models/codes.npy"), np.load("features/features.npy").astype(np.float64)
     distances = (unpack(packed, 12) != unpack(own.packed, 12)).sum(axis=1)
     scores = unpack(packed, 12) @ own.outputs[0].astype(np.float64)
-    found = [(result["distance"], scores[result["row"]]) for result in everything(plain)]
-    for (near, high), (far, low) in pairwise(found):
+    matches = [(result["distance"], scores[result["row"]]) for result in everything(plain)]
+    for (near, high), (far, low) in pairwise(matches):
         assert near < far or (near == far and high >= low - 1e-5)
 
     again = answer(capsys, photo, "--top", "5", "--rerank", "8")
@@ -342,16 +344,16 @@ def test_serve_says_where_it_listens_answers_and_stops(here: Path, project: Path
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
     try:
         assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-        assert found
-        with httpx.Client(base_url=found[0], timeout=None) as client:
+        results = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert results
+        with httpx.Client(base_url=results[0], timeout=None) as client:
             about = client.get("/api/about").json()
             assert (about["title"], about["images"], about["bits"]) == ("folder", 24, 12)
             assert "smoke run" in about["notice"]
             photo = (here / "photos/day 1/004.jpg").read_bytes()
             answer = client.post("/api/search", content=photo).json()
         assert 4 in {result["row"] for result in answer["results"] if result["distance"] == 0}
-        same_port = [*command[:-1], found[0].rpartition(":")[2]]
+        same_port = [*command[:-1], results[0].rpartition(":")[2]]
         again = subprocess.run(same_port, capture_output=True, text=True, check=False, env=environment)
         assert again.returncode == 1
         assert again.stderr.strip().endswith("choose another --port")

@@ -134,9 +134,9 @@ def test_rows_are_taken_from_maps_views_and_arrays_alike(tmp_path: Path, shape: 
         (whole, whole), (mapped, whole), (files.read_array(tmp_path / "f.npy"), whole),
         (mapped[50:], whole[50:]), (mapped[::-1], whole[::-1]), (files.read_array(tmp_path / "a.npy", mode="c"), whole),
     ):  # fmt: skip
-        for wanted in (rows, np.sort(rows), rows[:0], slice(3, 500), slice(940, 2000)):
-            taken = files.take_rows(array, wanted)
-            np.testing.assert_array_equal(taken, expected[wanted])
+        for requested in (rows, np.sort(rows), rows[:0], slice(3, 500), slice(940, 2000)):
+            taken = files.take_rows(array, requested)
+            np.testing.assert_array_equal(taken, expected[requested])
             assert not isinstance(taken, np.memmap)
             assert taken.flags.writeable
 

@@ -55,11 +55,11 @@ def test_a_matrix_alone_has_numbers_for_names_and_no_labels(params: Any, tmp_pat
     write_images(tmp_path / "images", prepared)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["manifest.csv"]
     assert read_manifest(tmp_path / "images") == (raw.names, raw.digests)
-    found = counts(prepared, name="embeddings")
+    result = counts(prepared, name="embeddings")
     whole = hashlib.sha256((tmp_path / "a.npy").read_bytes()).hexdigest()
-    assert found["files"] == [f"a.npy {whole}"]
-    assert (found["images"], found["dim"], found["dtype"]) == (20, 4, "float32")
-    assert (found["query"], found["train"], found["database"]) == (2, 18, 18)  # a tenth; all that remain
+    assert result["files"] == [f"a.npy {whole}"]
+    assert (result["images"], result["dim"], result["dtype"]) == (20, 4, "float32")
+    assert (result["query"], result["train"], result["database"]) == (2, 18, 18)  # a tenth; all that remain
 
 
 def test_bad_rows_are_one_line_a_kind(params: Any, tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_skipped_rows_leave_names_and_labels_in_step(params: Any, tmp_path: Path
     assert prepared.raw.names == [str(row) for row in kept]
     np.testing.assert_array_equal(prepared.raw.labels.argmax(1), np.array(kept) % 3)
     assert prepared.raw.skipped == [("2", "holds NaN or infinity"), ("7", "is all zero")]
-    found = counts(prepared, name="embeddings")
-    assert [found[key] for key in ("nan_rows", "zero_rows", "odd_rows", "duplicate_rows")] == [1, 1, 0, 1]
-    assert (found["images"], found["skipped"]) == (18, 2)
+    result = counts(prepared, name="embeddings")
+    assert [result[key] for key in ("nan_rows", "zero_rows", "odd_rows", "duplicate_rows")] == [1, 1, 0, 1]
+    assert (result["images"], result["skipped"]) == (18, 2)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_skipped_rows_leave_names_and_labels_in_step(params: Any, tmp_path: Path
     ],
 )
 def test_labels_of_every_kind(column: Any, classes: list[str], labels: Any) -> None:
-    found = labels_of(column, "labels")
-    assert list(found[0]) == classes
-    np.testing.assert_array_equal(found[1], labels)
+    result = labels_of(column, "labels")
+    assert list(result[0]) == classes
+    np.testing.assert_array_equal(result[1], labels)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_heic_is_read_where_its_plugin_is(tmp_path: Path, project: Path) -> None
         "from PIL import Image\n"
         "print({'.heic', '.heif'} <= EXTENSIONS, '.heic' in UNREAD, 'HEIF' in Image.OPEN)"
     )
-    for path, told in ((f"{project}", "False True False"), (f"{project}{os.pathsep}{tmp_path}", "True False True")):
+    for path, message in ((f"{project}", "False True False"), (f"{project}{os.pathsep}{tmp_path}", "True False True")):
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | {"PYTHONPATH": path},
@@ -140,7 +140,7 @@ def test_heic_is_read_where_its_plugin_is(tmp_path: Path, project: Path) -> None
             text=True,
             check=True,
         )
-        assert done.stdout.strip() == told
+        assert done.stdout.strip() == message
 
 
 @pytest.mark.parametrize("content", ["empty", "readme only", "absent", "a file"])

@@ -95,8 +95,8 @@ def test_odd_names_of_a_list_come_back_from_the_manifest(name: str, tmp_path: Pa
     dataset.ensure(params)
     raw = dataset.read(params)
     write_images(tmp_path / "out", prepare(raw, root=dataset.root(params), seed=0, workers=1, name=name))
-    found, _ = read_manifest(tmp_path / "out")
-    assert sorted(path.removeprefix("images/") for path in found) == sorted(ODD)
+    result, _ = read_manifest(tmp_path / "out")
+    assert sorted(path.removeprefix("images/") for path in result) == sorted(ODD)
     images = FileImages(tmp_path / "out" / "manifest.csv", root)
     assert all(images.read_bytes(row) for row in range(len(ODD)))
 
@@ -116,14 +116,14 @@ def test_names_that_are_composed_otherwise_are_found_in_folders_too(name: str, t
 def test_blanks_at_the_ends_of_names_are_found_though_no_list_shows_them(tmp_path: Path) -> None:
     photos(tmp_path, [" a.jpg", "b.jpg ", "c.jpg"])
     (tmp_path / "img.txt").write_text(" a.jpg\nb.jpg \n./c.jpg \n")
-    paths, found = locate(tmp_path, read_names(tmp_path / "img.txt"))
-    assert (paths, found.tolist()) == ([" a.jpg", "b.jpg ", "c.jpg"], [True] * 3)
+    paths, result = locate(tmp_path, read_names(tmp_path / "img.txt"))
+    assert (paths, result.tolist()) == ([" a.jpg", "b.jpg ", "c.jpg"], [True] * 3)
 
 
 def test_a_name_that_fits_two_files_is_none(tmp_path: Path) -> None:
     photos(tmp_path, [" a.jpg", "a.jpg "])
-    paths, found = locate(tmp_path, ["a.jpg", "b.jpg"])
-    assert (paths, found.tolist()) == (["a.jpg", "b.jpg"], [False, False])
+    paths, result = locate(tmp_path, ["a.jpg", "b.jpg"])
+    assert (paths, result.tolist()) == (["a.jpg", "b.jpg"], [False, False])
     photos(tmp_path, ["a.jpg"])
     assert locate(tmp_path, ["a.jpg"])[1].all()
 

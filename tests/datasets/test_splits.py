@@ -98,9 +98,9 @@ def test_files_hold_the_split(tmp_path: Path) -> None:
         Protocol(4, 5, database_pool=np.arange(15, dtype=np.int64)), np.zeros((20, 1), np.uint8), seed=5, name="d"
     )
     write_split(tmp_path, split, 20, [("a,b.jpg", "broken"), ("ü.png", "empty file")])
-    found = read_split(tmp_path)
+    result = read_split(tmp_path)
     for role in ("query", "train", "database"):
-        np.testing.assert_array_equal(getattr(found, role), getattr(split, role))
+        np.testing.assert_array_equal(getattr(result, role), getattr(split, role))
 
     lines = (tmp_path / "roles.csv").read_text().splitlines()
     assert lines[0] == "row,role"

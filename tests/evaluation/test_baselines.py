@@ -31,22 +31,22 @@ PARAMS = EvaluateParams(precision_at=[1, 10, 5000], radius=2, curve_points=4)
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray, Split]:
     """Pixels of the digits, labels, and a split of 40 queries, 300 train images and 1757 in the database."""
-    found = load_digits()
-    labels = np.eye(10, dtype=np.uint8)[found.target]
+    result = load_digits()
+    labels = np.eye(10, dtype=np.uint8)[result.target]
     split = draw_split(Protocol(40, 300, True), labels, seed=1, name="test")
-    return found.data.astype(np.float32), labels, split
+    return result.data.astype(np.float32), labels, split
 
 
 def codes(features: np.ndarray, method: str, train: np.ndarray, bits: int, seed: int) -> np.ndarray:
-    found = fit(method, train, bits, seed)
-    assert isinstance(found, Codes)
-    return encode(found, features)
+    result = fit(method, train, bits, seed)
+    assert isinstance(result, Codes)
+    return encode(result, features)
 
 
 def affine(method: str, train: np.ndarray, bits: int) -> Affine:
-    found = fit(method, train, bits, seed=0)
-    assert isinstance(found, Affine)
-    return found
+    result = fit(method, train, bits, seed=0)
+    assert isinstance(result, Affine)
+    return result
 
 
 def expected_float(features: np.ndarray, labels: np.ndarray, split: Split, rows: np.ndarray) -> list[float]:
@@ -59,8 +59,8 @@ def test_float_average_precision_is_scikit_learns(digits: tuple, monkeypatch: py
     features = features + np.random.default_rng(0).random(features.shape, np.float32)  # no ties
     size = len(split.database)
     expected = expected_float(features, labels, split, split.database)
-    found = float_average_precisions(features, labels, split, size)
-    assert found == pytest.approx(expected, abs=1e-4)  # float32 may swap two neighbours
+    result = float_average_precisions(features, labels, split, size)
+    assert result == pytest.approx(expected, abs=1e-4)  # float32 may swap two neighbours
     monkeypatch.setattr("ssdh.evaluation.float_search.BLOCK_BYTES", 50_000)
     monkeypatch.setattr("ssdh.evaluation.float_search.CHUNK_BYTES", 50_000)
     assert float_average_precisions(features, labels, split, size) == pytest.approx(expected, abs=1e-4)
@@ -73,20 +73,20 @@ def test_float_metrics_and_curves(digits: tuple) -> None:
     features, labels, split = digits
     metrics, curves = evaluate_baselines(features, labels, split, bits=16, topk=None, seed=0, params=PARAMS)
     others = np.setdiff1d(split.database, split.train)
-    found = metrics["float"]
-    assert found["map"] == pytest.approx(np.mean(expected_float(features, labels, split, split.database)), abs=1e-4)
-    assert found["map_without_train"] == pytest.approx(
+    result = metrics["float"]
+    assert result["map"] == pytest.approx(np.mean(expected_float(features, labels, split, split.database)), abs=1e-4)
+    assert result["map_without_train"] == pytest.approx(
         np.mean(expected_float(features, labels, split, others)), abs=1e-4
     )
-    assert found["map_at"]["all"] == pytest.approx(found["map"])
-    assert set(found["map_at"]) == {"1000", "all"}
-    assert set(found["precision_at"]) == {"1", "10"}
+    assert result["map_at"]["all"] == pytest.approx(result["map"])
+    assert set(result["map_at"]) == {"1000", "all"}
+    assert set(result["precision_at"]) == {"1", "10"}
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     similarity = unit[split.query] @ unit[split.database].T
     good = labels[split.query] @ labels[split.database].T > 0
     order = np.argsort(-similarity, axis=1, kind="stable")
     first = np.take_along_axis(good, order, axis=1)[:, :10].mean()
-    assert found["precision_at"]["10"] == pytest.approx(first, abs=1e-3)
+    assert result["precision_at"]["10"] == pytest.approx(first, abs=1e-3)
 
     points = np.array([(row[3], row[4]) for row in curves if row[:2] == ("float", "pr")])
     flat = np.argsort(-similarity.ravel(), kind="stable")
@@ -103,12 +103,12 @@ def test_every_method_has_metrics_and_both_curves(digits: tuple) -> None:
     features, labels, split = digits
     metrics, curves = evaluate_baselines(features, labels, split, bits=16, topk=500, seed=0, params=PARAMS)
     assert list(metrics) == ["float", "lsh", "pcah", "itq"]
-    for found in metrics.values():
-        assert 0.1 < found["map_without_train"] < 1
-        assert 0.1 < found["map"] < 1
+    for result in metrics.values():
+        assert 0.1 < result["map_without_train"] < 1
+        assert 0.1 < result["map"] < 1
     assert {row[:2] for row in curves} == {(m, c) for m in metrics for c in ("pr", "precision_at_n")}
     assert metrics["itq"]["map"] > metrics["lsh"]["map"]
-    assert {name: found["tier"] for name, found in metrics.items()} == dict.fromkeys(metrics, "images only")
+    assert {name: result["tier"] for name, result in metrics.items()} == dict.fromkeys(metrics, "images only")
 
 
 def test_codes_depend_on_the_train_images_and_the_seed_alone(digits: tuple) -> None:
@@ -126,21 +126,21 @@ def test_lsh_is_a_rotation_of_centred_features(digits: tuple) -> None:
     features, _, split = digits
     train = features[split.train]
     for bits in (16, 100):  # fewer and more than the 64 dimensions
-        found = affine("lsh", train, bits)
-        directions = found.weights
-        assert np.abs((train @ directions.T + found.bias).mean(axis=0)).max() < 1e-3
+        result = affine("lsh", train, bits)
+        directions = result.weights
+        assert np.abs((train @ directions.T + result.bias).mean(axis=0)).max() < 1e-3
         orthonormal = directions @ directions.T if bits < 64 else directions.T @ directions
         assert orthonormal == pytest.approx(np.eye(min(bits, 64)), abs=1e-5)
-        signs = unpack(found.encode(features), bits)
-        assert np.array_equal(signs > 0, features @ directions.T + found.bias >= 0)
+        signs = unpack(result.encode(features), bits)
+        assert np.array_equal(signs > 0, features @ directions.T + result.bias >= 0)
 
 
 def test_pcah_is_the_sign_of_scikit_learns_components(digits: tuple) -> None:
     features, _, split = digits
     train = features[split.train]
     expected = PCA(8, svd_solver="full").fit(train).transform(features) >= 0
-    found = unpack(codes(features, "pcah", train, 8, 0), 8) > 0
-    agree = (found == expected).mean(axis=0)  # a component's sign is free
+    result = unpack(codes(features, "pcah", train, 8, 0), 8) > 0
+    agree = (result == expected).mean(axis=0)  # a component's sign is free
     assert np.maximum(agree, 1 - agree).min() > 0.995
 
 
@@ -153,10 +153,10 @@ def test_principal_components_are_those_of_the_covariance(
     rng = np.random.default_rng(0)
     rows = rng.standard_normal(shape) * np.geomspace(1, 0.1, shape[1])
     rows -= rows.mean(axis=0)
-    found = principal_components(rows.astype(np.float32), 6)
-    assert found @ found.T == pytest.approx(np.eye(6), abs=1e-4)
+    result = principal_components(rows.astype(np.float32), 6)
+    assert result @ result.T == pytest.approx(np.eye(6), abs=1e-4)
     _, _, expected = np.linalg.svd(rows, full_matrices=False)
-    assert np.abs(np.einsum("ij,ij->i", found, expected[:6])) == pytest.approx(np.ones(6), abs=1e-3)
+    assert np.abs(np.einsum("ij,ij->i", result, expected[:6])) == pytest.approx(np.ones(6), abs=1e-3)
 
 
 @pytest.mark.parametrize("method", ["lsh", "pcah", "itq"])
@@ -180,7 +180,7 @@ def test_itq_loses_no_more_than_faisss_own(digits: tuple) -> None:
     """Quantisation error of train rows: faiss's ITQTransform from the same rows, started from another rotation."""
     features, _, split = digits
     train = features[split.train]
-    found = affine("itq", train, 16)
+    result = affine("itq", train, 16)
     peer = faiss.ITQTransform(64, 16, True)
     peer.train(train)
 
@@ -188,7 +188,7 @@ def test_itq_loses_no_more_than_faisss_own(digits: tuple) -> None:
         lengths = np.abs(outputs).mean(axis=1, keepdims=True)
         return float(np.square(np.where(outputs >= 0, 1, -1) - outputs / lengths).mean())
 
-    ours, theirs = loss(train @ found.weights.T + found.bias), loss(peer.apply(train))
+    ours, theirs = loss(train @ result.weights.T + result.bias), loss(peer.apply(train))
     plain = affine("pcah", train, 16)
     assert ours < 1.05 * theirs
     assert ours < 0.8 * loss(train @ plain.weights.T + plain.bias)
@@ -220,9 +220,9 @@ def test_without_labels_the_neighbours_are_measured(digits: tuple) -> None:
     with_labels, _ = evaluate_baselines(features, labels, split, bits=16, topk=500, seed=0, params=params)
     assert curves == []
     assert list(metrics) == ["float", "itq", "pq", "lsh"]
-    for method, found in metrics.items():
-        assert "map" not in found
-        assert found["neighbor_recall_at"] == with_labels[method]["neighbor_recall_at"]
+    for method, result in metrics.items():
+        assert "map" not in result
+        assert result["neighbor_recall_at"] == with_labels[method]["neighbor_recall_at"]
     assert metrics["float"]["neighbor_recall_at"]["10"] == pytest.approx(1, abs=1e-3)
 
 
@@ -250,9 +250,9 @@ def test_ranked_counts_keep_whole_tie_groups() -> None:
 
 def test_rows_of_zeros_are_similar_to_nothing() -> None:
     features = np.array([[0, 0], [3, 4], [4, 3]], np.float32)
-    (_, found), *rest = similarity_blocks(features, np.array([1, 0]), np.array([0, 1, 2]))
+    (_, result), *rest = similarity_blocks(features, np.array([1, 0]), np.array([0, 1, 2]))
     assert not rest
-    assert found == pytest.approx(np.array([[0, 1, 24 / 25], [0, 0, 0]]))
+    assert result == pytest.approx(np.array([[0, 1, 24 / 25], [0, 0, 0]]))
     assert nearest(features, np.array([1]), np.array([2, 0]), 1).tolist() == [[0]]
     assert nearest(features, np.array([1, 2]), np.array([0, 2, 1]), 2).tolist() == [[2, 1], [1, 2]]
     with pytest.raises(ValueError, match="between 1 and the 2 database items, got 3"):
@@ -269,9 +269,9 @@ def test_dot_and_l2_find_what_faiss_finds(metric: Any, dtype: str) -> None:
     index = faiss.IndexFlatIP(12) if metric == "dot" else faiss.IndexFlatL2(12)
     index.add(features[database].astype(np.float32))
     values, rows = index.search(features[query].astype(np.float32), 10)
-    [(_, found)] = similarity_blocks(features, query, database, metric=metric)
+    [(_, result)] = similarity_blocks(features, query, database, metric=metric)
     expected = values if metric == "dot" else -values
-    np.testing.assert_allclose(np.sort(found, axis=1)[:, :-11:-1], expected, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(np.sort(result, axis=1)[:, :-11:-1], expected, rtol=1e-4, atol=1e-2)
     assert (nearest(features, query, database, 10, metric=metric) == rows).mean() > 0.95  # but for equal ones
     assert (nearest(features, query, database, 10) == rows).mean() < 0.9
 
@@ -282,8 +282,8 @@ def test_measured_values_on_real_features(shared: Path) -> None:
     features, labels = stored["features"].astype(np.float32), np.eye(10, dtype=np.uint8)[stored["labels"]]
     split = draw_split(Protocol(1000, 5000, True), labels, seed=0, name="test")
     metrics, _ = evaluate_baselines(features, labels, split, bits=32, topk=5000, seed=0, params=PARAMS)
-    found = {method: values["map"] for method, values in metrics.items()}
-    assert found == pytest.approx({"float": 0.418, "lsh": 0.232, "pcah": 0.282, "itq": 0.371}, abs=0.02)
+    result = {method: values["map"] for method, values in metrics.items()}
+    assert result == pytest.approx({"float": 0.418, "lsh": 0.232, "pcah": 0.282, "itq": 0.371}, abs=0.02)
     assert metrics["float"]["map_centred"] == pytest.approx(0.432, abs=0.02)
 
 

@@ -34,8 +34,8 @@ def test_share_of_neighbours_is_the_mean_over_orders_of_ties(bits: int, k: int) 
     rng = np.random.default_rng(1)
     vectors = unit(rng.standard_normal((40, 4)))
     codes = np.where(vectors @ rng.standard_normal((4, bits)) >= 0, 1, -1).astype(np.int8)
-    found = neighbor_share(pack(codes), vectors, bits=bits, neighbors=k)
-    assert found == pytest.approx(brute_force(codes, vectors, k, 200), abs=0.01)
+    result = neighbor_share(pack(codes), vectors, bits=bits, neighbors=k)
+    assert result == pytest.approx(brute_force(codes, vectors, k, 200), abs=0.01)
 
 
 def test_constant_codes_find_what_chance_finds() -> None:
@@ -51,11 +51,11 @@ def test_codes_of_clusters_beat_random_codes_and_no_label_is_needed() -> None:
     split = Split(query=np.arange(50), train=np.arange(50, 200), database=np.arange(50, 600))
     words = np.where(rng.random((8, 32)) < 0.5, -1, 1).astype(np.int8)
     good, random = words[kind], np.where(rng.random((600, 32)) < 0.5, -1, 1).astype(np.int8)
-    found = manifold_recall(pack(good), features, split, bits=32, share=0.1)
+    result = manifold_recall(pack(good), features, split, bits=32, share=0.1)
     chance = manifold_recall(pack(random), features, split, bits=32, share=0.1)
-    assert found is not None
+    assert result is not None
     assert chance is not None
-    assert found > 0.7 > 0.2 > chance
+    assert result > 0.7 > 0.2 > chance
 
 
 def test_where_everything_trained_the_database_itself_is_looked_at() -> None:
@@ -73,8 +73,8 @@ def test_float_features_of_real_images_rank_above_few_bits(shared: Path) -> None
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((512, 512)))[0]
     rows = np.arange(len(features))
     split = Split(query=rows[:100], train=rows[100:300], database=rows[100:])
-    found = []
+    result = []
     for bits in (8, 32, 256):
         codes = np.where(centred @ rotation[:, :bits] >= 0, 1, -1).astype(np.int8)
-        found.append(manifold_recall(pack(codes), features, split, bits=bits))
-    assert found == sorted(found)
+        result.append(manifold_recall(pack(codes), features, split, bits=bits))
+    assert result == sorted(result)

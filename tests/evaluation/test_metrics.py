@@ -35,8 +35,8 @@ def images() -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.float32], 
 def test_metrics_are_those_of_the_definitions(images: tuple) -> None:
     codes, labels, features, split = images
     names = ["ant", "bee", "cat", "dog"]
-    found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS, classes=names)
-    metrics = found.metrics
+    result = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS, classes=names)
+    metrics = result.metrics
     q, d = split.query, split.database
     others = np.setdiff1d(d, split.train)
     assert metrics["map"] == pytest.approx(mean_average_precision(codes[q], codes[d], labels[q], labels[d], 20))
@@ -55,32 +55,32 @@ def test_metrics_are_those_of_the_definitions(images: tuple) -> None:
     within = [good[near <= 2].mean() if (near <= 2).any() else 0 for near, good in zip(distance, same, strict=True)]
     assert metrics["precision_radius_2"] == pytest.approx(np.mean(within))
 
-    assert [row[0] for row in found.per_query] == q.tolist()
-    assert np.mean([row[1] for row in found.per_query]) == pytest.approx(metrics["map"])
-    assert np.mean([row[2] for row in found.per_query]) == pytest.approx(metrics["map_without_train"])
-    assert [row[3] for row in found.per_query] == same.sum(axis=1).tolist()
-    assert [row[4] for row in found.per_query] == labels[q].argmax(axis=1).tolist()
-    assert [row[5] for row in found.per_query] == [names[label] for label in labels[q].argmax(axis=1)]
-    for radius, recall, precision, retrieved in found.pr_curve:
+    assert [row[0] for row in result.per_query] == q.tolist()
+    assert np.mean([row[1] for row in result.per_query]) == pytest.approx(metrics["map"])
+    assert np.mean([row[2] for row in result.per_query]) == pytest.approx(metrics["map_without_train"])
+    assert [row[3] for row in result.per_query] == same.sum(axis=1).tolist()
+    assert [row[4] for row in result.per_query] == labels[q].argmax(axis=1).tolist()
+    assert [row[5] for row in result.per_query] == [names[label] for label in labels[q].argmax(axis=1)]
+    for radius, recall, precision, retrieved in result.pr_curve:
         near = distance <= radius
         assert retrieved == near.sum() > 0
         assert recall == pytest.approx(same[near].sum() / same.sum())
         assert precision == pytest.approx(same[near].mean())
-    assert found.pr_curve[-1][1] == 1
-    assert [row[0] for row in found.precision_at_n] == [1, 6, 10, 15, 20]
-    assert dict(found.precision_at_n)[10] == pytest.approx(metrics["precision_at"]["10"])
-    assert dict(found.precision_at_n)[1] == pytest.approx(metrics["precision_at"]["1"])
+    assert result.pr_curve[-1][1] == 1
+    assert [row[0] for row in result.precision_at_n] == [1, 6, 10, 15, 20]
+    assert dict(result.precision_at_n)[10] == pytest.approx(metrics["precision_at"]["10"])
+    assert dict(result.precision_at_n)[1] == pytest.approx(metrics["precision_at"]["1"])
 
 
 def test_no_topk_is_the_whole_database(images: tuple) -> None:
     codes, labels, features, split = images
     for topk in (None, 10_000):
-        found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=topk, params=PARAMS)
-        assert found.metrics["topk"] == 72
+        result = evaluate(pack(codes), labels, features, split, bits=BITS, topk=topk, params=PARAMS)
+        assert result.metrics["topk"] == 72
         expected = mean_average_precision(
             codes[split.query], codes[split.database], labels[split.query], labels[split.database]
         )
-        assert found.metrics["map"] == pytest.approx(expected)
+        assert result.metrics["map"] == pytest.approx(expected)
 
 
 def test_several_labels_leave_the_class_empty_and_queries_without_relevant_are_counted(images: tuple) -> None:
@@ -89,25 +89,25 @@ def test_several_labels_leave_the_class_empty_and_queries_without_relevant_are_c
     labels[split.query[0]] = [1, 1, 0, 0]
     labels[split.query[1]] = 0
     names = ["ant", "bee", "cat", "dog"]
-    found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS, classes=names)
-    assert found.metrics["queries_without_relevant"] == 1
-    assert [row[4] == "" for row in found.per_query] == [True, True] + [False] * 6
-    assert found.per_query[1][1:4] == (0.0, 0.0, 0)
-    assert [row[5] for row in found.per_query[:2]] == ["ant; bee", ""]
+    result = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS, classes=names)
+    assert result.metrics["queries_without_relevant"] == 1
+    assert [row[4] == "" for row in result.per_query] == [True, True] + [False] * 6
+    assert result.per_query[1][1:4] == (0.0, 0.0, 0)
+    assert [row[5] for row in result.per_query[:2]] == ["ant; bee", ""]
 
 
 def test_when_every_database_image_trained_nothing_is_said_without_train(images: tuple) -> None:
     codes, labels, features, split = images
     split = Split(query=split.query, train=split.database, database=split.database)
-    found = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS)
-    assert "map_without_train" not in found.metrics
-    assert {row[2] for row in found.per_query} == {""}
+    result = evaluate(pack(codes), labels, features, split, bits=BITS, topk=20, params=PARAMS)
+    assert "map_without_train" not in result.metrics
+    assert {row[2] for row in result.per_query} == {""}
 
 
 def test_unlabelled_images_get_what_needs_no_labels(images: tuple) -> None:
     codes, _, features, split = images
-    found = evaluate(pack(codes), np.zeros((90, 0), np.uint8), features, split, bits=BITS, topk=20, params=PARAMS)
-    assert set(found.metrics) == {
+    result = evaluate(pack(codes), np.zeros((90, 0), np.uint8), features, split, bits=BITS, topk=20, params=PARAMS)
+    assert set(result.metrics) == {
         "bits",
         "topk",
         "bit_balance",
@@ -115,7 +115,7 @@ def test_unlabelled_images_get_what_needs_no_labels(images: tuple) -> None:
         "unique_codes",
         "neighbor_recall_at",
     }
-    assert found.per_query == found.pr_curve == found.precision_at_n == []
+    assert result.per_query == result.pr_curve == result.precision_at_n == []
 
 
 def test_arrays_of_different_runs_are_refused(images: tuple) -> None:
@@ -144,8 +144,8 @@ def test_neighbor_recall_is_the_mean_over_orders_of_ties(images: tuple) -> None:
     query, database = split.query, split.database
     counts = count_distances(packed[query], packed[database], none[query], none[database], bits=BITS)
     nearest = nearest_by_features(features, split, [3, 10, 500])
-    found = neighbor_recall(packed, split, counts, nearest, [3, 10, 500])
-    assert list(found) == ["3", "10"]
+    result = neighbor_recall(packed, split, counts, nearest, [3, 10, 500])
+    assert list(result) == ["3", "10"]
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     true = np.argsort(-(unit[query] @ unit[database].T), axis=1)
     distance = (codes[query][:, None] != codes[database]).sum(axis=2)
@@ -155,7 +155,7 @@ def test_neighbor_recall_is_the_mean_over_orders_of_ties(images: tuple) -> None:
         for _ in range(400):
             order = np.lexsort((rng.random(distance.shape), distance))[:, :k]
             samples.append(np.mean([len(set(a) & set(b)) / k for a, b in zip(true[:, :k], order, strict=True)]))
-        assert found[str(k)] == pytest.approx(np.mean(samples), abs=5 * np.std(samples) / 20)
+        assert result[str(k)] == pytest.approx(np.mean(samples), abs=5 * np.std(samples) / 20)
 
 
 def test_pair_precision_counts_each_pair_of_train_images_once(images: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,11 +190,11 @@ def test_map_at_every_depth_and_its_range_are_those_of_the_ranked_lists() -> Non
     labels = np.eye(3, dtype=np.uint8)[classes]
     codes = np.where(rng.random((5210, 6)) < 0.3 + 0.2 * classes[:, None], 1, -1).astype(np.int8)
     split = Split(query=np.arange(5), train=np.arange(10, 5210), database=np.arange(10, 5210))
-    found = evaluate(pack(codes), labels, codes.astype(np.float32), split, bits=6, topk=None, params=PARAMS).metrics
+    result = evaluate(pack(codes), labels, codes.astype(np.float32), split, bits=6, topk=None, params=PARAMS).metrics
     q, d = split.query, split.database
     for name, topk in (("1000", 1000), ("5000", 5000), ("all", None)):
         expected = mean_average_precision(codes[q], codes[d], labels[q], labels[d], topk)
-        assert found["map_at"][name] == pytest.approx(expected)
+        assert result["map_at"][name] == pytest.approx(expected)
     ranges = []
     for row in q:
         relevant = labels[d] @ labels[row] > 0
@@ -202,4 +202,4 @@ def test_map_at_every_depth_and_its_range_are_those_of_the_ranked_lists() -> Non
         ranges.append(
             [mean_average_precision(codes[[row]], codes[o], labels[[row]], labels[o], ties="stable") for o in orders]
         )
-    assert (found["map_lowest"], found["map_highest"]) == pytest.approx(np.mean(ranges, axis=0))
+    assert (result["map_lowest"], result["map_highest"]) == pytest.approx(np.mean(ranges, axis=0))

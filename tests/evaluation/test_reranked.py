@@ -49,10 +49,10 @@ def expected_over_orders(groups: list[Array], relevant: Array, topk: int) -> tup
 def test_metrics_are_the_mean_over_all_orders_of_ties(seed: int, topk: int) -> None:
     codes, features, labels, split = case(seed)
     counts, _ = count_split(pack(codes), labels, split, 3)
-    found = rerank_metrics(
+    result = rerank_metrics(
         pack(codes), labels, features, split, counts, topk=topk, sizes=[10, 12, 13, 14, 3], metric="dot"
     )
-    assert list(found) == ["10", "12", "13"]
+    assert list(result) == ["10", "12", "13"]
     for size in (10, 12, 13):
         values = []
         for query in split.query:
@@ -64,8 +64,8 @@ def test_metrics_are_the_mean_over_all_orders_of_ties(seed: int, topk: int) -> N
             relevant = labels[split.database] @ labels[query] > 0
             recall = min(10, (products[near] >= np.sort(products)[-10]).sum()) / 10
             values.append([recall, near.sum(), *expected_over_orders(groups, relevant, topk)])
-        assert list(found[str(size)].values()) == pytest.approx(np.mean(values, axis=0).tolist())
-    assert list(found["10"]) == ["float_recall_at_10", "shortlist", "map", "precision_at_10"]
+        assert list(result[str(size)].values()) == pytest.approx(np.mean(values, axis=0).tolist())
+    assert list(result["10"]) == ["float_recall_at_10", "shortlist", "map", "precision_at_10"]
 
 
 def test_a_shortlist_of_all_is_float_search_and_the_order_of_rows_changes_nothing() -> None:
@@ -75,23 +75,23 @@ def test_a_shortlist_of_all_is_float_search_and_the_order_of_rows_changes_nothin
     split = Split(query=np.arange(10), train=np.arange(10, 20), database=np.arange(10, 80))
     mixed = Split(split.query, split.train, rng.permutation(split.database))
     counts, _ = count_split(pack(codes), labels, split, 6)
-    found = rerank_metrics(pack(codes), labels, features, split, counts, topk=70, sizes=[20, 70])
+    result = rerank_metrics(pack(codes), labels, features, split, counts, topk=70, sizes=[20, 70])
     again = rerank_metrics(pack(codes), labels, features, mixed, counts, topk=70, sizes=[20, 70])
     for size in ("20", "70"):
-        assert found[size] == pytest.approx(again[size])
+        assert result[size] == pytest.approx(again[size])
     near = np.argsort(cdist(features[:10], features[10:], "cosine"), axis=1)
     hits = np.take_along_axis(labels[:10] @ labels[10:].T > 0, near, axis=1)
     at = np.cumsum(hits, axis=1) / np.arange(1, 71)
     expected = {"float_recall_at_10": 1.0, "shortlist": 70.0, "map": ((at * hits).sum(1) / hits.sum(1)).mean()}
-    assert found["70"] == pytest.approx(expected | {"precision_at_10": hits[:, :10].mean()})
-    assert found["20"]["shortlist"] >= 20
+    assert result["70"] == pytest.approx(expected | {"precision_at_10": hits[:, :10].mean()})
+    assert result["20"]["shortlist"] >= 20
 
 
 def test_without_labels_the_recall_stays_and_small_sets_skip() -> None:
     codes, features, labels, split = case(0)
     counts, _ = count_split(pack(codes), labels, split, 3)
-    found = rerank_metrics(pack(codes), labels[:, :0], features, split, counts, topk=13, sizes=[10])
-    assert list(found["10"]) == ["float_recall_at_10", "shortlist"]
+    result = rerank_metrics(pack(codes), labels[:, :0], features, split, counts, topk=13, sizes=[10])
+    assert list(result["10"]) == ["float_recall_at_10", "shortlist"]
     assert rerank_metrics(pack(codes), labels, features, split, counts, topk=13, sizes=[100, 500]) == {}
     nobody = Split(split.query[:0], split.train, split.database)
     assert rerank_metrics(pack(codes), labels, features, nobody, counts, topk=13, sizes=[10]) == {}

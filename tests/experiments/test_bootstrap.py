@@ -17,13 +17,13 @@ def aps(shift: float, queries: int = 400, seed: int = 0) -> tuple[np.ndarray, np
 
 def test_interval_is_scipys() -> None:
     first, second = aps(0.003)
-    found = paired_bootstrap(first, second)
-    assert (found.first, found.second) == (pytest.approx(first.mean()), pytest.approx(second.mean()))
-    assert found.difference == pytest.approx(np.mean(second - first))
+    result = paired_bootstrap(first, second)
+    assert (result.first, result.second) == (pytest.approx(first.mean()), pytest.approx(second.mean()))
+    assert result.difference == pytest.approx(np.mean(second - first))
     expected = stats.bootstrap((second - first,), np.mean, method="percentile", n_resamples=10_000, rng=1)
-    assert (found.low, found.high) == pytest.approx(expected.confidence_interval, abs=1e-4)
+    assert (result.low, result.high) == pytest.approx(expected.confidence_interval, abs=1e-4)
     half = stats.norm.ppf(0.975) * np.std(second - first) / np.sqrt(len(first))
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
+    assert (result.high - result.low) / 2 == pytest.approx(half, rel=0.05)
 
 
 def test_pairing_sees_what_two_separate_intervals_would_not() -> None:

@@ -49,9 +49,9 @@ def row(params: dict[str, Any], bits: int, seed: int, value: float | None = None
     if value is None:
         return {**blank, **more}
     metrics = {"dataset": "digits", "bits": bits, "map": value, "map_stable": value - 0.01}
-    found = measured(blank, metrics, {"itq": {"map": 0.5}, "lsh": {}}, "abc1234")
-    assert found is not None
-    return {**found, **more}
+    result = measured(blank, metrics, {"itq": {"map": 0.5}, "lsh": {}}, "abc1234")
+    assert result is not None
+    return {**result, **more}
 
 
 # --- identity -------------------------------------------------------------------------------------------------------
@@ -144,8 +144,8 @@ def locked(params: dict[str, Any]) -> dict[str, Any]:
 
     def stage(deps: dict[str, str], outs: dict[str, str], **values: Any) -> dict[str, Any]:
         files = {
-            kind: [{"path": path, "md5": md5} for path, md5 in found.items()]
-            for kind, found in (("deps", deps), ("outs", outs))
+            kind: [{"path": path, "md5": md5} for path, md5 in result.items()]
+            for kind, result in (("deps", deps), ("outs", outs))
         }
         return files | ({"params": {"params.yaml": values}} if values else {})
 
@@ -177,15 +177,15 @@ def test_a_lock_file_of_one_run_is_told_from_one_that_was_renewed_in_part(params
 def test_the_code_of_a_cell_is_what_dvc_hashes(project: Path, params: dict[str, Any]) -> None:
     """The folders that dvc.yaml names, but those of `check` and `report`; an independent reading of the sources."""
     with inside(project):
-        found = command.fixed_files(params)
-    assert {"ssdh/core", "ssdh/training", "stages/train.py"} <= found.keys()
-    assert not {"ssdh/report", "stages/report.py", "ssdh/check.py", "data/images"} & found.keys()
+        result = command.fixed_files(params)
+    assert {"ssdh/core", "ssdh/training", "stages/train.py"} <= result.keys()
+    assert not {"ssdh/report", "stages/report.py", "ssdh/check.py", "data/images"} & result.keys()
     sources = sorted((project / "ssdh/training").rglob("*.py"))
     entries = [
         {"md5": md5(path), "relpath": path.relative_to(project / "ssdh/training").as_posix()} for path in sources
     ]
-    assert found["ssdh/training"] == hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
-    assert found["stages/train.py"] == md5(project / "stages/train.py")
+    assert result["ssdh/training"] == hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
+    assert result["stages/train.py"] == md5(project / "stages/train.py")
 
 
 def test_weights_given_by_path_count_like_code(params: dict[str, Any], project: Path, tmp_path: Path) -> None:
@@ -300,13 +300,13 @@ def test_missing_cells_become_few_sweeps_that_name_each_cell_once(params: dict[s
     cells = grid(params, ["digits"], ["published"], [16, 32], [0, 1, 2])
     assert list(sweeps(cells)) == [("digits", "published", "16,32", "0,1,2")]
     holed = [cell for cell in cells if (cell.bits, cell.seed) not in ((16, 1), (32, 2))]
-    found = [
+    result = [
         (dataset, recipe, int(bits), int(seed))
         for dataset, recipe, lengths, seeds in sweeps(holed)
         for bits in lengths.split(",")
         for seed in seeds.split(",")
     ]
-    assert sorted(found) == sorted((cell.dataset, cell.recipe, cell.bits, cell.seed) for cell in holed)
+    assert sorted(result) == sorted((cell.dataset, cell.recipe, cell.bits, cell.seed) for cell in holed)
     assert list(sweeps([])) == []
 
 

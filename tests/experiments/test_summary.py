@@ -21,23 +21,23 @@ UNLABELLED = {
 def table(results: dict[str, object]) -> dict[str, str]:
     """The lines of the summary by their names."""
     baselines = {"itq": {"map": 0.5}, "lsh": {}}
-    told = summary_table({"metrics": results, "structure": STRUCTURE, "baselines": baselines}, {}, smoke_run=False)
-    return dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in told.splitlines())
+    message = summary_table({"metrics": results, "structure": STRUCTURE, "baselines": baselines}, {}, smoke_run=False)
+    return dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in message.splitlines())
 
 
 def test_a_run_without_labels_shows_what_needs_none() -> None:
-    found = table(UNLABELLED)
-    assert list(found)[:6] == [
+    result = table(UNLABELLED)
+    assert list(result)[:6] == [
         *("data set", "bits", "recall of 10 nearest", "recall of 100 nearest", "manifold recall", "pairs labelled"),
     ]
-    assert (found["recall of 10 nearest"], found["manifold recall"]) == ("0.4321", "0.6000")
-    assert "ITQ" not in found
+    assert (result["recall of 10 nearest"], result["manifold recall"]) == ("0.4321", "0.6000")
+    assert "ITQ" not in result
 
 
 def test_a_run_with_labels_shows_its_map_alone() -> None:
-    found = table(UNLABELLED | {"topk": 1000, "map": 0.75})
-    assert list(found)[:5] == ["data set", "bits", "mAP@1000", "ITQ", "pairs labelled"]
-    assert (found["mAP@1000"], found["ITQ"]) == ("0.7500", "0.5000")
+    result = table(UNLABELLED | {"topk": 1000, "map": 0.75})
+    assert list(result)[:5] == ["data set", "bits", "mAP@1000", "ITQ", "pairs labelled"]
+    assert (result["mAP@1000"], result["ITQ"]) == ("0.7500", "0.5000")
 
 
 # --- show -----------------------------------------------------------------------------------------------------------

@@ -80,10 +80,10 @@ def test_workers_live_from_epoch_to_epoch(tmp_path: Path) -> None:
     alive = []
     for epoch, part in ((0, batches), (1, batches[1:]), (2, batches)):
         drawn = [(rows, lambda row, epoch=epoch: draw((0, epoch, row), CROPS)) for rows in part]
-        found = list(augmentation.batches(drawn))
+        result = list(augmentation.batches(drawn))
         alive.append(_children() - before)
         expected = _batches(source, *(rows.tolist() for rows in part), epoch=epoch)
-        assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(result, expected, strict=True))
     assert len(alive[0]) == 2
     assert alive[0] == alive[1] == alive[2]
     del augmentation
@@ -193,15 +193,15 @@ def test_colours_do_not_depend_on_the_number_of_threads() -> None:
     changes = [Recolouring(brightness=1.2, contrast=0.7, saturation=1.3, hue=0.05, sigma=1.1)]
     before = torch.get_num_threads()
     try:
-        found = []
+        result = []
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(recolour(images, changes))
+            result.append(recolour(images, changes))
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    assert torch.equal(result[0], result[1])
+    assert torch.equal(result[0], result[2])
 
 
 def test_colour_changes_by_hand() -> None:
@@ -227,11 +227,11 @@ def test_colour_changes_by_hand() -> None:
 def test_blur_is_a_gaussian_over_a_tenth_of_the_image() -> None:
     point = torch.zeros(1, 3, 50, 50)
     point[..., 25, 25] = 255
-    found = recolour(point, [Recolouring(sigma=1.0)])[0, 0].numpy()
+    result = recolour(point, [Recolouring(sigma=1.0)])[0, 0].numpy()
     weights = np.exp(-(np.arange(-2, 3) ** 2) / 2)
     expected = np.zeros((50, 50))
     expected[23:28, 23:28] = 255 * np.outer(weights, weights) / weights.sum() ** 2
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
 def test_colours_follow_their_distribution() -> None:

@@ -86,9 +86,9 @@ def test_fc7_is_the_second_linear_layer_before_its_relu() -> None:
         whole(batch)
         cut = build_network("alexnet", "fc7", 64).eval()
         cut.load_state_dict({key: value for key, value in whole.state_dict().items() if key in cut.state_dict()})
-        found = cut(batch)
-    assert torch.equal(found, seen[0])
-    assert (found < 0).any()
+        result = cut(batch)
+    assert torch.equal(result, seen[0])
+    assert (result < 0).any()
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
@@ -103,9 +103,9 @@ def test_penultimate_is_the_input_of_the_last_layer(arch: str) -> None:
     cut.load_state_dict({key: value for key, value in whole.state_dict().items() if key in cut.state_dict()})
     with torch.inference_mode():
         whole(batch)
-        found = cut(batch)
-    wanted = seen[0].mean((2, 3)) if seen[0].ndim == 4 else seen[0]
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+        result = cut(batch)
+    expected = seen[0].mean((2, 3)) if seen[0].ndim == 4 else seen[0]
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_layers_that_are_not_there() -> None:
@@ -145,13 +145,13 @@ def test_whole_file_and_metadata(tmp_path: Path) -> None:
     whole = torchvision.models.resnet18(weights=None).eval()
     path = tmp_path / "net.safetensors"
     save_file(whole.state_dict(), path, {"mean": "0.1 0.2 0.3", "std": json.dumps([0.5])})
-    found = load_backbone(backbone("resnet18", file=path), images("file"))
-    assert found.preprocessing.mean == (0.1, 0.2, 0.3)
-    assert found.preprocessing.std == (0.5, 0.5, 0.5)
+    result = load_backbone(backbone("resnet18", file=path), images("file"))
+    assert result.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert result.preprocessing.std == (0.5, 0.5, 0.5)
     batch = torch.randn(2, 3, 32, 32)
     whole.fc = nn.Identity()  # type: ignore[assignment]
     with torch.inference_mode():
-        torch.testing.assert_close(found.module(batch), whole(batch))
+        torch.testing.assert_close(result.module(batch), whole(batch))
 
 
 def test_pickled_file_of_half_precision(tmp_path: Path) -> None:
@@ -159,11 +159,11 @@ def test_pickled_file_of_half_precision(tmp_path: Path) -> None:
     whole = torchvision.models.alexnet(weights=None).half()
     path = tmp_path / "net.pth"
     torch.save(whole.state_dict(), path)
-    found = load_backbone(backbone("alexnet", "pool5", path), images("file", 64))
-    weight = found.module.state_dict()["features.0.weight"]
+    result = load_backbone(backbone("alexnet", "pool5", path), images("file", 64))
+    weight = result.module.state_dict()["features.0.weight"]
     assert weight.dtype == torch.float32
     assert torch.equal(weight, whole.features[0].weight.float())
-    assert found.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert result.preprocessing.mean == (0.485, 0.456, 0.406)
 
 
 def test_only_convolutions_give_only_pool5(tmp_path: Path) -> None:
@@ -246,10 +246,10 @@ def test_random_weights_are_checked_without_torch() -> None:
 
 
 def test_explicit_normalisation_wins() -> None:
-    found = resolve_preprocessing(backbone(), images(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]))
-    assert (found.mean, found.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    found = resolve_preprocessing(backbone(), images("features"))
-    assert found.std == pytest.approx((1 / 255,) * 3)
+    result = resolve_preprocessing(backbone(), images(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0]))
+    assert (result.mean, result.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    result = resolve_preprocessing(backbone(), images("features"))
+    assert result.std == pytest.approx((1 / 255,) * 3)
 
 
 # --- real weights ---------------------------------------------------------------------------------------------------
@@ -270,13 +270,13 @@ def test_real_convolutions_give_the_known_features(shared: Path, tmp_path: Path)
             for row in chosen
         ]
     params = images("file", 128)
-    found = load_backbone(backbone("vgg16", "auto", shared / "vgg16-features-fp16.safetensors"), params)
-    assert found.preprocessing.mean == (0.48235, 0.45882, 0.40784)
-    assert found.preprocessing.std == pytest.approx((1 / 255,) * 3)
-    batch = normalise(preprocess(np.stack(pixels), found.preprocessing), found.preprocessing)
+    result = load_backbone(backbone("vgg16", "auto", shared / "vgg16-features-fp16.safetensors"), params)
+    assert result.preprocessing.mean == (0.48235, 0.45882, 0.40784)
+    assert result.preprocessing.std == pytest.approx((1 / 255,) * 3)
+    batch = normalise(preprocess(np.stack(pixels), result.preprocessing), result.preprocessing)
     with torch.inference_mode():
-        features = found.module(batch).numpy()
-    wanted = known["features"][chosen].astype(np.float32)
-    cosine = (features * wanted).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(wanted, axis=1)
+        features = result.module(batch).numpy()
+    expected = known["features"][chosen].astype(np.float32)
+    cosine = (features * expected).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() > 0.999
-    np.testing.assert_allclose(np.linalg.norm(features, axis=1), np.linalg.norm(wanted, axis=1), rtol=0.02)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), np.linalg.norm(expected, axis=1), rtol=0.02)

@@ -40,8 +40,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, 5 * BLOCK + 3])
 def test_all_rows_in_order(tmp_path: Path, count: int) -> None:
     compute_rows(tmp_path / "out.npy", tmp_path, count, Counting(), Rank())
-    found = np.load(tmp_path / "out.npy")
-    assert np.array_equal(found, np.stack([np.arange(count), 2 * np.arange(count)], 1).astype(np.float32))
+    result = np.load(tmp_path / "out.npy")
+    assert np.array_equal(result, np.stack([np.arange(count), 2 * np.arange(count)], 1).astype(np.float32))
 
 
 @pytest.mark.usefixtures("eager")

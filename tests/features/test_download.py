@@ -51,12 +51,12 @@ class Server:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
     def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range", "")
-        self.requests.append(wanted)
+        expected = handler.headers.get("Range", "")
+        self.requests.append(expected)
         if self.status:
             handler.send_error(self.status.pop(0))
             return
-        start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted and self.ranges else 0
+        start = int(expected.removeprefix("bytes=").split("-")[0]) if expected and self.ranges else 0
         if start >= len(self.content):
             handler.send_error(416)
             return

@@ -66,25 +66,25 @@ FILES = ("a.npy", "packed.npz", "a.npz", "a.safetensors", "a.h5", "fixed.parquet
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "uint8"])
 def test_rows_come_back_bit_for_bit_in_the_type_of_the_file(tmp_path: Path, name: str, dtype: str) -> None:
     array = np.abs(matrix()).astype(dtype) + np.ones(1, dtype)
-    found = open_embeddings(write(tmp_path / name, array))
-    assert (found.shape, found.dtype) == (array.shape, array.dtype)
-    assert rows_of(found).tobytes() == array.tobytes()
+    result = open_embeddings(write(tmp_path / name, array))
+    assert (result.shape, result.dtype) == (array.shape, array.dtype)
+    assert rows_of(result).tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_float64_becomes_float32(tmp_path: Path, name: str) -> None:
     array = matrix(np.float64)
-    found = open_embeddings(write(tmp_path / name, array))
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(rows_of(found), array.astype(np.float32))
+    result = open_embeddings(write(tmp_path / name, array))
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(rows_of(result), array.astype(np.float32))
 
 
 @pytest.mark.parametrize("name", ["a.npy", "packed.npz", "a.npz", "a.h5"])
 def test_big_endian_and_fortran_order_are_the_same_rows(tmp_path: Path, name: str) -> None:
     array = matrix()
     for stored in (array.astype(">f4"), np.asfortranarray(array)):
-        found = open_embeddings(write(tmp_path / name, stored))
-        assert rows_of(found).tobytes() == array.tobytes()
+        result = open_embeddings(write(tmp_path / name, stored))
+        assert rows_of(result).tobytes() == array.tobytes()
 
 
 def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
@@ -116,15 +116,15 @@ def test_train_and_test_of_a_benchmark_file(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.hdf5", "w") as file:
         file["test"], file["train"] = array[:8], array[8:]
         file["neighbors"] = np.zeros((8, 100), np.int32)
-    found = open_embeddings(tmp_path / "a.hdf5")
-    assert [part.role for part in found.parts] == ["train", "test"]
-    np.testing.assert_array_equal(rows_of(found), np.concatenate([array[8:], array[:8]]))
+    result = open_embeddings(tmp_path / "a.hdf5")
+    assert [part.role for part in result.parts] == ["train", "test"]
+    np.testing.assert_array_equal(rows_of(result), np.concatenate([array[8:], array[:8]]))
     np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path / "a.hdf5", "train")), array[8:])
 
 
 def faults(path: Path) -> dict[int, int]:
-    found = np.concatenate([block.fault for block in open_embeddings(path).blocks()])
-    return {int(row): int(found[row]) for row in np.flatnonzero(found)}
+    result = np.concatenate([block.fault for block in open_embeddings(path).blocks()])
+    return {int(row): int(result[row]) for row in np.flatnonzero(result)}
 
 
 def test_bad_rows_of_a_matrix(tmp_path: Path) -> None:
@@ -241,8 +241,8 @@ def test_a_missing_package_is_named(tmp_path: Path, package: str, name: str, mon
 
 def test_digests_are_those_of_the_rows(tmp_path: Path) -> None:
     array = matrix(np.float16)
-    found = open_embeddings(write(tmp_path / "a.npy", np.asfortranarray(array)))
-    digests = [bytes(digest).hex() for block in found.blocks() for digest in block.digests()]
+    result = open_embeddings(write(tmp_path / "a.npy", np.asfortranarray(array)))
+    digests = [bytes(digest).hex() for block in result.blocks() for digest in block.digests()]
     assert digests == [hashlib.sha256(row.tobytes()).hexdigest() for row in array]
 
 

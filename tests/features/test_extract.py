@@ -47,9 +47,9 @@ def compute(path: Path, contents: np.ndarray, limit: int = 10**9, kind: str = "a
     rows = np.arange(len(contents))
     one = Pass(FeatureStore({"kind": kind}), counting)
     compute_features(path, rows.shape, rows, digests_of(contents), [one], Rank())
-    found = np.load(path)
-    assert found.dtype == np.float32
-    assert np.array_equal(found, np.stack([contents, -contents], axis=1).astype(np.float32))
+    result = np.load(path)
+    assert result.dtype == np.float32
+    assert np.array_equal(result, np.stack([contents, -contents], axis=1).astype(np.float32))
     return counting.rows
 
 
@@ -74,10 +74,10 @@ def test_several_passes_stand_one_after_the_other(tmp_path: Path) -> None:
     passes = [Pass(FeatureStore({"kind": name}), Counting(contents)) for name in ("a", "b")]
     compute_features(tmp_path / "v.npy", (2, 100), rows, digests_of(contents)[rows], passes, Rank())
     assert [sorted(one.blocks_of.rows) for one in passes] == [list(range(40, 100)), list(range(100))]  # type: ignore[attr-defined]
-    found = np.load(tmp_path / "v.npy")
-    assert found.shape == (2, 100, 2)
-    assert np.array_equal(found[0], found[1])
-    assert np.array_equal(found[0, :, 0], rows)
+    result = np.load(tmp_path / "v.npy")
+    assert result.shape == (2, 100, 2)
+    assert np.array_equal(result[0], result[1])
+    assert np.array_equal(result[0, :, 0], rows)
 
 
 def test_an_interrupted_run_computes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,9 +210,9 @@ def test_the_stage_computes_what_is_new_and_writes_the_same_bytes(tmp_path: Path
 def test_the_stage_equals_the_network_itself(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "run", tiny_params())
     run_stage(folder, "extract")
-    found = np.load(folder / "features/features.npy")
-    assert found.shape == (NUM_IMAGES, 1024)
-    assert found.dtype == np.float32
+    result = np.load(folder / "features/features.npy")
+    assert result.shape == (NUM_IMAGES, 1024)
+    assert result.dtype == np.float32
     import torchvision
 
     with torch.random.fork_rng():
@@ -223,6 +223,6 @@ def test_the_stage_equals_the_network_itself(tmp_path: Path) -> None:
     resized = nn.functional.interpolate(pixels, (32, 32), mode="bicubic", antialias=True).float() / 255
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
-        wanted = network((resized - mean) / std).numpy()
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+        expected = network((resized - mean) / std).numpy()
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     assert not list((tmp_path / "ssdh-home" / "work").glob("*/"))  # nothing half-done stays

@@ -25,8 +25,8 @@ def test_the_last_block_is_padded_so_that_its_values_do_not_depend_on_its_size()
 def test_order_of_batches_and_precision() -> None:
     network = nn.Linear(4, 4)
     batches = [torch.full((BLOCK, 4), float(number)) for number in range(4)]
-    found = list(run_network(network, batches, torch.device("cpu")))
-    for batch, output in zip(batches, found, strict=True):
+    result = list(run_network(network, batches, torch.device("cpu")))
+    for batch, output in zip(batches, result, strict=True):
         assert np.array_equal(output, network(batch).detach().numpy())
     (low,) = run_network(network, batches[:1], torch.device("cpu"), precision="bf16")
     assert low.dtype == np.float32

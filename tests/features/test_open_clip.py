@@ -40,19 +40,24 @@ def test_features_are_the_image_embeddings(tmp_path: Path, part: str) -> None:
     whole: Any = open_clip.create_model("ssdh-tiny").eval()
     path = tmp_path / "clip.safetensors"
     save_file((whole if part == "whole" else whole.visual).state_dict(), path)
-    found = load_backbone(backbone("ssdh-tiny", path), ImageParams(weights="file"))
+    result = load_backbone(backbone("ssdh-tiny", path), ImageParams(weights="file"))
     batch = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(found.module(batch), whole.encode_image(batch))
+        torch.testing.assert_close(result.module(batch), whole.encode_image(batch))
         larger = load_backbone(backbone("ssdh-tiny", path), ImageParams(size=64, weights="file"))
         assert larger.module(torch.randn(2, 3, 64, 64)).shape == (2, 24)
-    assert (found.dim, found.layer, found.preprocessing.size, found.preprocessing.resize) == (24, "embedding", 32, 32)
+    assert (result.dim, result.layer, result.preprocessing.size, result.preprocessing.resize) == (
+        24,
+        "embedding",
+        32,
+        32,
+    )
 
 
 def test_the_preprocessing_is_that_of_the_weights() -> None:
-    found = resolve_preprocessing(backbone("ViT-B-32/laion2b_s34b_b79k"), ImageParams(weights="imagenet"))
-    wanted: Any = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
-    assert (found.size, found.mean, found.std) == (224, wanted["mean"], wanted["std"])
+    result = resolve_preprocessing(backbone("ViT-B-32/laion2b_s34b_b79k"), ImageParams(weights="imagenet"))
+    expected: Any = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
+    assert (result.size, result.mean, result.std) == (224, expected["mean"], expected["std"])
 
 
 def test_names_and_weights_that_are_not_there(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ KIND = {"arch": "vgg16"}
 
 def digests(*numbers: int) -> np.ndarray:
     """(n, 32) digests, some with zeros at either end."""
-    found = np.zeros((len(numbers), 32), np.uint8)
-    found[:, 10] = numbers
-    return found
+    result = np.zeros((len(numbers), 32), np.uint8)
+    result[:, 10] = numbers
+    return result
 
 
 def values(*numbers: int) -> np.ndarray:
@@ -33,9 +33,9 @@ def test_rows_are_found_wherever_they_were_put() -> None:
     assert missing(store.find(digests(1, 2)), digests(1, 2)).tolist() == [0, 1]
     store.add(digests(5, 0, 255), values(5, 0, 255))
     store.add(digests(7), values(7))
-    wanted = digests(7, 3, 0, 5, 7, 255, 3)
-    kept = FeatureStore(KIND).find(wanted)
-    assert missing(kept, wanted).tolist() == [1]
+    expected = digests(7, 3, 0, 5, 7, 255, 3)
+    kept = FeatureStore(KIND).find(expected)
+    assert missing(kept, expected).tolist() == [1]
     there = digests(7, 0, 5, 7, 255)
     assert np.array_equal(FeatureStore(KIND).find(there).read(0, 5), values(7, 0, 5, 7, 255))
     assert np.array_equal(FeatureStore(KIND).find(there).read(1, 3), values(0, 5))
@@ -51,13 +51,13 @@ def test_many_rows_agree_with_a_dictionary() -> None:
         rows = block[:, :2].astype(np.float16)
         store.add(block, rows)
         known |= {digest.tobytes(): row.tolist() for digest, row in zip(block, rows, strict=True)}
-    wanted = np.zeros((4000, 32), np.uint8)
-    wanted[:, :2] = rng.integers(0, 256, (4000, 2))
-    wanted[:500, :2] = np.array([np.frombuffer(key, np.uint8)[:2] for key in known])[rng.integers(0, len(known), 500)]
-    kept = store.find(wanted)
-    lacking = {wanted[row].tobytes() for row in missing(kept, wanted)}
-    assert lacking == {digest.tobytes() for digest in wanted} - set(known)
-    there = wanted[[digest.tobytes() in known for digest in wanted]]
+    expected = np.zeros((4000, 32), np.uint8)
+    expected[:, :2] = rng.integers(0, 256, (4000, 2))
+    expected[:500, :2] = np.array([np.frombuffer(key, np.uint8)[:2] for key in known])[rng.integers(0, len(known), 500)]
+    kept = store.find(expected)
+    lacking = {expected[row].tobytes() for row in missing(kept, expected)}
+    assert lacking == {digest.tobytes() for digest in expected} - set(known)
+    there = expected[[digest.tobytes() in known for digest in expected]]
     assert len(there) >= 500
     assert store.find(there).read(0, len(there)).tolist() == [known[digest.tobytes()] for digest in there]
 
@@ -90,14 +90,14 @@ def test_writers_killed_at_any_moment_leave_whole_rows(tmp_path: Path) -> None:
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
             writer.wait()
-        wanted = np.zeros((100_000, 32), np.uint8)
+        expected = np.zeros((100_000, 32), np.uint8)
         numbers = np.concatenate([np.arange(50_000) + start * 50 for start in starts])
-        wanted[:, :8] = numbers.view(np.uint8).reshape(-1, 8)
-        kept = FeatureStore(KIND).find(wanted)
+        expected[:, :8] = numbers.view(np.uint8).reshape(-1, 8)
+        kept = FeatureStore(KIND).find(expected)
         known = np.flatnonzero(kept.block >= 0)
         assert len(known) % 50 == 0, "a block is there whole or not at all"
         if len(known):
-            there = FeatureStore(KIND).find(wanted[known]).read(0, len(known))
+            there = FeatureStore(KIND).find(expected[known]).read(0, len(known))
             assert np.array_equal(there, np.repeat(numbers[known].astype(np.float32)[:, None], 300, 1))
     assert sum(shelf.rows for shelf in shelves()) > 0, "no writer got as far as a block: the test shows nothing"
 

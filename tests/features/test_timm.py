@@ -82,24 +82,24 @@ def test_layers_are_the_tokens_and_what_the_classifier_gets() -> None:
         cls = tokens[:, 0]
         mean = sum(tokens[:, place] for place in range(1, tokens.shape[1])) / (tokens.shape[1] - 1)
         weight, bias = whole.head.weight, whole.head.bias
-        for layer, wanted in (("cls", cls), ("mean", mean), ("cls+mean", torch.cat((cls, mean), 1))):
-            found = build_network("timm/test_vit", layer, 160).eval()
-            found.load_state_dict({key: v for key, v in whole.state_dict().items() if not key.startswith("head.")})
-            torch.testing.assert_close(found(batch), wanted)
-        found = build_network("timm/test_vit", "pre_logits", 160).eval()
-        found.load_state_dict({key: v for key, v in whole.state_dict().items() if not key.startswith("head.")})
-        torch.testing.assert_close(found(batch) @ weight.T + bias, whole(batch))
+        for layer, expected in (("cls", cls), ("mean", mean), ("cls+mean", torch.cat((cls, mean), 1))):
+            result = build_network("timm/test_vit", layer, 160).eval()
+            result.load_state_dict({key: v for key, v in whole.state_dict().items() if not key.startswith("head.")})
+            torch.testing.assert_close(result(batch), expected)
+        result = build_network("timm/test_vit", "pre_logits", 160).eval()
+        result.load_state_dict({key: v for key, v in whole.state_dict().items() if not key.startswith("head.")})
+        torch.testing.assert_close(result(batch) @ weight.T + bias, whole(batch))
     assert resolve_layer(backbone("timm/test_vit"), "random") == "pre_logits"
 
 
 def test_registers_are_no_patches() -> None:
     name = "vit_small_patch16_dinov3"  # one class token and four registers, rotary positions outside the state dict
-    found: Any = build_network(f"timm/{name}", "mean", 64).eval()
+    result: Any = build_network(f"timm/{name}", "mean", 64).eval()
     batch = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        tokens = found.forward_features(batch)
+        tokens = result.forward_features(batch)
         assert tokens.shape[1] == 5 + 16
-        torch.testing.assert_close(found(batch), tokens[:, 5:].mean(1))
+        torch.testing.assert_close(result(batch), tokens[:, 5:].mean(1))
 
 
 @pytest.mark.parametrize("layer", ["cls", "mean"])
@@ -110,10 +110,10 @@ def test_a_network_without_tokens_has_no_such_layer(layer: str) -> None:
 
 def test_the_preprocessing_is_timms_unless_set() -> None:
     half = (0.5, 0.5, 0.5)
-    found = resolve_preprocessing(backbone("timm/test_resnet"), images())
-    assert found == Preprocessing(168, 160, half, half, "bilinear")  # 160 / 0.95, rounded down
-    found = resolve_preprocessing(backbone("timm/test_vit"), images(size=64, mean=[0.0, 0.0, 0.0]))
-    assert found == Preprocessing(64, 64, (0.0, 0.0, 0.0), half, "bicubic")
+    result = resolve_preprocessing(backbone("timm/test_resnet"), images())
+    assert result == Preprocessing(168, 160, half, half, "bilinear")  # 160 / 0.95, rounded down
+    result = resolve_preprocessing(backbone("timm/test_vit"), images(size=64, mean=[0.0, 0.0, 0.0]))
+    assert result == Preprocessing(64, 64, (0.0, 0.0, 0.0), half, "bicubic")
     with pytest.raises(ParameterError, match=r"images.resize 96 is below the 160 px that timm/test_vit wants"):
         resolve_preprocessing(backbone("timm/test_vit"), images(resize=96))
 
@@ -130,8 +130,8 @@ def test_pixels_are_those_of_timms_own_transform() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (21, 21, 3), np.uint8)
     picture = Image.fromarray(noise).resize((336, 336), Image.Resampling.BICUBIC)
     transform: Any = create_transform(**resolve_model_data_config(trained("test_resnet")))
-    found = normalise(preprocess(np.array(picture)[None], how), how)[0]
-    assert (found - transform(picture)).abs().max() < 2.5 / 255 / 0.5
+    result = normalise(preprocess(np.array(picture)[None], how), how)[0]
+    assert (result - transform(picture)).abs().max() < 2.5 / 255 / 0.5
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -142,19 +142,19 @@ def test_weights_of_a_file_with_any_classifier(tmp_path: Path, classes: int) -> 
     whole: Any = trained(num_classes=classes)
     path = tmp_path / "net.safetensors"
     save_file(whole.state_dict(), path)
-    found = load_backbone(backbone("timm/test_vit", "cls", path), images("file"))
+    result = load_backbone(backbone("timm/test_vit", "cls", path), images("file"))
     batch = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
-        torch.testing.assert_close(found.module(batch), whole.forward_features(batch)[:, 0])
-    assert not any(value.is_meta for value in (*found.module.parameters(), *found.module.buffers()))
-    assert "state_dict" not in found.module.pretrained_cfg  # type: ignore[operator]
+        torch.testing.assert_close(result.module(batch), whole.forward_features(batch)[:, 0])
+    assert not any(value.is_meta for value in (*result.module.parameters(), *result.module.buffers()))
+    assert "state_dict" not in result.module.pretrained_cfg  # type: ignore[operator]
 
 
 def test_positions_are_resampled_to_another_size(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     save_file(trained().state_dict(), path)
-    found = load_backbone(backbone("timm/test_vit", file=path), images("file", size=64))
-    assert found.module(torch.randn(1, 3, 64, 64)).shape == (1, 64)
+    result = load_backbone(backbone("timm/test_vit", file=path), images("file", size=64))
+    assert result.module(torch.randn(1, 3, 64, 64)).shape == (1, 64)
 
 
 def test_a_file_of_another_network(tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_a_file_of_another_network(tmp_path: Path) -> None:
 
 
 def test_a_folder(folder: Path) -> None:
-    found = load_backbone(backbone(f"timm/local-dir:{folder}", "mean"), images("pretrained"))
+    result = load_backbone(backbone(f"timm/local-dir:{folder}", "mean"), images("pretrained"))
     whole: Any = trained(num_classes=5)
     batch = torch.randn(2, 3, 160, 160)
     with torch.inference_mode():
-        torch.testing.assert_close(found.module(batch), whole.forward_features(batch)[:, 1:].mean(1))
+        torch.testing.assert_close(result.module(batch), whole.forward_features(batch)[:, 1:].mean(1))
     (folder / "model.safetensors").unlink()
     with pytest.raises(DataError, match=r"mine holds no weights \(model.safetensors, "):
         ensure_weights(backbone(f"timm/local-dir:{folder}"), images("imagenet"))
@@ -186,12 +186,12 @@ def test_a_folder(folder: Path) -> None:
 
 def test_tensors_outside_the_state_dict_have_their_values() -> None:
     torch.manual_seed(0)
-    wanted = build_network("timm/test_vit_relpos", "pre_logits", 64).eval()
-    found = network_to_fill("timm/test_vit_relpos", "pre_logits", 64, "random").eval()
-    found.load_state_dict(wanted.state_dict(), assign=True)
+    expected = build_network("timm/test_vit_relpos", "pre_logits", 64).eval()
+    result = network_to_fill("timm/test_vit_relpos", "pre_logits", 64, "random").eval()
+    result.load_state_dict(expected.state_dict(), assign=True)
     batch = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(found(batch), wanted(batch))
+        assert torch.equal(result(batch), expected(batch))
 
 
 # --- the Hub, on a server of our own --------------------------------------------------------------------------------
@@ -213,12 +213,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.requests.append(f"{self.command} {self.path}")
         path = self.folder / self.path.rpartition("/")[2]
         gated = self.path.startswith("/me/gated/") and path.suffix != ".json"
-        found = self.path.startswith("/me/") and path.is_file() and not gated
-        content = path.read_bytes() if found else b""
-        self.send_response(200 if found else 403 if gated else 404)
+        result = self.path.startswith("/me/") and path.is_file() and not gated
+        content = path.read_bytes() if result else b""
+        self.send_response(200 if result else 403 if gated else 404)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("X-Repo-Commit", "c" * 40)
-        if found:
+        if result:
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         else:
             self.send_header("X-Error-Code", "GatedRepo" if gated else "EntryNotFound")
@@ -288,16 +288,16 @@ def test_the_hub_is_asked_once_and_never_when_offline(hub: tuple[str, list[str]]
     assert "run `hf download me/mine config.json` where there is a network and copy what it writes to" in message
     assert requests == []
 
-    found, said = load(arch, address, tmp_path)
-    wanted = {name: float(value.sum()) for name, value in trained(num_classes=5).state_dict().items()}
-    assert found == pytest.approx({name: value for name, value in wanted.items() if not name.startswith("head.")})
+    result, said = load(arch, address, tmp_path)
+    expected = {name: float(value.sum()) for name, value in trained(num_classes=5).state_dict().items()}
+    assert result == pytest.approx({name: value for name, value in expected.items() if not name.startswith("head.")})
     assert f"fetching {address}/me/mine (licence: apache-2.0)" in said
     files = [line.rpartition("/")[2] for line in requests if line.startswith("GET /me/")]
     assert files == ["config.json", "model.safetensors"]
 
     requests.clear()
     for flag in ({}, {"SSDH_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "1"}):
-        assert load(arch, address, tmp_path, **flag)[0] == found
+        assert load(arch, address, tmp_path, **flag)[0] == result
     assert requests == []
 
 

@@ -58,16 +58,16 @@ def test_a_view_is_the_crop_that_digest_and_number_draw(tmp_path: Path) -> None:
     write_csv(folder / "manifest.csv", ("row", "path", "sha256"), names)
     digests = read_digests(folder)
     rows = np.array([4, 0, 2])
-    found = compute(tmp_path / "views.npy", open_images(folder), digests, rows)
-    assert found.shape == (2, 3, 3 * 16 * 16)
-    assert found.dtype == np.float16
+    result = compute(tmp_path / "views.npy", open_images(folder), digests, rows)
+    assert result.shape == (2, 3, 3 * 16 * 16)
+    assert result.dtype == np.float16
     for view in range(2):
         for place, row in enumerate(rows):
             number = int(read_manifest(folder)[1][row], 16)
             drawn = draw((number, view), ViewsParams(count=1))
             pixels = torch.from_numpy(images[row]).permute(2, 0, 1)[None]
             expected = recolour(crop_on_device(pixels, [drawn], 16), [drawn.colours])
-            np.testing.assert_allclose(found[view, place], expected.numpy().ravel(), rtol=1e-3, atol=0.1)
+            np.testing.assert_allclose(result[view, place], expected.numpy().ravel(), rtol=1e-3, atol=0.1)
 
 
 def test_views_depend_neither_on_order_nor_on_workers_nor_on_the_store(
@@ -83,8 +83,8 @@ def test_views_depend_neither_on_order_nor_on_workers_nor_on_the_store(
     assert np.array_equal(compute(tmp_path / "views.npy", source, digests, order), whole[:, order])
     for workers in (0, 2):
         monkeypatch.setenv("SSDH_HOME", str(tmp_path / f"empty-{workers}"))
-        found = compute(tmp_path / "views.npy", source, digests, order[:37], workers=workers)
-        assert np.array_equal(found, whole[:, order[:37]])
+        result = compute(tmp_path / "views.npy", source, digests, order[:37], workers=workers)
+        assert np.array_equal(result, whole[:, order[:37]])
     assert not np.array_equal(whole[0], whole[1])
 
 

@@ -52,8 +52,8 @@ def test_hamming_counts_the_bits_that_differ(sets: tuple[NDArray[np.int8], NDArr
 @given(TWO_SETS)
 def test_words_differ_in_as_many_bits_as_codes(sets: tuple[NDArray[np.int8], NDArray[np.int8]]) -> None:
     a, b = (words(pack(part)) for part in sets)
-    found = np.bitwise_count(a[:, :, None] ^ b[:, None, :]).sum(axis=0)
-    assert np.array_equal(found, (sets[0][:, None] != sets[1][None]).sum(axis=2))
+    result = np.bitwise_count(a[:, :, None] ^ b[:, None, :]).sum(axis=0)
+    assert np.array_equal(result, (sets[0][:, None] != sets[1][None]).sum(axis=2))
 
 
 def test_sign_of_zero_is_plus_one() -> None:

@@ -33,8 +33,8 @@ def test_outputs_by_hand() -> None:
         model.hash.weight.copy_(torch.tensor([[1.0, 0, 0], [0, -1, 2]]))
         model.hash.bias.copy_(torch.tensor([0.5, 0]))
         model.center.copy_(torch.tensor([1.0, 1, 1]))
-    found = model(torch.tensor([[2.0, 3, 4]])).detach()
-    torch.testing.assert_close(found, torch.tanh(torch.tensor([[1 + 0.5, -2.0 + 6]])))
+    result = model(torch.tensor([[2.0, 3, 4]])).detach()
+    torch.testing.assert_close(result, torch.tanh(torch.tensor([[1 + 0.5, -2.0 + 6]])))
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
@@ -68,24 +68,24 @@ def test_round_trip(tmp_path: Path) -> None:
     model.center.fill_(0.25)
     path = tmp_path / "model.safetensors"
     save_hashnet(path, model, METADATA)
-    found = load_hashnet(path)
+    result = load_hashnet(path)
     features = torch.randn(4, 6)
-    assert torch.equal(found(features), model(features))
-    assert not found.training
+    assert torch.equal(result(features), model(features))
+    assert not result.training
     assert read_metadata(path) == METADATA | {"has_backbone": False, "ssdh_version": __version__}
     with pytest.raises(DataError, match="takes features"):
-        found(torch.zeros(1, 3, 32, 32))
+        result(torch.zeros(1, 3, 32, 32))
 
 
 def test_whole_network_takes_images_and_features(tmp_path: Path) -> None:
     model = seeded_hashnet(512, 12, 0, build_network("squeezenet1_1", "penultimate", 32)).eval()
     path = tmp_path / "model.safetensors"
     save_hashnet(path, model, METADATA)
-    found = load_hashnet(path)
+    result = load_hashnet(path)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(found(images), model(images))
-        assert torch.equal(found(model.features(images)), model(images))
+        assert torch.equal(result(images), model(images))
+        assert torch.equal(result(model.features(images)), model(images))
 
 
 def test_a_network_that_renormalises_its_input_still_does_after_a_round_trip(tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_start_from_a_model(tmp_path: Path) -> None:
     given.center.fill_(2)
     save_hashnet(path, given, METADATA)
     assert torch.equal(initial_hashnet(6, 12, 1, str(empty)).hash.weight, seeded_hashnet(6, 12, 1).hash.weight)
-    found = initial_hashnet(6, 12, 1, str(path))
-    assert torch.equal(found.hash.weight, given.hash.weight)
-    assert torch.equal(found.center, given.center)
+    result = initial_hashnet(6, 12, 1, str(path))
+    assert torch.equal(result.hash.weight, given.hash.weight)
+    assert torch.equal(result.center, given.center)
     with pytest.raises(DataError, match="has 12 bits on features of 6 values, wanted are 16 bits on 6"):
         initial_hashnet(6, 16, 1, str(path))
     with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
@@ -142,10 +142,10 @@ def test_centring_part_by_part(power: float, monkeypatch: pytest.MonkeyPatch) ->
     whole, parts = seeded_hashnet(6, 4, 0, power=power), seeded_hashnet(6, 4, 0, power=power)
     centre(whole, features)
     powered = features.double().abs() ** power * features.sign() if power else features.double()
-    wanted = powered / powered.norm(dim=1, keepdim=True) if power else powered
-    torch.testing.assert_close(whole.center.double(), wanted.mean(0), rtol=1e-5, atol=1e-7)
+    expected = powered / powered.norm(dim=1, keepdim=True) if power else powered
+    torch.testing.assert_close(whole.center.double(), expected.mean(0), rtol=1e-5, atol=1e-7)
     if power:
-        scale = (wanted - wanted.mean(0)).square().mean().rsqrt()
+        scale = (expected - expected.mean(0)).square().mean().rsqrt()
         torch.testing.assert_close(whole.scale.double(), scale, rtol=1e-5, atol=0)
     seen: list[int] = []
     normalised = parts.normalised

@@ -96,11 +96,11 @@ def test_many_queries_with_thousands_of_ties_agree_with_random_orders() -> None:
     rng = np.random.default_rng(0)
     total = rng.multinomial(20_000, [0.02, 0.05, 0.13, 0.3, 0.5], size=3)
     relevant = rng.binomial(total, [0.5, 0.3, 0.2, 0.1, 0.02])
-    found = ranking.average_precision(total, relevant, 3000)
+    result = ranking.average_precision(total, relevant, 3000)
     for row in range(len(total)):
         groups = [np.arange(n) < r for n, r in zip(total[row], relevant[row], strict=True)]
         sample = [average_precision_of(list(np.concatenate([*map(rng.permutation, groups)])), 3000) for _ in range(300)]
-        assert abs(found[row] - np.mean(sample)) < 5 * np.std(sample) / np.sqrt(len(sample))
+        assert abs(result[row] - np.mean(sample)) < 5 * np.std(sample) / np.sqrt(len(sample))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60).filter(any))

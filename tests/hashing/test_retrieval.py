@@ -73,10 +73,10 @@ def brute_stable(query: Any, database: Any, query_labels: Any, database_labels: 
 )
 def test_counts_are_those_of_brute_force(bits: int, items: int, num_labels: int) -> None:
     query, database, query_labels, database_labels = problem(bits, 9, items, bits, num_labels)
-    found = count_distances(pack(query), pack(database), query_labels, database_labels, bits=bits)
+    result = count_distances(pack(query), pack(database), query_labels, database_labels, bits=bits)
     total, relevant = brute_counts(query, database, query_labels, database_labels)
-    assert np.array_equal(found.total, total)
-    assert np.array_equal(found.relevant, relevant)
+    assert np.array_equal(result.total, total)
+    assert np.array_equal(result.relevant, relevant)
 
 
 @pytest.mark.parametrize("block", [1, 100, 700, 5000])
@@ -84,10 +84,10 @@ def test_counts_are_those_of_brute_force(bits: int, items: int, num_labels: int)
 def test_blocks_and_threads_change_nothing(block: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     query, database, query_labels, database_labels = problem(3, 8, 1500, 12, 5)
     monkeypatch.setattr(retrieval, "BLOCK", block)
-    found = count_distances(pack(query), pack(database), query_labels, database_labels, bits=12, threads=threads)
+    result = count_distances(pack(query), pack(database), query_labels, database_labels, bits=12, threads=threads)
     total, relevant = brute_counts(query, database, query_labels, database_labels)
-    assert np.array_equal(found.total, total)
-    assert np.array_equal(found.relevant, relevant)
+    assert np.array_equal(result.total, total)
+    assert np.array_equal(result.relevant, relevant)
 
 
 @settings(max_examples=40, deadline=None)
@@ -104,8 +104,8 @@ def test_permuting_the_database_changes_no_expectation(seed: int, bits: int, top
 @given(st.integers(0, 10**6), st.sampled_from([1, 12, 65, 300]), st.one_of(st.none(), st.integers(1, 90)))
 def test_stable_ties_are_those_of_a_stable_argsort(seed: int, bits: int, topk: int | None) -> None:
     arrays = problem(seed, 5, 70, bits, 6)
-    found = mean_average_precision(*arrays, topk, ties="stable")
-    assert found == pytest.approx(np.mean(brute_stable(*arrays, topk)), abs=1e-14)
+    result = mean_average_precision(*arrays, topk, ties="stable")
+    assert result == pytest.approx(np.mean(brute_stable(*arrays, topk)), abs=1e-14)
 
 
 def test_expectation_is_the_mean_of_stable_orders() -> None:
@@ -132,9 +132,9 @@ def test_without_ties_it_is_scikit_learns_and_faiss_agrees() -> None:
     assert 0 < relevant.sum() < bits
     index = faiss.IndexBinaryFlat(bits)
     index.add(pack(database))
-    distances, found = index.search(pack(query), bits)
+    distances, result = index.search(pack(query), bits)
     assert np.array_equal(distances[0], np.arange(bits))
-    expected = average_precision_score(relevant[found[0]], -distances[0])
+    expected = average_precision_score(relevant[result[0]], -distances[0])
     for ties in ("expected", "stable"):
         assert mean_average_precision(query, database, query_label, labels, ties=ties) == pytest.approx(expected)
 
@@ -154,10 +154,10 @@ def test_hand_computed() -> None:
 def test_queries_without_relevant_items_count_zero() -> None:
     query, database, query_labels, database_labels = problem(0, 4, 60, 12, 3, share=0.9)
     query_labels[0] = 0
-    found = average_precisions(pack(query), pack(database), query_labels, database_labels, bits=12)
-    assert found[0] == 0
-    assert found[1:].all()
-    assert mean_average_precision(query, database, query_labels, database_labels) == pytest.approx(found.mean())
+    result = average_precisions(pack(query), pack(database), query_labels, database_labels, bits=12)
+    assert result[0] == 0
+    assert result[1:].all()
+    assert mean_average_precision(query, database, query_labels, database_labels) == pytest.approx(result.mean())
 
 
 def test_no_labels_at_all_and_no_queries() -> None:
@@ -171,8 +171,8 @@ def test_no_labels_at_all_and_no_queries() -> None:
 def test_stable_needs_no_counts_at_hand() -> None:
     arrays = problem(7, 3, 90, 12, 4)
     query, database, query_labels, database_labels = arrays
-    found = stable_average_precisions(pack(query), pack(database), query_labels, database_labels, bits=12, topk=11)
-    assert found.tolist() == pytest.approx(brute_stable(*arrays, 11))
+    result = stable_average_precisions(pack(query), pack(database), query_labels, database_labels, bits=12, topk=11)
+    assert result.tolist() == pytest.approx(brute_stable(*arrays, 11))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_memory_grows_with_codes_and_not_with_pairs() -> None:
 def test_evaluation_needs_no_torch_and_no_faiss(project: Path) -> None:
     code = "import sys, ssdh.evaluation.metrics, stages.evaluate; print([m for m in sys.modules if m in %r])"
     heavy = ["torch", "torchvision", "faiss", "sklearn", "pandas", "matplotlib", "dvc"]
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code % heavy], cwd=project, capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "[]"
+    assert result.stdout.strip() == "[]"

@@ -41,6 +41,6 @@ def test_many_queries_with_large_groups_hold_the_expectation(monkeypatch: pytest
 
 def test_no_query_and_nothing_relevant() -> None:
     none = np.zeros((0, 5), np.int64)
-    assert [len(found) for found in average_precision_range(none, none, 3)] == [0, 0]
+    assert [len(result) for result in average_precision_range(none, none, 3)] == [0, 0]
     lowest, highest = average_precision_range(np.array([[2, 3]]), np.array([[0, 0]]), 3)
     assert (lowest[0], highest[0]) == (0, 0)

@@ -72,8 +72,8 @@ class Backbone(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images: (n, 3, h, w); returns (n, 16)."""
         features = self.stem(images)
-        found: torch.Tensor = self.tail(features + self.body(features))
-        return found
+        result: torch.Tensor = self.tail(features + self.body(features))
+        return result
 
 
 def run_case(folder: Path, name: str, rank: Rank) -> HashNet:

@@ -104,18 +104,18 @@ def changed_lines(block: Block) -> int:
 def commands(text: str) -> list[list[str]]:
     """The simple commands of a shell text, each its words; no comments, redirections or leading assignments."""
     joined = re.sub(r"\\\n", " ", text)
-    found: list[list[str]] = []
+    result: list[list[str]] = []
     for line in joined.splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.commenters, lexer.whitespace_split = "#", True
         words: list[str] = []
         for word in [*lexer, ";"]:
             if word and set(word) <= set(";&|()"):
-                found.append(words)
+                result.append(words)
                 words = []
             else:
                 words.append(word)
-    return [command for command in map(_plain, found) if command]
+    return [command for command in map(_plain, result) if command]
 
 
 def _plain(words: list[str]) -> list[str]:
@@ -157,12 +157,12 @@ SHELL = shlex.split(
 
 
 def _parses(parser: argparse.ArgumentParser, words: list[str]) -> str | None:
-    told = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
             parser.parse_args(words)
     except SystemExit as done:
-        return told.getvalue().strip().splitlines()[-1] if done.code else None
+        return message.getvalue().strip().splitlines()[-1] if done.code else None
     except Exception as error:  # dvc's parser logs what is wrong and raises an exception of its own
         return f"{words}: {error}"
     return None
@@ -219,12 +219,12 @@ def _check_ssdh(words: list[str]) -> str | None:
 
     if program.is_old(words):
         return _parses(legacy.parser(), words)
-    told = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+        with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
             program.parse(words)
     except SystemExit as done:
-        return told.getvalue().strip().splitlines()[-1] if done.code else None
+        return message.getvalue().strip().splitlines()[-1] if done.code else None
     return None
 
 

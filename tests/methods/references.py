@@ -53,11 +53,11 @@ def half_codes(h: Array) -> Array:
 def sdc(h: Array, x: Array) -> float:
     pairs = [(i, j) for i in range(len(h)) for j in range(i)]
     pairs.sort(key=lambda pair: unit(x)[pair[0]] @ unit(x)[pair[1]])
-    found = [unit(h)[i] @ unit(h)[j] for i, j in pairs]
+    result = [unit(h)[i] @ unit(h)[j] for i, j in pairs]
     n = len(pairs)
-    wanted = [2 * stats.beta.ppf((2 * i - 1) / (2 * n), 5, 5) - 1 for i in range(1, n + 1)]
+    expected = [2 * stats.beta.ppf((2 * i - 1) / (2 * n), 5, 5) - 1 for i in range(1, n + 1)]
     own = [unit(h)[i] @ sign(h)[i] / np.sqrt(h.shape[1]) for i in range(len(h))]
-    return float(np.mean(np.abs(np.array(found) - wanted)) + 1 - np.mean(own))
+    return float(np.mean(np.abs(np.array(result) - expected)) + 1 - np.mean(own))
 
 
 def mls3rduh_targets(x: Array, near_count: int, along_count: int) -> Array:
@@ -130,13 +130,13 @@ def crovca(a: Array, b: Array, targets: tuple[Array, Array]) -> float:
 
 def gradient(function: Callable[[Array], float], at: Array, step: float = 1e-6) -> Array:
     """Central differences."""
-    found = np.zeros_like(at)
+    result = np.zeros_like(at)
     for index in np.ndindex(*at.shape):
         up, down = at.copy(), at.copy()
         up[index] += step
         down[index] -= step
-        found[index] = (function(up) - function(down)) / (2 * step)
-    return found
+        result[index] = (function(up) - function(down)) / (2 * step)
+    return result
 
 
 def neighbors(z: Array, x: Array, t: float, tau: float) -> float:

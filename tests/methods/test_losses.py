@@ -81,28 +81,28 @@ def expected(name: str, case: Case) -> tuple[float, list[np.ndarray]]:
         clusters = fitted.clusters.numpy()[case.rows]
         labels = [ref.cimon_targets(view[case.rows], clusters, fit) for view in case.views]
         assert any((s > 0).sum() > B for s, _ in labels)
-        found = [
+        result = [
             ref.gradient(lambda o: ref.cimon(o, b, labels), a),
             ref.gradient(lambda o: ref.cimon(a, o, labels), b),
         ]
-        return ref.cimon(a, b, labels), found
+        return ref.cimon(a, b, labels), result
     targets = ((a > 0).astype(float), (b > 0).astype(float))
-    found = [
+    result = [
         ref.gradient(lambda o: ref.crovca(o, b, targets), a),
         ref.gradient(lambda o: ref.crovca(a, o, targets), b),
     ]
-    return ref.crovca(a, b, targets), found
+    return ref.crovca(a, b, targets), result
 
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_loss_and_gradient_are_those_of_the_formula(name: str) -> None:
     case = Case(name)
     loss, gradients = case.run()
-    wanted, slopes = expected(name, case)
-    assert loss == pytest.approx(wanted, rel=1e-6)
+    requested, slopes = expected(name, case)
+    assert loss == pytest.approx(requested, rel=1e-6)
     assert len(gradients) == max(1, case.method.views)
-    for found, slope in zip(gradients, slopes, strict=True):
-        np.testing.assert_allclose(found, slope, rtol=1e-4, atol=1e-7)
+    for result, slope in zip(gradients, slopes, strict=True):
+        np.testing.assert_allclose(result, slope, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", RIVALS)

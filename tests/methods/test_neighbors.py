@@ -72,10 +72,10 @@ def test_one_image_and_equal_images_have_a_finite_gradient() -> None:
 def test_the_loss_of_nested_codes_is_the_mean_over_their_lengths_weighted_by_their_roots() -> None:
     z = np.tanh(np.random.default_rng(1).normal(size=(B, K)))
     batch, _, targets, weights = a_batch(torch.from_numpy(z))
-    found = batch_loss(method_of(nested=[2, 4]), batch)
+    result = batch_loss(method_of(nested=[2, 4]), batch)
     losses = [ref.pair_loss(z[:, :bits], targets, weights) for bits in (2, 4, K)]
-    wanted = np.average(losses, weights=np.sqrt([2, 4, K]))
-    assert found.item() == pytest.approx(wanted, rel=1e-9)
+    expected = np.average(losses, weights=np.sqrt([2, 4, K]))
+    assert result.item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +109,12 @@ def found_neighbors(features: np.ndarray, codes: np.ndarray) -> float:
 
 
 def test_more_of_the_nearest_are_found_towards_the_end_of_the_scale(pictures: Any, tmp_path: Path) -> None:
-    found = [
+    result = [
         found_neighbors(pictures[0], trained(pictures, tmp_path, 32, neighbor_weight=weight, epochs=60))
         for weight in (0.0, 0.5, 1.0)
     ]
-    assert found[0] + 0.05 < found[1] < found[2] + 0.02
-    assert found[2] > found[0] + 0.1
+    assert result[0] + 0.05 < result[1] < result[2] + 0.02
+    assert result[2] > result[0] + 0.1
 
 
 def test_weight_0_takes_the_step_in_closed_form(pictures: Any, tmp_path: Path) -> None:

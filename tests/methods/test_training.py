@@ -77,8 +77,8 @@ def test_codes_of_separated_gaussians_are_near_perfect(name: str, blobs: Any, tm
     model, _ = trained(name, blobs, tmp_path)
     with torch.inference_mode():
         codes = sign_codes(model(torch.from_numpy(features)).numpy())
-    found = mean_average_precision(codes[TRAIN:], codes[:TRAIN], labels[TRAIN:], labels[:TRAIN])
-    assert found > 0.95
+    result = mean_average_precision(codes[TRAIN:], codes[:TRAIN], labels[TRAIN:], labels[:TRAIN])
+    assert result > 0.95
 
 
 @pytest.mark.parametrize("name", ["greedyhash", "sdc", "cibhash", "crovca"])

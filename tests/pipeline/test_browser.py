@@ -30,8 +30,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(create_app(digits_gallery(tmp_path_factory.mktemp("digits")), max_upload=1 << 20)) as found:
-        yield found
+    with serving(create_app(digits_gallery(tmp_path_factory.mktemp("digits")), max_upload=1 << 20)) as result:
+        yield result
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_names_are_shown_at_their_end_and_folders_above(browser: webdriver.Chrom
     with serving(create_app(files_gallery(tmp_path, [f"2024/summer/{long}", "plain.jpg"]))) as address:
         page = Page(browser, address)
         page.wait(lambda: len(page.cards) == 2)
-        card = next(found for found in page.cards if found.get_attribute("data-row") == "0")
+        card = next(result for result in page.cards if result.get_attribute("data-row") == "0")
         assert card.find_element(By.CSS_SELECTOR, ".folders").text == "2024/summer"
         file = card.find_element(By.CSS_SELECTOR, ".file")
         assert file.text == long
@@ -205,10 +205,10 @@ def test_the_switch_orders_by_features_and_back(page: Page, address: str) -> Non
     row = page.cards[0].get_attribute("data-row")
 
     def rows() -> list[str]:
-        found: list[str] = page.browser.execute_script(
+        results: list[str] = page.browser.execute_script(
             "return [...document.querySelectorAll('.card')].map((card) => card.dataset.row)"
         )
-        return found
+        return results
 
     def told(query: str) -> list[str]:
         answer = json.load(urlopen(f"{address}/api/search?row={row}&top=60{query}"))
@@ -256,9 +256,9 @@ def test_a_text_searches_where_the_network_reads_texts(browser: webdriver.Chrome
         page.wait(lambda: page.distances)
         assert page.text("#name") == "“a disc & <b>more</b>”"
         assert "#text=a%20disc%20%26" in browser.current_url
-        found = page.distances
+        result = page.distances
         page.one("#rerank").click()
-        page.wait(lambda: page.distances != found)
+        page.wait(lambda: page.distances != result)
         browser.refresh()
-        page.wait(lambda: page.distances == found)
+        page.wait(lambda: page.distances == result)
         assert page.errors() == []

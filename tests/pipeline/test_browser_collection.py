@@ -40,16 +40,16 @@ def collection(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Colle
     first = (folder / "photos/day 0/000.jpg").read_bytes()
     for name in ("again.jpg", 'with, "comma".jpg'):
         (folder / "photos" / name).write_bytes(first)
-    found = create(folder / "mine", folder / "models/hashnet.safetensors", "float16")
-    add_photos(found, [folder / "photos"], HOW)
-    return found
+    result = create(folder / "mine", folder / "models/hashnet.safetensors", "float16")
+    add_photos(result, [folder / "photos"], HOW)
+    return result
 
 
 @pytest.fixture(scope="module")
 def address(collection: Collection) -> Iterator[str]:
     gallery = open_searchable(collection.folder).open_gallery()
-    with serving(create_app(gallery, adder=PhotoAdder(collection, HOW))) as found:
-        yield found
+    with serving(create_app(gallery, adder=PhotoAdder(collection, HOW))) as result:
+        yield result
 
 
 @pytest.fixture

@@ -52,8 +52,8 @@ def interrupted(
         time.sleep(0.02)
     family = top.children(recursive=True)
     os.killpg(job.pid, signal.SIGINT)
-    _, told = job.communicate()
-    return job.returncode, told, [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    _, message = job.communicate()
+    return job.returncode, message, [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_the_exit_code_is_the_programs_own() -> None:
@@ -64,8 +64,8 @@ def test_a_program_and_its_own_are_ended_without_a_word() -> None:
     code = "import os, sys; from ssdh.experiments.dvc import run_child\n"
     code += f"try:\n    run_child([sys.executable, '-c', {NESTED!r}], os.environ)\n"
     code += "except KeyboardInterrupt as error:\n    sys.exit(str(error))"
-    told = interrupted([sys.executable, "-c", code], lambda top: len(top.children(recursive=True)) == 2)
-    assert told == (1, f"{INTERRUPTED}\n", [])
+    message = interrupted([sys.executable, "-c", code], lambda top: len(top.children(recursive=True)) == 2)
+    assert message == (1, f"{INTERRUPTED}\n", [])
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +86,16 @@ def test_a_run_is_one_line_and_the_next_goes_on(clone: Clone, flags: list[str], 
     environment = clone.environment | {"SSDH_HOME": str(home)}
     command = [sys.executable, "-m", "ssdh", *flags]
 
-    code, told, left = interrupted(
+    code, message, left = interrupted(
         command, lambda _: bool(list(home.glob("work/**/snapshot.pt"))), cwd=clone.folder, env=environment
     )
-    assert (code, told.splitlines()[-1], left) == (130, INTERRUPTED, [])
-    assert "Traceback" not in told
-    assert "KeyboardInterrupt" not in told
+    assert (code, message.splitlines()[-1], left) == (130, INTERRUPTED, [])
+    assert "Traceback" not in message
+    assert "KeyboardInterrupt" not in message
 
     again = start(command, clone.folder, environment)
     assert again.stderr is not None
-    found = next((line for line in again.stderr if "continuing from the snapshot" in line), "")
+    result = next((line for line in again.stderr if "continuing from the snapshot" in line), "")
     os.killpg(again.pid, signal.SIGINT)
     again.communicate()
-    assert re.search(r"of iteration [1-9]\d*", found)
+    assert re.search(r"of iteration [1-9]\d*", result)

@@ -57,9 +57,9 @@ def test_flags_and_parameters_are_those_of_the_programs(block: Block) -> None:
     if block.file == "docs/adding.md":
         pytest.skip("adds the parameters that it uses; every block of this page is executed")
     text = block.text.replace("\\", "/") if block.language in ("powershell", "bat") else block.text
-    found = commands(text)
-    assert found, "the block has no command"
-    wrong = [f"{' '.join(words)}: {why}" for words in found if (why := check_command(words, PROJECT))]
+    result = commands(text)
+    assert result, "the block has no command"
+    wrong = [f"{' '.join(words)}: {why}" for words in result if (why := check_command(words, PROJECT))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -126,9 +126,9 @@ class Reader:
                 stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL,
             )  # fmt: skip
             file.seek(0)
-            told = file.read()
-        assert done.returncode == 0, f"{block}\n{block.text}\n{told[-5000:]}"
-        assert "Traceback" not in told, told
+            message = file.read()
+        assert done.returncode == 0, f"{block}\n{block.text}\n{message[-5000:]}"
+        assert "Traceback" not in message, message
         if "queue start" in block.text:
             self.clone.wait_for_queue()
 
@@ -223,9 +223,9 @@ def test_each_addition_is_under_forty_lines() -> None:
 def test_the_checker_finds_what_is_wrong(command: str, told: str | None) -> None:
     if command.endswith("--bit"):
         command += "s 16"
-    found = [why for words in commands(command) if (why := check_command(words, PROJECT))]
-    assert bool(found) == (told is not None), found
-    assert told is None or told in found[0]
+    result = [why for words in commands(command) if (why := check_command(words, PROJECT))]
+    assert bool(result) == (told is not None), result
+    assert told is None or told in result[0]
 
 
 def test_blocks_are_found_with_tag_and_words(tmp_path: Path) -> None:

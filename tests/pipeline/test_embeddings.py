@@ -90,8 +90,8 @@ def test_rows_are_passed_on_as_they_are_and_clusters_are_found(here: Path) -> No
     order = np.load("data/split/order.npy")
     index = faiss.IndexFlatIP(DIM)
     index.add(unit[order])
-    found = order[index.search(unit[query], 100)[1]]
-    relevant = kind[found] == kind[query][:, None]
+    result = order[index.search(unit[query], 100)[1]]
+    relevant = kind[result] == kind[query][:, None]
     precision = np.cumsum(relevant, 1) / np.arange(1, 101)
     expected = np.mean((precision * relevant).sum(1) / relevant.sum(1))
     baselines = json.loads(Path("metrics/baselines.json").read_text())
@@ -117,8 +117,8 @@ def test_the_report_shows_names_instead_of_pictures(here: Path) -> None:
 def search(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main(["search", "--json", *arguments]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
 
 
 def by_row_where_equal(results: list[dict[str, Any]]) -> list[tuple[int, int]]:
@@ -138,8 +138,8 @@ def test_search_by_file_name_and_row(here: Path, tmp_path: Path, capsys: pytest.
     assert by_row_where_equal(second["results"]) == expected
     assert second["results"][0]["distance"] == 0
     for query in ("item 7", "7", str(tmp_path / "one.npy")):
-        [found] = search(capsys, query, "--top", "400")["queries"]
-        assert by_row_where_equal(found["results"]) == by_row_where_equal(first["results"]), query
+        [results] = search(capsys, query, "--top", "400")["queries"]
+        assert by_row_where_equal(results["results"]) == by_row_where_equal(first["results"]), query
     capsys.readouterr()
     assert main(["search", "item 30", "--top", "1"]) == 0
     name = f"item {np.flatnonzero(distance == 0)[0]}"
@@ -201,7 +201,7 @@ def test_a_recipe_that_can_do_without_views_trains_as_manifold(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "a.npy", clusters()[0])
-    found = {}
+    result = {}
     for recipe in ("manifold", "manifold_views"):
         folder = workspace(tmp_path / recipe, tmp_path / "a.npy")
         params = tiny_params() | {"dataset": "embeddings", "recipe": recipe}
@@ -213,11 +213,11 @@ def test_a_recipe_that_can_do_without_views_trains_as_manifold(
         said = capsys.readouterr().err.count("recipe manifold_views trains on the features alone, as manifold does")
         assert said == (recipe == "manifold_views")
         outs = ("features/pseudo_labels.npy", "features/structure.npz", "models/codes.npy", "metrics/train.csv")
-        found[recipe] = {out: (folder / out).read_bytes() for out in outs}
-        found[recipe] |= load_hashnet(folder / "models/hashnet.safetensors").state_dict()
-    assert found["manifold"].keys() == found["manifold_views"].keys()
-    for name, value in found["manifold"].items():
-        assert np.array_equal(value, found["manifold_views"][name]), name
+        result[recipe] = {out: (folder / out).read_bytes() for out in outs}
+        result[recipe] |= load_hashnet(folder / "models/hashnet.safetensors").state_dict()
+    assert result["manifold"].keys() == result["manifold_views"].keys()
+    for name, value in result["manifold"].items():
+        assert np.array_equal(value, result["manifold_views"][name]), name
 
 
 def test_a_file_that_changed_since_prepare_is_refused_by_extract(

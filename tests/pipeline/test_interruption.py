@@ -183,6 +183,6 @@ def test_only_the_dvc_process_is_killed(whole: Path, tmp_path: Path) -> None:
 def test_twenty_random_kills_of_a_real_repro(tmp_path: Path) -> None:
     from benchmarks.studies import kills
 
-    found = kills.run(20, int(time.time()), tmp_path)
-    assert len(found["kills"]) == 20
-    assert found["rounds_compared"] >= 1
+    result = kills.run(20, int(time.time()), tmp_path)
+    assert len(result["kills"]) == 20
+    assert result["rounds_compared"] >= 1

@@ -203,6 +203,6 @@ def test_a_queued_experiment_runs_its_own_copy_of_the_code(restored: Clone) -> N
     (restored.folder / "ssdh/training/loss.py").write_text("raise RuntimeError('the workspace, not the queue')\n")
     done = restored.dvc("exp", "run", "--run-all", check=False)
     assert done.returncode == 0, done.stderr
-    (found,) = restored.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/**/queued").stdout.split()
-    metrics = restored.run("git", "show", f"{found}:metrics/metrics.json").stdout
+    (result,) = restored.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/**/queued").stdout.split()
+    metrics = restored.run("git", "show", f"{result}:metrics/metrics.json").stdout
     assert json.loads(metrics)["bits"] == 24

@@ -114,9 +114,9 @@ def test_the_run_cache_sees_every_parameter(project: Path) -> None:
         names = [name for name in stage.get("params", []) if isinstance(name, str)]
         for dataset in params["datasets"]:
             tracked = {name.replace("${dataset}", dataset) for name in names}
-            found = set().union(*(overlooked(_at(params, name), name) for name in tracked))
-            assert found <= tracked
-            seen |= found
+            result = set().union(*(overlooked(_at(params, name), name) for name in tracked))
+            assert result <= tracked
+            seen |= result
     assert "datasets.digits.images.size" in seen
     for recipe in recipe_names():
         assert overlooked(read_recipe(recipe), recipe) == set()

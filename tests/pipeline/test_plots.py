@@ -35,8 +35,8 @@ def filled(folder: Path, name: str, revisions: list[str]) -> dict[str, Any]:
     data = {file: {"data": rows(folder / file)} for file in plot["y"]}
     points, properties = [], {}
     for revision in revisions:
-        found, properties = VegaConverter(name, data, dict(plot)).flat_datapoints(revision)
-        points += found
+        result, properties = VegaConverter(name, data, dict(plot)).flat_datapoints(revision)
+        points += result
     renderer = VegaRenderer(points, name, **properties, template_dir=str(PROJECT / ".dvc/plots"))
     specification: dict[str, Any] = renderer.get_filled_template()
     return specification

@@ -43,12 +43,12 @@ def swept(clone: Clone) -> dict[tuple[int, int], dict[str, Any]]:
 
 def experiments(clone: Clone) -> list[dict[str, Any]]:
     """Name, state, parameters, metrics and outs of each experiment of the last commit."""
-    found = []
+    result = []
     for commit in json.loads(clone.dvc("exp", "show", "--json").stdout):
         for group in commit["experiments"] or []:
             for one in group["revs"]:
                 data = one["data"]
-                found.append(
+                result.append(
                     {
                         "name": one["name"],
                         "state": (group["executor"] or {}).get("state"),
@@ -57,7 +57,7 @@ def experiments(clone: Clone) -> list[dict[str, Any]]:
                         "codes": data["outs"]["models/codes.npy"]["hash"],
                     }
                 )
-    return found
+    return result
 
 
 # --- the queue ------------------------------------------------------------------------------------------------------
@@ -100,8 +100,8 @@ def stages_of(home: Path) -> list[str]:
 
 
 def test_show_has_the_columns_that_matter(clone: Clone, swept: object) -> None:
-    told = clone.run(sys.executable, "-m", "ssdh", "show", "--csv").stdout
-    header = told.splitlines()[0].split(",")
+    message = clone.run(sys.executable, "-m", "ssdh", "show", "--csv").stdout
+    header = message.splitlines()[0].split(",")
     kept = [name for name in header if name not in ("Experiment", "rev", "typ", "parent", "State")]
     assert kept == ["map", "itq.map", "params.yaml:bits", "seed", "datasets.digits.topk"]
     whole = clone.dvc("exp", "show", "--csv").stdout.splitlines()[0].split(",")
@@ -109,8 +109,8 @@ def test_show_has_the_columns_that_matter(clone: Clone, swept: object) -> None:
 
 
 def test_show_sorts_and_takes_more_columns(clone: Clone, swept: object) -> None:
-    told = clone.run(sys.executable, "-m", "ssdh", "show", "--csv", "--add", "lsh.map", "--sort-by", "map").stdout
-    rows = [row for row in csv.DictReader(told.splitlines()) if row["typ"].startswith("branch")]
+    message = clone.run(sys.executable, "-m", "ssdh", "show", "--csv", "--add", "lsh.map", "--sort-by", "map").stdout
+    rows = [row for row in csv.DictReader(message.splitlines()) if row["typ"].startswith("branch")]
     assert "lsh.map" in rows[0]
     values = [float(row["map"]) for row in rows]
     assert values == sorted(values, reverse=True)
@@ -172,8 +172,8 @@ def table(clone: Clone, *arguments: str) -> str:
 
 def test_the_table_runs_no_cell_that_the_sweep_has_run(clone: Clone, swept: dict[tuple[int, int], Any]) -> None:
     before = stages_of(clone.home)
-    told = table(clone, "--datasets", "digits,cifar10", "--bits", "8,12", "--seeds", "0,1")
-    assert "8 cells: 4 known, 0 to run" in told
+    message = table(clone, "--datasets", "digits,cifar10", "--bits", "8,12", "--seeds", "0,1")
+    assert "8 cells: 4 known, 0 to run" in message
     assert stages_of(clone.home) == before
     with (clone.folder / "t.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -230,15 +230,15 @@ def test_an_experiment_that_ran_in_part_is_no_result(clone: Clone, swept: object
     assert [(one["params"]["seed"], one["params"]["bits"], one["metrics"]["map"]) for one in in_part] == [
         (7, 12, first)
     ]
-    told = table(clone, "--datasets", "digits", "--bits", "12", "--seeds", "0,7", "--dry-run")
-    assert "2 cells: 1 known, 1 to run" in told
+    message = table(clone, "--datasets", "digits", "--bits", "12", "--seeds", "0,7", "--dry-run")
+    assert "2 cells: 1 known, 1 to run" in message
 
 
 def test_a_table_passes_over_an_experiment_of_no_data_set(clone: Clone, swept: object) -> None:
     clone.dvc("exp", "run", "--queue", "--name", "odd-set", "-S", "dataset=nope")
-    told = table(clone, "--datasets", "digits", "--bits", "8,12", "--seeds", "0,1", "--dry-run")
+    message = table(clone, "--datasets", "digits", "--bits", "8,12", "--seeds", "0,1", "--dry-run")
     clone.dvc("queue", "remove", "odd-set")
-    assert "4 cells: 4 known, 0 to run" in told
+    assert "4 cells: 4 known, 0 to run" in message
 
 
 def test_an_interrupted_table_goes_on_where_it_was(clone: Clone, swept: object) -> None:
@@ -255,8 +255,8 @@ def test_an_interrupted_table_goes_on_where_it_was(clone: Clone, swept: object) 
             break
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    told = table(clone, *arguments)
-    assert "2 cells:" in told
+    message = table(clone, *arguments)
+    assert "2 cells:" in message
     with (clone.folder / "t.csv").open(newline="") as file:
         assert [row["seed"] for row in csv.DictReader(file) if row["bits"] == "10" and row["map"]] == ["0", "1"]
     assert stages_of(clone.home).count("train") == trained + 2  # the one that was at work was not begun again
@@ -288,20 +288,20 @@ def test_a_cell_that_fails_is_named_with_the_command_that_shows_why(clone: Clone
 def test_the_old_command_line_trains_the_whole_network_and_measures_it(clone: Clone) -> None:
     flags = shlex.split("-d digits -a resnet18 -c 16 -T 1 -l 1e-3 -q 100 -t 300 -k 500 -b 32 -e 4 -s 5")
     try:
-        told = clone.run(sys.executable, "-m", "ssdh", *flags, "--train").stdout
-        assert "dvc exp run -S dataset=digits -S recipe=published -S train.finetune=true" in told
-        assert "On the CPU" in told
+        message = clone.run(sys.executable, "-m", "ssdh", *flags, "--train").stdout
+        assert "dvc exp run -S dataset=digits -S recipe=published -S train.finetune=true" in message
+        assert "On the CPU" in message
         metrics = json.loads((clone.folder / "metrics/metrics.json").read_text())
         assert (metrics["bits"], metrics["topk"]) == (16, 500)
-        assert told.splitlines()[-1].startswith(f"[map@500:{metrics['map']:.4f}]")
+        assert message.splitlines()[-1].startswith(f"[map@500:{metrics['map']:.4f}]")
         with (clone.folder / "metrics/validation.csv").open(newline="") as file:
             assert [int(row["iteration"]) for row in csv.DictReader(file)][:2] == [4, 8]
 
         before = stages_of(clone.home)
         model = clone.folder.parent / "mine.safetensors"
         shutil.copy(clone.folder / "models/hashnet.safetensors", model)
-        told = clone.run(sys.executable, "-m", "ssdh", *flags, "--evaluate", "--checkpoint", str(model)).stdout
-        assert re.search(rf"^map +{metrics['map']:.4f}$", told, re.MULTILINE)
+        message = clone.run(sys.executable, "-m", "ssdh", *flags, "--evaluate", "--checkpoint", str(model)).stdout
+        assert re.search(rf"^map +{metrics['map']:.4f}$", message, re.MULTILINE)
         assert "train" not in stages_of(clone.home)[len(before) :]
     finally:
         clone.run("git", "checkout", "-q", ".")
@@ -345,9 +345,9 @@ def s3() -> Iterator[dict[str, str]]:
     pytest.importorskip("dvc_s3", reason="needs the extra s3 (dvc-s3)")
     import boto3
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as result:
+        result.bind(("127.0.0.1", 0))
+        port = result.getsockname()[1]
     secrets = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     address = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(

@@ -83,7 +83,7 @@ def test_the_page_holds_the_very_numbers_of_the_files(run: SmallRun) -> None:
     for text in ("similar < 0.0163", "dissimilar > 0.0662", "mode 0.0398"):
         assert text in page.words  # written into the chart
     of_class_0 = (0.31 + 0.05 + 0.77 + 0.11) / 4  # the queries of rows 3, 0, 9, 12
-    assert any(abs(found - of_class_0) < 1e-12 for found in page.numbers)
+    assert any(abs(result - of_class_0) < 1e-12 for result in page.numbers)
 
 
 def test_a_kept_model_has_no_section_of_its_training(run: SmallRun) -> None:
@@ -167,8 +167,8 @@ def test_nearest_are_those_of_a_brute_force_with_ties_in_the_databases_order(bit
     codes = rng.choice([-1, 1], size=(300, bits))
     database = rng.permutation(np.arange(1, 300))
     rows, distances = nearest(np.packbits(codes == 1, axis=1), 0, database, 10)
-    found = [(int((codes[0] != codes[row]).sum()), place, row) for place, row in enumerate(database)]
-    assert [(d, row) for d, _, row in sorted(found)[:10]] == list(zip(distances.tolist(), rows.tolist(), strict=True))
+    result = [(int((codes[0] != codes[row]).sum()), place, row) for place, row in enumerate(database)]
+    assert [(d, row) for d, _, row in sorted(result)[:10]] == list(zip(distances.tolist(), rows.tolist(), strict=True))
 
 
 def test_the_five_worst_queries_come_worst_first_and_no_query_twice() -> None:
@@ -345,7 +345,7 @@ def test_every_class_of_many_is_listed_once() -> None:
     )
     page = Parsed(sections.classes(Report(results, query_labels=labels)))
     assert sorted(re.findall(r"^c\d+$", page.words, re.MULTILINE)) == sorted(f"c{i}" for i in range(31))
-    assert any(abs(found - 15 / 31) < 1e-12 for found in page.numbers)  # the mean over all of class 0
+    assert any(abs(result - 15 / 31) < 1e-12 for result in page.numbers)  # the mean over all of class 0
 
 
 def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
@@ -359,8 +359,8 @@ def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
 def test_re_ranking_is_two_curves_and_a_table_of_every_method(run: SmallRun) -> None:
     markup = make_page(run)
     page = Parsed(markup)
-    for found in (METRICS["rerank"], BASELINES["itq"]["rerank"]):
-        for values in found.values():
+    for result in (METRICS["rerank"], BASELINES["itq"]["rerank"]):
+        for values in result.values():
             assert set(values.values()) <= set(page.numbers)
     assert "by length of the shortlist" in markup
     assert "images shortlisted" in page.words

@@ -30,8 +30,8 @@ def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def block(project: Path, name: str) -> str:
-    (found,) = (block.text for block in blocks(project) if block.tag == "engine" and block.words[0] == name)
-    return found
+    (result,) = (block.text for block in blocks(project) if block.tag == "engine" and block.words[0] == name)
+    return result
 
 
 def encoded(project: Path, finished: Path, name: str, tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ def encoded(project: Path, finished: Path, name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     names = [line.split(",")[1] for line in (finished / "data/images/manifest.csv").read_text().splitlines()[1:]]
     table = pq.read_table(finished / "codes")
-    found = {
+    result = {
         Path(path).name: code for path, code in zip(*(table[c].to_pylist() for c in ("path", "code")), strict=True)
     }
-    codes = np.array([np.frombuffer(found[Path(name).name], np.uint8) for name in names])
+    codes = np.array([np.frombuffer(result[Path(name).name], np.uint8) for name in names])
     turned = np.bitwise_count(codes ^ np.load(finished / "models/codes.npy")).sum()
     assert turned <= 0.01 * 12 * len(names)  # a bit within rounding of zero may turn
 

@@ -236,16 +236,16 @@ def test_commands(
     assert "mine: 16 images added. It holds 16 images." in capsys.readouterr().out
     shutil.copy(photos / "day 0/000.jpg", photos / "day 2/copy.jpg")
     assert main(["add", "mine", "photos", "--workers", "0"]) == 0  # the model is the collection's own
-    told = capsys.readouterr().out
-    assert "8 images added; 1 files are copies or new names of images that were there; 16 files were there" in told
+    message = capsys.readouterr().out
+    assert "8 images added; 1 files are copies or new names of images that were there; 16 files were there" in message
 
     assert main(["list", "mine", "--json"]) == 0
     items = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [item["id"] for item in items] == list(range(1, 25))
     assert main(["search", "photos/day 2/005.jpg", "--collection", "mine", "--top", "3", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    best = found["queries"][0]["results"][0]
-    assert found["images"] == 24
+    result = json.loads(capsys.readouterr().out)
+    best = result["queries"][0]["results"][0]
+    assert result["images"] == 24
     assert (best["distance"], best["name"]) == (0, (photos / "day 2/005.jpg").as_posix())
     assert best["id"] == next(item["id"] for item in items if best["name"] in item["paths"])
 
@@ -256,9 +256,9 @@ def test_commands(
     (photos / "day 1/001.jpg").unlink()
     assert main(["remove", "mine", "--missing"]) == 0
     assert main(["remove", "mine", "3", "photos/day 2/copy.jpg"]) == 0
-    told = capsys.readouterr().out
-    assert "1 images removed. It holds 23 images." in told
-    assert "1 images removed. It holds 22 images." in told
+    message = capsys.readouterr().out
+    assert "1 images removed. It holds 23 images." in message
+    assert "1 images removed. It holds 22 images." in message
     assert main(["remove", "mine"]) == 1
     assert "name images to remove, or give --missing" in capsys.readouterr().err
 
@@ -277,9 +277,9 @@ def test_the_page_opens_a_collection(collection: Collection, photos: Path, how: 
     with TestClient(create_app(gallery), base_url="http://localhost") as client:
         assert client.get("/api/about").json()["title"] == "mine"
         photo = (photos / "day 0/003.jpg").read_bytes()
-        found = client.post("/api/search?top=3", content=photo).json()["results"]
-        assert (found[0]["distance"], found[0]["name"]) == (0, (photos / "day 0/003.jpg").as_posix())
-        assert client.get(found[0]["thumbnail"]).headers["content-type"].startswith("image/")
+        result = client.post("/api/search?top=3", content=photo).json()["results"]
+        assert (result[0]["distance"], result[0]["name"]) == (0, (photos / "day 0/003.jpg").as_posix())
+        assert client.get(result[0]["thumbnail"]).headers["content-type"].startswith("image/")
     with collection.writing() as writer:
         writer.remove([1])
     assert open_searchable(collection.folder).open_gallery().version != version

@@ -120,9 +120,9 @@ def collection(finished: Path, tmp_path: Path) -> Collection:
 
 @pytest.fixture(scope="module")
 def context() -> Any:
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["tests.search.test_collection_kills"])
-    return found
+    result = multiprocessing.get_context("forkserver")
+    result.set_forkserver_preload(["tests.search.test_collection_kills"])
+    return result
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -176,16 +176,16 @@ def test_killed_at_random_moments(collection: Collection, context: Any) -> None:
         process.join(rng.uniform(0, 0.1))
         process.kill()
         process.join()
-        found = state(collection.folder)
-        assert found[:8] == before
-        assert len(found) in (8, 108)
-        seen.add(len(found))
+        result = state(collection.folder)
+        assert result[:8] == before
+        assert len(result) in (8, 108)
+        seen.add(len(result))
         with sqlite3.connect(collection.folder / module.DATABASE) as database:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert database.execute("PRAGMA foreign_key_check").fetchall() == []
         with collection.writing() as writer:
             writer.commit([("/x", "f" * 64)], ["f" * 64], rows[:1])
-            if len(found) > 8:
+            if len(result) > 8:
                 writer.remove([item.id for item in collection.items()[8:-1]])
             writer.remove(["/x"])
     assert seen

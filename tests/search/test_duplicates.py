@@ -39,9 +39,9 @@ def test_close_pairs_are_those_of_faiss(bits: int, radius: int, monkeypatch: pyt
         monkeypatch.setattr(module, "STEP_COST", step_cost)
         monkeypatch.setattr(module, "BLOCK", 1000)
         monkeypatch.setattr(module, "FOUND", 50)
-        found = [(int(i), int(j)) for block in close_pairs(packed, bits, radius) for i, j in zip(*block, strict=True)]
-        assert len(found) == len(set(found))
-        assert set(found) == expected
+        result = [(int(i), int(j)) for block in close_pairs(packed, bits, radius) for i, j in zip(*block, strict=True)]
+        assert len(result) == len(set(result))
+        assert set(result) == expected
 
 
 def test_parts_are_chosen_by_what_they_cost() -> None:
@@ -103,9 +103,9 @@ def test_the_command_over_a_collection(
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.jpg")}
     capsys.readouterr()
     assert main(["duplicates", "--collection", "mine", "--radius", "0", "--csv", "groups.csv", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["images"] == 25
-    (group,) = told["groups"]
+    message = json.loads(capsys.readouterr().out)
+    assert message["images"] == 25
+    (group,) = message["groups"]
     assert [(Path(item["name"]).name, item["exact"]) for item in group] == [("copy.jpg", False), ("000.jpg", True)]
     assert len({item["id"] for item in group}) == 1
     assert main(["duplicates", "--collection", "mine", "--radius", "64", "--min-similarity", "-1"]) == 0

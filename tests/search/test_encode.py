@@ -169,12 +169,12 @@ def test_rows_that_are_removed_meanwhile_are_computed(tmp_path: Path, monkeypatc
         return (values[rows[start : start + 64]] for start in range(0, len(rows), 64))
 
     blocks = reusing(store, digests, blocks_of)(np.arange(200))
-    found = [next(blocks)]
+    result = [next(blocks)]
     for path in store.folder.glob("*.npy"):
         path.unlink()
-    found += blocks
-    assert [len(block) for block in found] == [64, 64, 64, 8]
-    assert np.array_equal(np.concatenate(found), values)
+    result += blocks
+    assert [len(block) for block in result] == [64, 64, 64, 8]
+    assert np.array_equal(np.concatenate(result), values)
     kept = FeatureStore({"of": "a test"}).find(digests)
     assert (kept.block >= 0).sum() == 133  # the computed ones; those that went are not known any more
 

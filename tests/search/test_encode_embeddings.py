@@ -25,10 +25,10 @@ NAMES = [f"item {row}" for row in range(ROWS)]
 
 def rows() -> np.ndarray:
     """(130, 24) float32; rows 100 and 101 are exact copies of row 5, row 102 is nearly row 6."""
-    found = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
-    found[100:102] = found[5]
-    found[102] = found[6] * 1.5 + np.float32(1e-4)
-    return found
+    result = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype(np.float32)
+    result[100:102] = result[5]
+    result[102] = result[6] * 1.5 + np.float32(1e-4)
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ NAMED = ("a.npz", "a.parquet", "shards", "a.h5")
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main([*arguments, "--json"]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -99,8 +99,8 @@ def test_every_format_through_every_command(
     names = NAMES if name in NAMED else [f"{(tmp_path / name).as_posix()}:{row}" for row in range(ROWS)]
 
     assert main(["encode", name, "--model", str(model), "--out", "out", "--features", "float16"]) == 0
-    found = np.load("out/codes.npy")
-    assert not (np.unpackbits(found ^ codes, axis=1, count=BITS).astype(bool) & sure).any()
+    results = np.load("out/codes.npy")
+    assert not (np.unpackbits(results ^ codes, axis=1, count=BITS).astype(bool) & sure).any()
     with Path("out/manifest.csv").open(newline="", encoding="utf-8") as file:
         listed = [row["path"] for row in csv.DictReader(file)]
     assert listed == (NAMES if name in NAMED else [str(row) for row in range(ROWS)])
@@ -111,7 +111,7 @@ def test_every_format_through_every_command(
     collection = open_collection(Path("mine"))
     table = collection.table(copies=True)
     assert dict(zip(table.metadata["name"], table.packed.tobytes().hex(" ", 4).split(), strict=True)) == {
-        one: code.tobytes().hex() for one, code in zip(names, found, strict=True)
+        one: code.tobytes().hex() for one, code in zip(names, results, strict=True)
     }
     assert len(collection) == ROWS - 2  # two are exact copies
     np.testing.assert_array_equal(collection.features([7]), np.load("out/features.npy")[6:7])  # ids count from 1
@@ -164,10 +164,10 @@ def test_a_collection_without_features_is_searched_by_codes(
 ) -> None:
     npz(tmp_path / "a.npz", rows())
     assert main(["add", "mine", "a.npz", "--model", str(model), "--features", "none"]) == 0
-    (found,) = told(capsys, "search", "item 9", "--collection", "mine", "--top", "3")["queries"]
-    assert (found["results"][0]["name"], found["results"][0]["distance"]) == ("item 9", 0)
+    (result,) = told(capsys, "search", "item 9", "--collection", "mine", "--top", "3")["queries"]
+    assert (result["results"][0]["name"], result["results"][0]["distance"]) == ("item 9", 0)
     (again,) = told(capsys, "search", "item 9", "--collection", "mine", "--top", "3", "--rerank", "50")["queries"]
-    assert again["results"] == found["results"]
+    assert again["results"] == result["results"]
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def test_pgvector_answers_as_the_index_does(
         connection.execute(plan)
         text = "".join(map(str, np.unpackbits(table.packed[17])[: table.bits]))
         distance = f"bit_count(code # '{text}'::bit({table.bits}))"
-        found = connection.execute(f"SELECT id, {distance} AS d FROM codes ORDER BY d, id LIMIT {TOP}").fetchall()
-    check_same_modulo_ties(found, table, table.packed[17])
+        result = connection.execute(f"SELECT id, {distance} AS d FROM codes ORDER BY d, id LIMIT {TOP}").fetchall()
+    check_same_modulo_ties(result, table, table.packed[17])
 
 
 # --- what is stored beside the codes --------------------------------------------------------------------------------

@@ -170,8 +170,8 @@ def read_rgb(project: Path) -> Callable[[Path, int], Image.Image]:
     (function,) = (node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
     names: dict[str, Any] = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(ast.unparse(function), names)
-    found: Callable[[Path, int], Image.Image] = names["read_rgb"]
-    return found
+    result: Callable[[Path, int], Image.Image] = names["read_rgb"]
+    return result
 
 
 def photo(name: str, folder: Path) -> Path:
@@ -221,7 +221,7 @@ def test_the_documented_way_reads_odd_files_as_ingestion_does(
 
 def test_the_metadata_has_every_step_in_words() -> None:
     how = about_preprocessing(Preprocessing(resize=40, size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
-    told = " ".join(how["steps"])
+    message = " ".join(how["steps"])
     for word in ("JPEG", "EXIF", "16-bit", "white", "short side to 40 px", "bicubic", "crop of 32x32", "/ std"):
-        assert word in told
+        assert word in message
     assert json.loads(json.dumps(how)) == {**how, "mean": [0.5] * 3, "std": [0.5] * 3}

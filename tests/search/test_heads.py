@@ -61,8 +61,8 @@ def test_a_photo_is_searched_by_its_own_code(
         own = unpack(np.frombuffer(bytes.fromhex(query["code"]), np.uint8)[None], BITS)[0]
         (place,) = [result["row"] for result in query["results"] if query["photo"].endswith(result["name"])]
         np.testing.assert_array_equal(own, codes[place], err_msg=f"query {row}")
-        wanted = {number: int((code != own).sum()) for number, code in enumerate(codes)}
-        assert {result["row"]: result["distance"] for result in query["results"]} == wanted
+        expected = {number: int((code != own).sum()) for number, code in enumerate(codes)}
+        assert {result["row"]: result["distance"] for result in query["results"]} == expected
 
 
 def test_encode_gives_the_codes_of_photos_and_of_features(run: tuple[str, Path], tmp_path: Path) -> None:

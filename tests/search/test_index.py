@@ -33,11 +33,11 @@ def brute_force(queries: Array, codes: Array) -> Array:
 def test_flat_is_the_stable_sort_of_all_distances(bits: int, top: int) -> None:
     codes = clustered(700, bits)
     queries = np.concatenate([codes[:3], clustered(9, bits, seed=1)])
-    found = Index(pack(codes), bits=bits).search(pack(queries), top=top)
+    result = Index(pack(codes), bits=bits).search(pack(queries), top=top)
     distances = brute_force(queries, codes)
     expected = np.argsort(distances, axis=1, kind="stable")[:, :top]
-    assert np.array_equal(found.rows, expected)
-    assert np.array_equal(found.distances, np.take_along_axis(distances, expected, 1))
+    assert np.array_equal(result.rows, expected)
+    assert np.array_equal(result.distances, np.take_along_axis(distances, expected, 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,9 +45,9 @@ def test_flat_is_the_stable_sort_of_all_distances(bits: int, top: int) -> None:
 def test_every_kind_tells_true_distances_in_order(kind: Kind, bits: int) -> None:
     codes = clustered(3000, bits)
     queries = clustered(30, bits, seed=1)
-    found = Index(pack(codes), bits=bits, kind=kind).search(pack(queries), top=20)
+    result = Index(pack(codes), bits=bits, kind=kind).search(pack(queries), top=20)
     distances = brute_force(queries, codes)
-    for i, (line, rows) in enumerate(zip(found.distances, found.rows, strict=True)):
+    for i, (line, rows) in enumerate(zip(result.distances, result.rows, strict=True)):
         there = rows >= 0
         assert there.any()
         assert np.array_equal(line[there], distances[i, rows[there]])
@@ -60,21 +60,21 @@ def test_every_kind_tells_true_distances_in_order(kind: Kind, bits: int) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_recall_at_20_against_brute_force(kind: Kind) -> None:
     codes, queries = clustered(5000, 64), clustered(50, 64, seed=0)[:50]
-    found = Index(pack(codes), bits=64, kind=kind).search(pack(queries), top=20)
+    result = Index(pack(codes), bits=64, kind=kind).search(pack(queries), top=20)
     distances = brute_force(queries, codes)
     kth = np.sort(distances, axis=1)[:, 19:20]
-    share = ((found.distances >= 0) & (found.distances <= kth)).mean()
+    share = ((result.distances >= 0) & (result.distances <= kth)).mean()
     exact = Index(pack(codes), bits=64).search(pack(queries), top=20)
-    assert recall(found, exact) == pytest.approx(share)
+    assert recall(result, exact) == pytest.approx(share)
     assert share == 1 if kind == "flat" else share > 0.9
 
 
 def test_a_radius_leaves_out_what_is_farther() -> None:
     codes, queries = clustered(900, 24), clustered(10, 24, seed=1)
-    found = Index(pack(codes), bits=24).search(pack(queries), top=900, radius=3)
+    result = Index(pack(codes), bits=24).search(pack(queries), top=900, radius=3)
     for i, within in enumerate(brute_force(queries, codes) <= 3):
-        assert set(found.rows[i]) - {-1} == set(np.flatnonzero(within))
-        assert (found.distances[i, within.sum() :] == -1).all()
+        assert set(result.rows[i]) - {-1} == set(np.flatnonzero(within))
+        assert (result.distances[i, within.sum() :] == -1).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
@@ -86,25 +86,25 @@ def test_a_shortlist_with_its_whole_edge_is_ordered_by_cosine(
     rng = np.random.default_rng(3)
     codes, queries = clustered(900, 12), clustered(5, 12, seed=1)
     np.save(tmp_path / "features.npy", np.rint(rng.normal(size=(900, 16)) * 30).astype(dtype))
-    features, wanted = np.load(tmp_path / "features.npy", mmap_mode="r"), rng.normal(size=(5, 16))
+    features, requested = np.load(tmp_path / "features.npy", mmap_mode="r"), rng.normal(size=(5, 16))
     exact = np.asarray(features, np.float64)
-    cosines = wanted @ exact.T / np.linalg.norm(exact, axis=1)
+    cosines = requested @ exact.T / np.linalg.norm(exact, axis=1)
     distances = brute_force(queries, codes)
     mixed = rng.permutation(900)
-    found = Index(pack(codes), bits=12, features=features).search(
-        pack(queries), top, radius, rerank=size, query_features=wanted
+    result = Index(pack(codes), bits=12, features=features).search(
+        pack(queries), top, radius, rerank=size, query_features=requested
     )
     other = Index(pack(codes[mixed]), bits=12, features=features[mixed]).search(
-        pack(queries), top, radius, rerank=size, query_features=wanted
+        pack(queries), top, radius, rerank=size, query_features=requested
     )
-    for i, rows in enumerate(found.rows):
+    for i, rows in enumerate(result.rows):
         near = distances[i] <= np.sort(distances[i])[max(size, top) - 1]
         near &= distances[i] <= (12 if radius is None else radius)
         expected = np.flatnonzero(near)[np.argsort(-cosines[i, near])][:top]
         assert rows[rows >= 0].tolist() == expected.tolist()
-        assert found.distances[i, rows >= 0].tolist() == distances[i, expected].tolist()
+        assert result.distances[i, rows >= 0].tolist() == distances[i, expected].tolist()
         assert mixed[other.rows[i][other.rows[i] >= 0]].tolist() == expected.tolist()
-    assert found.rows.shape == (5, top)
+    assert result.rows.shape == (5, top)
 
 
 @pytest.mark.parametrize("rerank", [0, 40])
@@ -112,9 +112,9 @@ def test_without_features_outputs_order_the_ties_or_the_shortlist(rerank: int) -
     codes = clustered(900, 12)
     outputs = np.random.default_rng(1).uniform(-1, 1, (6, 12))
     queries = np.where(outputs >= 0, 1, -1)
-    found = Index(pack(codes), bits=12).search(pack(queries), 25, rerank=rerank, query_outputs=outputs)
+    result = Index(pack(codes), bits=12).search(pack(queries), 25, rerank=rerank, query_outputs=outputs)
     distances, scores = brute_force(queries, codes), (outputs @ codes.T).round(4)
-    for i, rows in enumerate(found.rows):
+    for i, rows in enumerate(result.rows):
         near = np.flatnonzero(distances[i] <= np.sort(distances[i])[max(rerank, 25) - 1])
         keys = np.stack([-scores[i], distances[i]] if rerank else [distances[i], -scores[i]], axis=1)
         assert keys[rows].tolist() == sorted(keys[near].tolist())[:25]
@@ -125,17 +125,17 @@ def test_an_approximate_index_orders_what_it_finds(kind: Kind) -> None:
     codes = clustered(3000, 64)
     features = codes + np.random.default_rng(2).normal(size=codes.shape)
     index = Index(pack(codes), bits=64, features=features, kind=kind)
-    found = index.search(pack(codes[:9]), 10, rerank=100, query_features=features[:9])
-    assert found.rows[:, 0].tolist() == list(range(9))
-    for i, rows in enumerate(found.rows):
+    result = index.search(pack(codes[:9]), 10, rerank=100, query_features=features[:9])
+    assert result.rows[:, 0].tolist() == list(range(9))
+    for i, rows in enumerate(result.rows):
         cosines = features[rows] @ features[i] / np.linalg.norm(features[rows], axis=1)
         assert (np.diff(cosines) <= 1e-6).all()
 
 
 def test_top_is_cut_to_what_there_is_and_one_code_suffices() -> None:
-    found = Index(pack([[1, -1, 1]]), bits=3).search(pack([[1, 1, 1]]), top=50)
-    assert found.rows.tolist() == [[0]]
-    assert found.distances.tolist() == [[1]]
+    result = Index(pack([[1, -1, 1]]), bits=3).search(pack([[1, 1, 1]]), top=50)
+    assert result.rows.tolist() == [[0]]
+    assert result.distances.tolist() == [[1]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,10 +216,10 @@ def test_mistakes_name_the_value() -> None:
 
 def test_the_codes_given_may_go_and_no_second_copy_is_kept() -> None:
     codes = pack(clustered(100, 16))
-    wanted = codes.copy()
+    expected = codes.copy()
     index = Index(codes, bits=16)
     codes[:] = 0
-    assert np.array_equal(index.packed, wanted)
+    assert np.array_equal(index.packed, expected)
     assert not index.packed.flags.writeable
     assert index.packed.base is not None  # a view into faiss' own memory
 

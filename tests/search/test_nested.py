@@ -63,8 +63,8 @@ def test_search_compares_the_first_bits(
     (query,) = answer["queries"]
     codes = unpack(np.load("models/codes.npy"), BITS)[:, :9]
     own = unpack(np.frombuffer(bytes.fromhex(query["code"]), np.uint8)[None], 9)[0]
-    wanted = {row: int((code != own).sum()) for row, code in enumerate(codes)}
-    assert {result["row"]: result["distance"] for result in query["results"]} == wanted
+    expected = {row: int((code != own).sum()) for row, code in enumerate(codes)}
+    assert {result["row"]: result["distance"] for result in query["results"]} == expected
 
 
 def test_a_length_that_was_not_trained_is_one_line(
@@ -98,12 +98,12 @@ def test_evaluate_reports_every_length() -> None:
     codes = np.where(rng.normal(size=(60, BITS)) + 0.7 * rng.normal(size=(3, BITS))[classes] > 0, 1, -1)
     split = Split(query=np.arange(10), train=np.arange(10, 30), database=np.arange(10, 60))
     params = EvaluateParams(precision_at=[1], radius=2, neighbors=[])
-    found = evaluate(
+    result = evaluate(
         pack(codes), labels, rng.normal(size=(60, 4)), split, bits=BITS, topk=20, params=params, nested=[4, 9]
     )
     q, d = split.query, split.database
-    wanted = {
+    expected = {
         str(bits): pytest.approx(mean_average_precision(codes[q, :bits], codes[d, :bits], labels[q], labels[d], 20))
         for bits in (4, 9, BITS)
     }
-    assert found.metrics["map_by_bits"] == wanted
+    assert result.metrics["map_by_bits"] == expected

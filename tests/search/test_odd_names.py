@@ -68,13 +68,13 @@ def test_export_to_faiss_and_parquet(tmp_path: Path) -> None:
 
 
 def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = tmp_path / "groups.csv"
-    assert main(["duplicates", "--codes-only", "--radius", "12", "--csv", str(found)]) == 0
-    assert sorted(column(found, "name")) == sorted(NAMES)
-    told = capsys.readouterr().out
-    assert len(told.splitlines()) == len(NAMES) + 3  # a line each, whatever the name holds
-    assert r"'line\nfeed.jpg'" in told
-    assert "\x1b" not in told
+    result = tmp_path / "groups.csv"
+    assert main(["duplicates", "--codes-only", "--radius", "12", "--csv", str(result)]) == 0
+    assert sorted(column(result, "name")) == sorted(NAMES)
+    message = capsys.readouterr().out
+    assert len(message.splitlines()) == len(NAMES) + 3  # a line each, whatever the name holds
+    assert r"'line\nfeed.jpg'" in message
+    assert "\x1b" not in message
 
 
 def test_encode_add_list_search_and_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

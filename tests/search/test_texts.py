@@ -135,9 +135,9 @@ def test_the_page_searches_by_text(collection: Path, capsys: pytest.CaptureFixtu
     (expected,) = json.loads(capsys.readouterr().out)["queries"]
     with TestClient(create_app(open_searchable(collection).open_gallery()), base_url="http://127.0.0.1") as client:
         assert client.get("/api/about").json()["texts"] is True
-        found = client.get("/api/search", params={"text": "a dog", "rerank": 5}).json()
-        assert found["query"] == {"code": expected["code"], "text": "a dog"}
-        assert [(one["row"], one["distance"]) for one in found["results"]] == [
+        result = client.get("/api/search", params={"text": "a dog", "rerank": 5}).json()
+        assert result["query"] == {"code": expected["code"], "text": "a dog"}
+        assert [(one["row"], one["distance"]) for one in result["results"]] == [
             (one["row"], one["distance"]) for one in expected["results"]
         ]
         for query in ("text=", f"text={'x' * 501}", "text=a&row=1"):

@@ -289,8 +289,8 @@ def test_a_failure_is_logged_and_told_without_its_traceback(gallery: Gallery, tm
 
 @pytest.fixture(scope="module")
 def address(gallery: Gallery) -> Iterator[str]:
-    with serving(create_app(gallery, max_upload=LIMIT)) as found:
-        yield found
+    with serving(create_app(gallery, max_upload=LIMIT)) as result:
+        yield result
 
 
 def malformed(folder: Path | None) -> list[tuple[str, bytes, set[int]]]:

@@ -43,9 +43,9 @@ def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def collection(finished: Path, tmp_path: Path) -> Collection:
-    found = create(tmp_path / "mine", finished / "models/hashnet.safetensors", "float16")
-    add_photos(found, [finished / "photos"], HOW)
-    return found
+    result = create(tmp_path / "mine", finished / "models/hashnet.safetensors", "float16")
+    add_photos(result, [finished / "photos"], HOW)
+    return result
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def client(collection: Collection) -> Iterator[TestClient]:
     """The page of a collection to which photos may be added."""
     gallery = open_searchable(collection.folder).open_gallery()
     app = create_app(gallery, max_upload=LIMIT, adder=PhotoAdder(collection, HOW))
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as found:
-        yield found
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as result:
+        yield result
 
 
 # --- near-identical images ------------------------------------------------------------------------------------------
@@ -66,11 +66,11 @@ def test_groups_are_those_of_the_command(
     for limits in ((), ("radius", "0"), ("radius", "20", "min_similarity", "0.5")):
         options = [f"--{text.replace('_', '-')}" if text[0].isalpha() else text for text in limits]
         assert main(["duplicates", "--collection", str(collection.folder), "--json", *options]) == 0
-        told = json.loads(capsys.readouterr().out)
+        message = json.loads(capsys.readouterr().out)
         answer = client.get("/api/duplicates", params=dict(zip(limits[::2], limits[1::2], strict=True))).json()
-        assert (answer["radius"], answer["min_similarity"]) == (told["radius"], told["min_similarity"])
-        assert answer["total"] == len(told["groups"]) >= 1
-        for group, expected in zip(answer["groups"], told["groups"], strict=True):
+        assert (answer["radius"], answer["min_similarity"]) == (message["radius"], message["min_similarity"])
+        assert answer["total"] == len(message["groups"]) >= 1
+        for group, expected in zip(answer["groups"], message["groups"], strict=True):
             assert group["size"] == len(expected)
             shown = [{name: image[name] for name in expected[0]} for image in group["images"]]
             assert shown == expected
@@ -141,10 +141,10 @@ def test_an_added_photo_is_kept_found_and_as_if_added_by_the_command(
     answer = client.post("/api/images", params={"name": "beach.png"}, content=photo(77))
     assert (answer.status_code, answer.json()) == (201, {"id": 7, "new": True, "row": 6, "images": 7})
     assert client.get("/api/about").json()["images"] == 7
-    (found,) = client.post("/api/search?top=1", content=photo(77)).json()["results"]
-    assert (found["distance"], found["row"], Path(found["name"]).parent.name) == (0, 6, "photos")
-    assert Path(found["name"]).read_bytes() == photo(77)
-    assert client.get(found["thumbnail"]).status_code == 200
+    (result,) = client.post("/api/search?top=1", content=photo(77)).json()["results"]
+    assert (result["distance"], result["row"], Path(result["name"]).parent.name) == (0, 6, "photos")
+    assert Path(result["name"]).read_bytes() == photo(77)
+    assert client.get(result["thumbnail"]).status_code == 200
     assert {item.id: item.sha256 for item in collection.items()}.items() >= before.items()
 
     other = create(tmp_path / "other", finished / "models/hashnet.safetensors", "float16")

@@ -115,13 +115,13 @@ def test_the_last_bin_holds_the_largest_distance() -> None:
 
 def test_digits_do_not_depend_on_the_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     features = clustered(1500)
-    found = []
+    result = []
     for cores in (1, 3):
         monkeypatch.setattr(ssdh.core.runtime, "num_cores", lambda cores=cores: cores)
         for keep_bytes in (10**9, 0):
             pairs = PairDistances(features, keep_bytes=keep_bytes)
-            found.append(asdict(fit_pairs(pairs, alpha=2.0, beta=2.0, bins=100)[0]))
-    assert all(other == found[0] for other in found)
+            result.append(asdict(fit_pairs(pairs, alpha=2.0, beta=2.0, bins=100)[0]))
+    assert all(other == result[0] for other in result)
 
 
 @pytest.mark.parametrize("mean", [0.0, 3.0, 60.0])  # mean 60: every distance is below 0.001
@@ -214,9 +214,9 @@ def test_labels_on_the_fly_equal_the_matrix(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored.block(i, j), matrix[np.ix_(i, j)])
     for size in (3, 40):  # single elements, whole rows
         batches = rng.permutation(600)[: 5 * size].reshape(5, size)
-        wanted = np.stack([matrix[np.ix_(numbers, numbers)] for numbers in batches])
-        np.testing.assert_array_equal(flying.blocks(batches), wanted)
-        np.testing.assert_array_equal(stored.blocks(batches), wanted)
+        expected = np.stack([matrix[np.ix_(numbers, numbers)] for numbers in batches])
+        np.testing.assert_array_equal(flying.blocks(batches), expected)
+        np.testing.assert_array_equal(stored.blocks(batches), expected)
     d = squareform(pdist(everything[rows].astype(np.float64), "cosine"))
     np.testing.assert_allclose(flying.affinities(i, j), 1 - d[np.ix_(i, j)], atol=1e-6)
 
@@ -322,10 +322,10 @@ def test_peak_memory_above_features_and_labels(n: int, dim: int, limit_mb: int, 
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(n), str(dim)], cwd=project, capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
-    assert found["mb"] < limit_mb
-    assert found["similar"] >= n
-    assert not found["torch"]
+    result = json.loads(done.stdout)
+    assert result["mb"] < limit_mb
+    assert result["similar"] >= n
+    assert not result["torch"]
 
 
 def test_the_eight_fields_of_the_contract() -> None:
@@ -405,20 +405,20 @@ def test_separated_clusters_have_pairs_of_both_kinds() -> None:
     features = (3 * rng.normal(size=(10, 24))[own] + rng.normal(size=(600, 24))).astype(np.float32)
     params = StructureParams(**read_recipe("manifold")["structure"])
     fitted = fit_recipe(features, params, seed=0)
-    found = fitted.structure
+    result = fitted.structure
     plain = fit_pairs(fitted.pairs, alpha=2.0, beta=2.0, bins=500)[0]
     assert plain.fraction_similar == plain.fraction_dissimilar == 0
     assert (fitted.alpha, fitted.beta) == (1.0, 0.5)
-    assert found.threshold_similar == found.mode - found.sigma_left
-    assert found.threshold_dissimilar == found.mode + found.sigma_right / 2
+    assert result.threshold_similar == result.mode - result.sigma_left
+    assert result.threshold_dissimilar == result.mode + result.sigma_right / 2
     between = fit_pairs(fitted.pairs, alpha=1.0, beta=1.0, bins=500)[0]
     assert between.fraction_similar
     assert not between.fraction_dissimilar
-    labels = pseudo_labels(fitted.pairs, found)
+    labels = pseudo_labels(fitted.pairs, result)
     same = own[:, None] == own
-    assert found.fraction_similar > 0.03
+    assert result.fraction_similar > 0.03
     assert same[labels == 1].all()
-    assert found.fraction_dissimilar > 0.8
+    assert result.fraction_dissimilar > 0.8
     assert not same[labels == -1].any()
 
 
@@ -428,13 +428,13 @@ def test_a_side_with_pairs_keeps_its_threshold_and_one_without_any_its_factor() 
     plain = fit_pairs(pairs, alpha=1.0, beta=50.0, bins=50)[0]
     assert plain.fraction_similar > 0
     assert plain.fraction_dissimilar == 0
-    found, alpha, beta = reach_pairs(pairs, plain, 1.0, 50.0)
+    result, alpha, beta = reach_pairs(pairs, plain, 1.0, 50.0)
     d = pdist(features.astype(np.float64), "cosine")
     halves = [50 / 2**n for n in range(1, 7)]
-    wanted = next(half for half in halves if (d > plain.mode + half * plain.sigma_right).any())
-    assert (alpha, beta) == (1.0, wanted)
-    assert found.threshold_similar == plain.threshold_similar
-    assert found.fraction_similar == plain.fraction_similar
-    assert found.fraction_dissimilar == np.mean(d > found.threshold_dissimilar) > 0
+    expected = next(half for half in halves if (d > plain.mode + half * plain.sigma_right).any())
+    assert (alpha, beta) == (1.0, expected)
+    assert result.threshold_similar == plain.threshold_similar
+    assert result.fraction_similar == plain.fraction_similar
+    assert result.fraction_dissimilar == np.mean(d > result.threshold_dissimilar) > 0
     far = replace(plain, sigma_right=1e6)
     assert reach_pairs(pairs, far, 1.0, 2.0)[1:] == (1.0, 2.0)

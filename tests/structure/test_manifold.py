@@ -33,17 +33,17 @@ def rings(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_neighbours_are_scikit_learns_by_cosine_of_centred_features() -> None:
     features = np.random.default_rng(0).standard_normal((400, 12)).astype(np.float32) + 5
-    found = nearest_neighbours(features, 7).toarray()
+    result = nearest_neighbours(features, 7).toarray()
     centred = features - features.mean(axis=0)
     expected = NearestNeighbors(n_neighbors=7, metric="cosine").fit(centred).kneighbors_graph().toarray()
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(result, expected)
 
 
 def test_duplicates_never_make_an_image_its_own_neighbour() -> None:
     features = np.repeat(np.random.default_rng(0).standard_normal((5, 8)), 12, axis=0)  # 12 copies, k = 4
-    found = nearest_neighbours(features, 4).toarray()
-    assert (np.diag(found) == 0).all()
-    assert (found.sum(axis=1) == 4).all()
+    result = nearest_neighbours(features, 4).toarray()
+    assert (np.diag(result) == 0).all()
+    assert (result.sum(axis=1) == 4).all()
 
 
 @pytest.mark.parametrize("n", [60, 800])  # dense and Lanczos eigenpairs
@@ -93,8 +93,8 @@ def test_a_graph_in_pieces_keeps_every_piece(pieces: int) -> None:
 
 def test_walk_weights_by_hand() -> None:
     # steps 2, decay 0.5: λ + 0.5 λ² + 0.25 λ³
-    found = walk_weights(np.array([1.0, 0.5, 0.0, -1.0]), 2, 0.5)
-    np.testing.assert_allclose(found, [1.75, 0.5 + 0.125 + 0.03125, 0.0, -1 + 0.5 - 0.25])
+    result = walk_weights(np.array([1.0, 0.5, 0.0, -1.0]), 2, 0.5)
+    np.testing.assert_allclose(result, [1.75, 0.5 + 0.125 + 0.03125, 0.0, -1 + 0.5 - 0.25])
 
 
 def test_distances_follow_the_circles_where_cosines_do_not() -> None:
@@ -193,10 +193,10 @@ def test_the_embedding_does_not_depend_on_the_number_of_threads() -> None:
         "found = diffusion_embedding(x, neighbors=20, rank=48, steps=6, decay=0.9)\n"
         "print(hashlib.sha256(found.tobytes()).hexdigest())\n"
     )
-    told = {
+    message = {
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | more, capture_output=True, text=True, check=True
         ).stdout
         for more in ({}, {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
     }
-    assert len(told) == 1
+    assert len(message) == 1

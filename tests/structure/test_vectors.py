@@ -23,10 +23,10 @@ def test_by_hand() -> None:
 @given(power=st.floats(0.1, 3), scale=st.floats(1e-3, 1e3), seed=st.integers(0, 100))
 def test_unit_length_signs_kept_and_no_scale_matters(power: float, scale: float, seed: int) -> None:
     features = np.random.default_rng(seed).standard_normal((5, 7)).astype(np.float32)
-    found = power_normalise(features, power)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(np.sign(found), np.sign(features))
-    np.testing.assert_allclose(power_normalise(features * np.float32(scale), power), found, rtol=1e-3, atol=1e-5)
+    result = power_normalise(features, power)
+    np.testing.assert_allclose(np.linalg.norm(result, axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(np.sign(result), np.sign(features))
+    np.testing.assert_allclose(power_normalise(features * np.float32(scale), power), result, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 0.7, 1.0])
@@ -34,8 +34,8 @@ def test_the_network_normalises_as_the_structure_does(power: float) -> None:
     features = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float32)
     features[3] = 0
     model = HashNet(6, 4, power=power)
-    found = model.normalised(torch.from_numpy(features)).numpy()
-    np.testing.assert_allclose(found, power_normalise(features, power), rtol=1e-5, atol=1e-6)
+    result = model.normalised(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(result, power_normalise(features, power), rtol=1e-5, atol=1e-6)
 
 
 def test_centred_features_have_a_mean_square_of_one() -> None:
@@ -64,9 +64,9 @@ def test_power_and_scale_are_in_the_file_and_old_files_still_load(tmp_path: Path
     model = seeded_hashnet(6, 4, seed=0, power=0.7)
     centre(model, features)
     save_hashnet(tmp_path / "model.safetensors", model, {"bits": 4})
-    found = load_hashnet(tmp_path / "model.safetensors")
-    assert found.power == 0.7
-    assert torch.equal(found(features), model(features))
+    result = load_hashnet(tmp_path / "model.safetensors")
+    assert result.power == 0.7
+    assert torch.equal(result(features), model(features))
 
 
 def test_gradients_are_finite_at_zero_features() -> None:

@@ -94,9 +94,9 @@ def test_a_step_is_the_textbook_step_without_dropout() -> None:
     loss = step(trainer(ours), 0, images, labels.float(), labels.abs().float())
     plain.train()
     plain.backbone.stem[1].eval()  # type: ignore[union-attr,index]
-    wanted = ssdh_loss(plain(images), labels)
-    wanted.backward()
-    torch.testing.assert_close(loss, wanted.detach())
+    expected = ssdh_loss(plain(images), labels)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
     for (name, one), two in zip(ours.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, msg=lambda text, n=name: f"{n}: {text}")
 
@@ -116,8 +116,8 @@ def test_random_numbers_of_a_step_follow_seed_and_iteration_alone() -> None:
 
 def test_dropout_is_on_in_training_and_off_in_validation() -> None:
     network = model()
-    found = share_dropout(network)
-    assert len(found) == 2
+    result = share_dropout(network)
+    assert len(result) == 2
     training_mode(network)
     assert not network.backbone.stem[1].training  # type: ignore[union-attr,index]
     dropout = SharedDropout(nn.Dropout(0.5))
@@ -186,13 +186,13 @@ def test_out_of_memory_of_a_frozen_network_is_one_line(kind: RuntimeError, monke
         raise kind
 
     network = nn.Linear(4, 4)
-    told = r"out of memory on cpu with blocks of 64 images: set backbone.precision"
+    message = r"out of memory on cpu with blocks of 64 images: set backbone.precision"
     for name in ("forward", "to"):
         with monkeypatch.context() as patch:
             patch.setattr(network, name, full)
-            with pytest.raises(SSDHError, match=told):
+            with pytest.raises(SSDHError, match=message):
                 list(forward.run_network(network, [torch.zeros(2, 4)], CPU))
-    with pytest.raises(SSDHError, match=told):
+    with pytest.raises(SSDHError, match=message):
         list(forward.run_network(network, [torch.zeros(2, 4)], CPU, prepare=full))
 
 
@@ -287,8 +287,8 @@ def test_codes_come_from_images_and_the_trained_network(workspace: Path) -> None
 def test_bf16(workspace: Path) -> None:
     full, low = fresh(workspace), fresh(workspace, precision="bf16")
     assert low["models/hashnet.safetensors"][-4096:] != full["models/hashnet.safetensors"][-4096:]
-    loss, wanted = (float(found["metrics/train.csv"].split(b",")[-1]) for found in (low, full))
-    assert loss == pytest.approx(wanted, rel=0.1)
+    loss, expected = (float(result["metrics/train.csv"].split(b",")[-1]) for result in (low, full))
+    assert loss == pytest.approx(expected, rel=0.1)
     assert load_hashnet(workspace / "models/hashnet.safetensors").hash.weight.dtype == torch.float32
 
 
@@ -317,9 +317,9 @@ def test_evaluate_measures_a_model_without_training(
     with inside(workspace):
         options = parser.parse_args(["evaluate", "--model", "models/hashnet.safetensors", "--json", "found.json"])
         assert options.run(options) == 0
-    found = json.loads((workspace / "found.json").read_text())
-    assert found.pop("model") == "models/hashnet.safetensors"
-    assert found == wanted
+    result = json.loads((workspace / "found.json").read_text())
+    assert result.pop("model") == "models/hashnet.safetensors"
+    assert result == wanted
     assert f"{wanted['map']:.4f}" in capsys.readouterr().out
     assert results(workspace) == before
     # a hash layer alone, whose features are those of the current parameters, and then are not
@@ -350,12 +350,12 @@ def test_evaluate_names_weights_that_are_not_whole_by_what_named_them(workspace:
         cut.write_bytes(model.read_bytes()[:100])
         params = tiny_params()
         params["datasets"]["digits"]["images"]["weights"] = "file"
-        for named, told in (("/nope.safetensors", "does not exist"), (str(cut), "is not a whole state dict")):
+        for named, message in (("/nope.safetensors", "does not exist"), (str(cut), "is not a whole state dict")):
             params["backbone"]["weights_file"] = named
             write_params(workspace, params)
-            with pytest.raises(DataError, match=rf"^backbone\.weights_file {named} {told}"):
+            with pytest.raises(DataError, match=rf"^backbone\.weights_file {named} {message}"):
                 measuring.measure(model)
-            with pytest.raises(DataError, match=rf"^--weights-file {named} {told}(?!.*params\.yaml)"):
+            with pytest.raises(DataError, match=rf"^--weights-file {named} {message}(?!.*params\.yaml)"):
                 measuring.measure(model, Path(named))
         with pytest.raises(DataError, match=r"^--weights-file /nope does not exist"):
             measuring.measure(model, Path("/nope"))
@@ -391,8 +391,8 @@ def test_out_of_memory_names_the_batch_size_to_try(
     write_params(workspace, tiny_params(finetune=True))
     with pytest.raises(SystemExit):
         run_stage(workspace, "train")
-    told = "train: out of memory on cpu with train.batch_size 24: try 12, train.precision bf16 or more"
-    assert told in capsys.readouterr().err
+    message = "train: out of memory on cpu with train.batch_size 24: try 12, train.precision bf16 or more"
+    assert message in capsys.readouterr().err
 
 
 def test_compile_is_a_flag(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

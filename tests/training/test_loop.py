@@ -83,9 +83,9 @@ def test_a_given_model_without_a_centre_starts_with_its_own_codes(
     save_hashnet(path, given, {"bits": K})
     more: dict[str, Any] = {"centre": True, "epochs": 1, "lr": 1e-9, "weight_decay": 0.0}
     values = train_params(tmp_path / "none").model_dump() | more | {"init_file": str(path)}
-    found, _ = fitted(data, TrainParams(**values))
+    result, _ = fitted(data, TrainParams(**values))
     features = torch.from_numpy(data[0])
-    torch.testing.assert_close(found(features), given(features), rtol=0, atol=1e-5)
+    torch.testing.assert_close(result(features), given(features), rtol=0, atol=1e-5)
 
 
 def test_every_rank_waits_for_a_validation(
@@ -163,11 +163,11 @@ def test_equal_to_the_plain_loop_step_by_step(
 
     monkeypatch.setattr(HeadTrainer, "step", noted)
     model, progress = fitted(data, params, dtype=torch.float64, kind=ByAutograd if by_autograd else Published)
-    wanted, losses = plain_loop(data, params, torch.float64)
+    expected, losses = plain_loop(data, params, torch.float64)
     np.testing.assert_allclose(seen, losses, rtol=1e-9)
     rounding = 1e-6 if params.target == "soft" else 1e-9  # affinities are of single precision
-    torch.testing.assert_close(model.hash.weight, wanted.hash.weight, rtol=rounding, atol=rounding / 100)
-    torch.testing.assert_close(model.hash.bias, wanted.hash.bias, rtol=rounding, atol=rounding / 100)
+    torch.testing.assert_close(model.hash.weight, expected.hash.weight, rtol=rounding, atol=rounding / 100)
+    torch.testing.assert_close(model.hash.bias, expected.hash.bias, rtol=rounding, atol=rounding / 100)
     steps = -(-N // params.batch_size)
     means = [np.mean(losses[start : start + steps]) for start in range(0, len(losses), steps)]
     assert [row[:2] for row in progress.epochs] == [(epoch + 1, (epoch + 1) * steps) for epoch in range(3)]
@@ -185,7 +185,7 @@ def test_parts_and_bits_do_not_depend_on_the_number_of_cores(
     data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So tiny products round alike however they are cut, so the cuts themselves are looked at too."""
-    found, cuts = [], []
+    result, cuts = [], []
     share_out = parallel.share_out
 
     def noted(work: Callable[[slice], Any], size: int, parts: int) -> None:
@@ -201,9 +201,9 @@ def test_parts_and_bits_do_not_depend_on_the_number_of_cores(
         _share_out_everything(monkeypatch, cores)
         cuts.append([])
         model, progress = fitted(data, train_params(tmp_path / "none", batch_size=24))
-        found.append((model.hash.weight.detach().numpy().tobytes(), progress.epochs, sorted(cuts[-1])))
+        result.append((model.hash.weight.detach().numpy().tobytes(), progress.epochs, sorted(cuts[-1])))
     assert max(parts for _, parts, *_ in cuts[0]) > 3
-    assert found[1] == found[2] == found[0]
+    assert result[1] == result[2] == result[0]
 
 
 def test_every_epoch_is_a_permutation_of_its_own() -> None:
@@ -259,11 +259,11 @@ def test_resumed_after_any_step_to_the_same_bits(data: Any, tmp_path: Path, opti
         with pytest.raises(KeyboardInterrupt):
             fitted(data, params, validate=validate, snapshots=Interrupted(folder, stop))
         torch.manual_seed(stop)  # whatever the process drew meanwhile
-        resumed, found = fitted(data, params, validate=validate, snapshots=Snapshots(folder, "same"))
+        resumed, result = fitted(data, params, validate=validate, snapshots=Snapshots(folder, "same"))
         assert torch.equal(resumed.hash.weight, whole.hash.weight)
         assert torch.equal(resumed.hash.bias, whole.hash.bias)
-        assert [list(row) for row in found.epochs] == [list(row) for row in curves.epochs]
-        assert [list(row) for row in found.validation] == [list(row) for row in curves.validation]
+        assert [list(row) for row in result.epochs] == [list(row) for row in curves.epochs]
+        assert [list(row) for row in result.validation] == [list(row) for row in curves.validation]
 
 
 def test_snapshots_that_do_not_fit_are_ignored_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,10 +302,10 @@ def test_a_snapshot_is_written_beside_the_training_and_holds_its_moment(
     weight += 1
     curve.append(2.0)
     disk_is_ready.set()
-    found = snapshots.load()
-    assert found is not None
-    assert found["model"]["weight"].tolist() == [0, 0, 0]
-    assert found["curve"] == [1.0]
+    result = snapshots.load()
+    assert result is not None
+    assert result["model"]["weight"].tolist() == [0, 0, 0]
+    assert result["curve"] == [1.0]
 
 
 def test_a_snapshot_that_could_not_be_written_ends_the_training(

@@ -15,9 +15,9 @@ def looped(
     total = 0.0
     for i in range(size):
         for j in range(size):
-            wanted = labels[i, j] if targets is None else targets[i, j]
+            expected = labels[i, j] if targets is None else targets[i, j]
             weight = abs(labels[i, j]) if labels[i, j] else unknown_weight
-            total += weight * (codes[i] @ codes[j] / bits - wanted) ** 2
+            total += weight * (codes[i] @ codes[j] / bits - expected) ** 2
     return total / size**2
 
 
@@ -42,13 +42,13 @@ def test_against_a_loop(unknown_weight: float, soft: bool) -> None:
     rng = np.random.default_rng(0)
     codes, labels = np.tanh(rng.normal(size=(9, 5))), rng.integers(-1, 2, (9, 9))
     targets = rng.uniform(-1, 1, (9, 9)) if soft else None
-    found = ssdh_loss(
+    result = ssdh_loss(
         torch.from_numpy(codes),
         torch.from_numpy(labels.astype(np.int8)),
         unknown_weight=unknown_weight,
         targets=None if targets is None else torch.from_numpy(targets),
     )
-    assert found.item() == pytest.approx(looped(codes, labels, unknown_weight, targets), rel=1e-6)
+    assert result.item() == pytest.approx(looped(codes, labels, unknown_weight, targets), rel=1e-6)
 
 
 def test_gradient_by_differences() -> None:

@@ -139,25 +139,25 @@ def check_fit(network: "nn.Module", state: "dict[str, Tensor]", known: set[str],
 
     known: keys beyond the network's that are no mistake.
     """
-    wanted = network.state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in wanted and key not in known]
-    shapes = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    expected = network.state_dict()
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in expected and key not in known]
+    shapes = [key for key in expected if key in state and state[key].shape != expected[key].shape]
     if missing or unknown or shapes:
-        told = "; ".join(
+        explanation = "; ".join(
             f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
             for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
             if keys
         )
-        raise DataError(f"{message}: {told}; keys must be those of its state dict")
+        raise DataError(f"{message}: {explanation}; keys must be those of its state dict")
 
 
 def fill(network: "nn.Module", state: "dict[str, Tensor]") -> "nn.Module":
     """Put `state`, which fits, into a network that may be without storage, as float32; returns the network."""
     import torch
 
-    wanted = network.state_dict()
-    chosen = {key: state.get(key, torch.zeros((), dtype=torch.long)) for key in wanted}
+    expected = network.state_dict()
+    chosen = {key: state.get(key, torch.zeros((), dtype=torch.long)) for key in expected}
     chosen = {key: value.float() if value.is_floating_point() else value for key, value in chosen.items()}
     network.load_state_dict(chosen, strict=True, assign=True)
     return network.requires_grad_(True)

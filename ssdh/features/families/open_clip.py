@@ -116,8 +116,8 @@ class OpenClip(Family):
 
         def vectors(texts: "Sequence[str]") -> "Tensor":
             with torch.inference_mode():
-                found: Tensor = whole.encode_text(tokenize(list(texts))).float()
-                return found
+                result: Tensor = whole.encode_text(tokenize(list(texts))).float()
+                return result
 
         return vectors
 
@@ -140,8 +140,8 @@ def _tag(network: str) -> dict[str, Any]:
     import open_clip
 
     model, _, tag = network.partition("/")
-    found: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag) if tag else {}
-    return found
+    result: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag) if tag else {}
+    return result
 
 
 def _weights_file(network: str, weights: str) -> "Path":
@@ -155,11 +155,11 @@ def _weights_file(network: str, weights: str) -> "Path":
             f"backbone.arch open_clip/{network} with images.weights {weights!r} names no weights: add one of {tags} as "
             f"open_clip/{model}/TAG, or set images.weights to random or file (params.yaml: backbone.arch)"
         )
-    found = _tag(network)
-    if found.get("hf_hub"):
-        repo, _, name = str(found["hf_hub"]).rpartition("/")
+    result = _tag(network)
+    if result.get("hf_hub"):
+        repo, _, name = str(result["hf_hub"]).rpartition("/")
         return hub_file(repo, (name, *FILES) if name else FILES, "licence: see that page")
-    return fetch(RemoteFile(str(found["url"]), sha256=str(found.get("sha256", ""))), ssdh_home() / "weights")
+    return fetch(RemoteFile(str(result["url"]), sha256=str(result.get("sha256", ""))), ssdh_home() / "weights")
 
 
 FAMILIES = (OpenClip(),)

@@ -16,8 +16,8 @@ def _found() -> dict[str, Family]:
     """The families of all modules beside this one, sorted by name."""
     names = (module.name for module in pkgutil.iter_modules(families.__path__))
     modules = [importlib.import_module(f"{families.__name__}.{name}") for name in names if name != "registry"]
-    found: list[Family] = [family for module in modules for family in getattr(module, "FAMILIES", ())]
-    return {family.name: family for family in sorted(found, key=lambda family: family.name)}
+    result: list[Family] = [family for module in modules for family in getattr(module, "FAMILIES", ())]
+    return {family.name: family for family in sorted(result, key=lambda family: family.name)}
 
 
 FAMILIES = _found()

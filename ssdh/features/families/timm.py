@@ -59,10 +59,10 @@ class Timm(Family):
         from timm.data import config
 
         resolve: Any = config.resolve_data_config
-        found = resolve(pretrained_cfg=_config(network))
-        size = int(found["input_size"][-1])
-        how = "bilinear" if found["interpolation"] == "bilinear" else "bicubic"
-        return ImageInput(size, int(size / found["crop_pct"]), triple(found["mean"]), triple(found["std"]), how)
+        result = resolve(pretrained_cfg=_config(network))
+        size = int(result["input_size"][-1])
+        how = "bilinear" if result["interpolation"] == "bilinear" else "bicubic"
+        return ImageInput(size, int(size / result["crop_pct"]), triple(result["mean"]), triple(result["std"]), how)
 
     def fetch(self, network: str, weights: str) -> None:
         """The file of the pretrained weights, or DataError."""
@@ -87,8 +87,8 @@ class Timm(Family):
         try:
             module = _create(network, size, pretrained=True, pretrained_cfg_overlay=given, num_classes=count)
         except (RuntimeError, KeyError, AttributeError) as error:
-            told = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
-            raise DataError(f"{source} does not fit timm/{network}: {told[:300]}") from None
+            message = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
+            raise DataError(f"{source} does not fit timm/{network}: {message[:300]}") from None
         module.pretrained_cfg.pop("state_dict", None)
         return _ending_at(layer, module, network)
 

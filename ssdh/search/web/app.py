@@ -197,8 +197,8 @@ def create_app(
             data, encode = await photo(request), shown.gallery.encode
             async with decoded:
                 pixels = await run().run_in_executor(decoder, decode_image, data, encode.min_side)
-                found: Encoded = await run().run_in_executor(encoder, encode, [pixels])
-            return await run().run_in_executor(decoder, shown.view.search_photo, found, top, rerank)
+                result: Encoded = await run().run_in_executor(encoder, encode, [pixels])
+            return await run().run_in_executor(decoder, shown.view.search_photo, result, top, rerank)
 
     @app.get("/images/{row}/{size}")
     def picture(row: int, size: Size, v: str = "") -> Response:
@@ -206,11 +206,11 @@ def create_app(
         at = shown
         at.view.check_row(row)
         try:
-            found = at.thumbnails.get(row, size)
+            result = at.thumbnails.get(row, size)
         except DataError as error:
             raise HTTPException(410, str(error)) from None
         cached = IMMUTABLE if v == at.gallery.version else "no-cache"
-        return Response(found.data, media_type=found.media_type, headers={"Cache-Control": cached})
+        return Response(result.data, media_type=result.media_type, headers={"Cache-Control": cached})
 
     for path, name in FILES.items():
         app.add_api_route(f"/{path}", _static(name), include_in_schema=False, response_model=None)
@@ -230,19 +230,19 @@ async def _body(request: Request, limit: int) -> bytes:
 
     (A client that is cut off while it sends sees a broken connection instead of the reason.)
     """
-    told = HTTPException(413, f"the file is larger than {limit >> 20} MiB: send a smaller one")
+    message = HTTPException(413, f"the file is larger than {limit >> 20} MiB: send a smaller one")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > 8 * limit:
-        raise told
+        raise message
     data, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > 8 * limit:
-            raise told
+            raise message
         if size <= limit:
             data += chunk
     if size > limit:
-        raise told
+        raise message
     return bytes(data)
 
 

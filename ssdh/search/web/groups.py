@@ -35,16 +35,16 @@ class Groups:
             if self._asked != (radius, similarity):
                 self._found = find_groups(table, features, radius=radius, min_similarity=similarity)
                 self._asked = (radius, similarity)
-            found = self._found
+            result = self._found
         return {
             "radius": radius,
             "min_similarity": None if features is None else similarity,
-            "total": len(found),
-            "images": sum(map(len, found)),
+            "total": len(result),
+            "images": sum(map(len, result)),
             "start": start,
             "groups": [
                 {"group": number, "size": len(group), "images": self._members(table, group[:MOST_MEMBERS])}
-                for number, group in enumerate(found[start : start + count], start + 1)
+                for number, group in enumerate(result[start : start + count], start + 1)
             ],
         }
 

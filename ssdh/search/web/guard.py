@@ -52,8 +52,8 @@ class Guard:
     def _refusal(self, headers: Headers) -> JSONResponse | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._known(host):
-            told = f"this server does not answer to the name {host[:100]!r}: use its address, or --allow-host"
-            return JSONResponse({"error": told}, status_code=421)
+            message = f"this server does not answer to the name {host[:100]!r}: use its address, or --allow-host"
+            return JSONResponse({"error": message}, status_code=421)
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             return JSONResponse({"error": "requests from other web sites are refused"}, status_code=403)
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":

@@ -48,8 +48,8 @@ class View:
 
     def search_text(self, text: str, encoded: Encoded, top: int, rerank: int) -> dict[str, Any]:
         """The answer for an encoded text."""
-        found = self.search_photo(encoded, top, rerank)
-        return found | {"query": found["query"] | {"text": text}}
+        result = self.search_photo(encoded, top, rerank)
+        return result | {"query": result["query"] | {"text": text}}
 
     def search_row(self, row: int, top: int, rerank: int) -> dict[str, Any]:
         """The answer for an image of the gallery, which is left out itself."""
@@ -63,7 +63,7 @@ class View:
     def search(self, packed: Packed, top: int, row: int | None = None, **how: Any) -> dict[str, Any]:
         """The answer for one code (1, B). row: the image it is of, left out; how: more for `Index.search`."""
         distances, rows = self.index.search(packed, top + (row is not None), **how)
-        found = [
+        result = [
             self.image(int(near)) | {"distance": int(distance)}
             for distance, near in zip(distances[0], rows[0], strict=True)
             if near >= 0 and near != row
@@ -75,7 +75,7 @@ class View:
         return {
             "bits": self.index.bits,
             "query": query,
-            "results": found,
+            "results": result,
             "histogram": histogram.tolist(),
             "reranked": bool(how.get("rerank")),
         }

@@ -52,8 +52,8 @@ def test_clusters_that_do_not_touch_are_kept_apart_by_16_bits(name: str, cluster
     packed = encode(fitted, features)
     if isinstance(fitted, Codes):
         assert packed.shape == (800, 2)
-        found = average_precisions(packed[:50], packed[50:], labels[:50], labels[50:], bits=16)
-        assert found.mean() > 0.9, found.mean()
+        result = average_precisions(packed[:50], packed[50:], labels[:50], labels[50:], bits=16)
+        assert result.mean() > 0.9, result.mean()
     else:
         order = np.argsort(-fitted.scores(features[:50], packed[50:]), axis=1, kind="stable")[:, :20]
         right = (labels[:50, None] * labels[50:][order]).sum(axis=2)
@@ -77,10 +77,10 @@ def test_a_baseline_says_what_it_is(name: str) -> None:
 
 
 def test_pca_rr_turns_the_principal_components(rows: Matrix) -> None:
-    found, components = fit("pca_rr", rows, 6, 0), principal_components(rows - rows.mean(axis=0), 6)
-    assert isinstance(found, Affine)
-    assert found.weights @ found.weights.T == pytest.approx(np.eye(6), abs=1e-4)
-    turned = found.weights @ components.T
+    result, components = fit("pca_rr", rows, 6, 0), principal_components(rows - rows.mean(axis=0), 6)
+    assert isinstance(result, Affine)
+    assert result.weights @ result.weights.T == pytest.approx(np.eye(6), abs=1e-4)
+    turned = result.weights @ components.T
     assert turned @ turned.T == pytest.approx(np.eye(6), abs=1e-4)  # inside their space
     assert np.abs(np.abs(turned) - np.eye(6)).max() > 0.1
 
@@ -101,13 +101,13 @@ def test_spectral_hashing_on_a_rectangle() -> None:
     fitted = spectral.fit(points, 4, seed=0)
     x, y = points.T
     expected = [np.cos(np.pi * x / 4), np.cos(2 * np.pi * x / 4), np.cos(np.pi * y / 1.5), np.cos(3 * np.pi * x / 4)]
-    found = fitted.outputs(points)
+    result = fitted.outputs(points)
     for bit, wave in enumerate(expected):  # an axis may be turned round
-        sign = np.sign(found[0, bit] * wave[0])
+        sign = np.sign(result[0, bit] * wave[0])
         if bit != 1:
-            assert sign * found[:, bit] == pytest.approx(wave, abs=1e-4)
+            assert sign * result[:, bit] == pytest.approx(wave, abs=1e-4)
         else:
-            assert found[:, bit] == pytest.approx(wave, abs=1e-4)  # even: the same from both ends
+            assert result[:, bit] == pytest.approx(wave, abs=1e-4)  # even: the same from both ends
     with pytest.raises(CannotFitError, match="the same features"):
         spectral.fit(np.ones((5, 3), np.float32), 4, seed=0)
 
@@ -128,8 +128,8 @@ def test_agh_is_that_of_another_program(rows: Matrix) -> None:
     unit = unit_rows(rows, fitted.mean)
     peer, signs = AnchorGraphHasher.train(unit, fitted.anchors, 12, agh.NEAREST)
     assert fitted.width == pytest.approx(peer.sigma * np.sqrt(2), rel=1e-4)
-    found = fitted.outputs(rows) >= 0
-    agree = (found == signs).mean(axis=0)  # an eigenvector's sign is free
+    result = fitted.outputs(rows) >= 0
+    agree = (result == signs).mean(axis=0)  # an eigenvector's sign is free
     assert np.maximum(agree, 1 - agree).min() > 0.99
 
 
@@ -167,10 +167,10 @@ def test_sgh_factors_rebuild_the_similarity() -> None:
     unit = rng.standard_normal((20, 5))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     left, right = sgh.factors(np.vstack([unit, -unit]))
-    found = left @ right.T
-    assert np.diag(found) == pytest.approx(np.ones(40))
-    assert np.diag(found[:20, 20:]) == pytest.approx(np.full(20, 2 * np.exp(-2) - 1))
-    assert (found[:20, :20] >= 2 * np.exp(unit @ unit.T - 1) - 1 - 1e-9).all()  # a chord lies above a convex curve
+    result = left @ right.T
+    assert np.diag(result) == pytest.approx(np.ones(40))
+    assert np.diag(result[:20, 20:]) == pytest.approx(np.full(20, 2 * np.exp(-2) - 1))
+    assert (result[:20, :20] >= 2 * np.exp(unit @ unit.T - 1) - 1 - 1e-9).all()  # a chord lies above a convex curve
 
 
 def test_sgh_learns_from_what_earlier_bits_left(rows: Matrix) -> None:
@@ -178,13 +178,13 @@ def test_sgh_learns_from_what_earlier_bits_left(rows: Matrix) -> None:
     unit = unit_rows(rows[:60], rows[:60].mean(axis=0))
     mapped = sgh.kernel(unit, unit[:8], 1.0)
     mapped -= mapped.mean(axis=0)
-    found = mapped @ sgh.learn(mapped, unit, 5) >= 0
+    result = mapped @ sgh.learn(mapped, unit, 5) >= 0
     left, right = sgh.factors(unit)
     residual = 5 * left @ right.T  # (n, n)
     for bit in range(5):
         _, vectors = eigh(mapped.T @ residual @ mapped, mapped.T @ mapped + sgh.RIDGE * np.eye(8))
         signs = mapped @ vectors[:, -1] >= 0
-        assert (signs == found[:, bit]).mean() in (0, 1)
+        assert (signs == result[:, bit]).mean() in (0, 1)
         code = np.where(signs, 1.0, -1.0)
         residual -= np.outer(code, code)
 
