@@ -47,10 +47,10 @@ def measure(task: Task, recipe: str, weights: list[float], views: Views) -> Iter
     pairs = recipe_pairs(train, section(params, "structure", StructureParams), task.seed, views)
     for weight in weights:
         method = chosen_method(params | {"train": params["train"] | {"neighbor_weight": weight}})
-        found = task.codes(recipe_codes(task.features, task.split, pairs, method, BITS, task.seed, views), BITS)
+        result = task.codes(recipe_codes(task.features, task.split, pairs, method, BITS, task.seed, views), BITS)
         row = {"recipe": recipe, "weight": weight, "seed": task.seed, "bits": BITS}
-        row |= {"map": float(found.precisions.mean()), "recall_10_in_100": found.recall_10_in_100}
-        yield row | {"recall_10": found.neighbor_recall_at_10}
+        row |= {"map": float(result.precisions.mean()), "recall_10_in_100": result.recall_10_in_100}
+        yield row | {"recall_10": result.neighbor_recall_at_10}
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -27,18 +27,18 @@ def test_inner_products_are_those_of_the_inverse_root() -> None:
     np.testing.assert_allclose(view_covariance(features, views, 1.0), covariance, atol=1e-6 * covariance.max())
     values, vectors = np.linalg.eigh(np.eye(D) + 3 * covariance * D / np.trace(covariance))
     expected = (features - features.mean(0, dtype=np.float64)) @ (vectors / np.sqrt(values) @ vectors.T)
-    found = whiten(features, view_factor(features, views, power=1.0, strength=3.0))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-5 * (expected**2).sum(1).max())
+    result = whiten(features, view_factor(features, views, power=1.0, strength=3.0))
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result @ result.T, expected @ expected.T, atol=1e-5 * (expected**2).sum(1).max())
 
 
 def test_the_number_of_cores_changes_no_digit(monkeypatch: pytest.MonkeyPatch) -> None:
     features, views = images()
-    found = []
+    result = []
     for cores in (1, 3):
         monkeypatch.setattr("ssdh.core.runtime.num_cores", lambda cores=cores: cores)
-        found.append(whiten(features, view_factor(features, views, power=0.7, strength=3.0)))
-    np.testing.assert_array_equal(found[0], found[1])
+        result.append(whiten(features, view_factor(features, views, power=0.7, strength=3.0)))
+    np.testing.assert_array_equal(result[0], result[1])
 
 
 def test_views_that_change_nothing_make_no_direction_shorter() -> None:
@@ -57,10 +57,10 @@ def test_pairs_are_told_apart_by_what_no_view_changes(space: str) -> None:
     views = np.repeat(features[None], V, axis=0)
     views[:, :, 1:4] += 8 * rng.standard_normal((V, 400, 3))
     params = read_recipe("manifold_views")["structure"] | {"space": space, "power": 1.0, "alpha": 0.5, "beta": 0.5}
-    found = {}
+    result = {}
     for name, given in (("plain", ()), ("whitened", views)):
         fitted = fit_recipe(features, StructureParams(**params), seed=0, views=given)
         labels = pseudo_labels(fitted.pairs, fitted.structure)
-        found[name] = (kind[:, None] == kind)[labels == 1].mean()
-    assert found["plain"] < 0.85
-    assert found["whitened"] > 0.9
+        result[name] = (kind[:, None] == kind)[labels == 1].mean()
+    assert result["plain"] < 0.85
+    assert result["whitened"] > 0.9
