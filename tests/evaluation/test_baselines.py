@@ -276,6 +276,7 @@ def test_dot_and_l2_find_what_faiss_finds(metric: Any, dtype: str) -> None:
     assert (nearest(features, query, database, 10) == rows).mean() < 0.9
 
 
+@pytest.mark.long
 def test_measured_values_on_real_features(shared: Path) -> None:
     """mAP@5000 at 32 bits of all 60,000 CIFAR-10 images (VGG16 pool5), as measured elsewhere on another split."""
     stored = np.load(shared / "cifar10-vgg16-pool5-128px.npz")

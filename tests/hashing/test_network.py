@@ -84,8 +84,10 @@ def test_whole_network_takes_images_and_features(tmp_path: Path) -> None:
     result = load_hashnet(path)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(result(images), model(images))
-        assert torch.equal(result(model.features(images)), model(images))
+        torch.testing.assert_close(result(images), model(images))  # kernels may round by where an array lies in memory
+        torch.testing.assert_close(result(model.features(images)), model(images))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(result.state_dict()[name], weight), name
 
 
 def test_a_network_that_renormalises_its_input_still_does_after_a_round_trip(tmp_path: Path) -> None:

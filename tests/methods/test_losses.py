@@ -19,8 +19,10 @@ OF_FEW_IMAGES = {"cimon": {"clusters": 4.0}, "mls3rduh": {"neighbors": 0.2, "man
 
 
 def method_of(name: str, **loss: float) -> Method:
-    values = read_recipe(name)["train"] | {"init_file": "none"}
-    return load_method(name)(TrainParams(**(values | {"loss": values["loss"] | loss})))
+    """With the weights of the authors, which the formulas of the reference have."""
+    recipe: dict[str, Any] = dict(read_recipe(name))
+    weights = recipe["train"]["loss"] | recipe["authors"]["train"].get("loss", {}) | loss
+    return load_method(name)(TrainParams(**(recipe["train"] | {"init_file": "none", "loss": weights})))
 
 
 class Case:

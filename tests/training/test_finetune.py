@@ -256,6 +256,7 @@ def test_frozen_blocks_keep_their_pretrained_weights(workspace: Path) -> None:
     assert not torch.equal(trained["backbone.features.4.block.0.0.weight"], before["features.4.block.0.0.weight"])
 
 
+@pytest.mark.long
 def test_validation_changes_nothing(workspace: Path) -> None:
     often = fresh(workspace, eval_interval=1)
     never = fresh(workspace, eval_interval=0)

@@ -26,7 +26,13 @@ def grow(folder: Path, count: int) -> None:
     write_split(folder / "data/split", Split(query=rows[:20], train=rows[-count // 3 :], database=rows[20:]), count)
 
 
-@pytest.mark.parametrize("train", [{"power": 0.7}, {"finetune": True, "lr_backbone": 0.01}], ids=["head", "network"])
+@pytest.mark.parametrize(
+    "train",
+    [
+        pytest.param({"power": 0.7}, id="head"),
+        pytest.param({"finetune": True, "lr_backbone": 0.01}, id="network", marks=pytest.mark.long),
+    ],
+)
 def test_codes_stay_when_photos_are_added(tmp_path: Path, train: dict[str, Any]) -> None:
     first, grown = write_tiny(tmp_path / "first", tiny_params(**train)), tmp_path / "grown"
     grow(first, FEWER)
