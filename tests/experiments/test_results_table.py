@@ -45,7 +45,7 @@ def params(project: Path) -> dict[str, Any]:
 def row(params: dict[str, Any], bits: int, seed: int, value: float | None = None, **more: Any) -> dict[str, Any]:
     """A row of the table as `python -m ssdh table` makes it, with an mAP or without."""
     (cell,) = grid(params, ["digits"], ["published"], [bits], [seed])
-    blank = blank_row(cell, params, CODE, "fc7", "")
+    blank = blank_row(cell, params, CODE, "pool5", "")
     if value is None:
         return {**blank, **more}
     metrics = {"dataset": "digits", "bits": bits, "map": value, "map_stable": value - 0.01}
@@ -396,7 +396,7 @@ def test_a_cell_is_mean_and_deviation_over_seeds_with_what_it_was_measured_on(pa
     assert cells_of(table, "**SSDH") == [
         "**SSDH, recipe published**",
         "200 / 1000",
-        "vgg16 fc7, random weights, 32 px",
+        "vgg16 pool5, random weights, 32 px",
         "1000, expected over ties",
         "0.4300 ± 0.0300",
         "0.6000",

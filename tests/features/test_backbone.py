@@ -72,7 +72,13 @@ def test_an_unknown_network_is_told_with_close_ones() -> None:
 def test_dimensions(arch: str, layer: str, dim: int) -> None:
     params = backbone(arch, layer)
     size = 96 if arch in ("inception_v3", "googlenet") else 64
-    assert feature_size(arch, resolve_layer(params, "random"), size) == dim
+    assert feature_size(arch, resolve_layer(params, "imagenet"), size) == dim
+
+
+def test_layers_that_have_learned_nothing_are_left_out() -> None:
+    assert [resolve_layer(backbone(arch), "random") for arch in ("vgg16", "alexnet", "resnet18")] == [
+        *("pool5", "pool5", "penultimate")
+    ]
 
 
 def test_fc7_is_the_second_linear_layer_before_its_relu() -> None:

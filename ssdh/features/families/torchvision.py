@@ -41,7 +41,10 @@ class Torchvision(Family):
             )
 
     def layer(self, network: str, wanted: str, weights: str, weights_file: str) -> str:
-        """`auto` is pool5 of convolutions alone, fc7 of VGG and AlexNet, penultimate elsewhere."""
+        """`auto` is fc7 of VGG and AlexNet, pool5 of their convolutions alone, penultimate elsewhere.
+
+        Of random weights it is pool5 too: fully connected layers that have learned nothing only take time.
+        """
         classic = network.startswith("vgg") or network == "alexnet"
         convolutions = weights == "features" or (
             weights == "file" and classic and only_convolutions(read_weights(weights_file))
@@ -52,7 +55,8 @@ class Torchvision(Family):
                 "or file"
             )
         if wanted == "auto":
-            return "pool5" if convolutions else "fc7" if classic else "penultimate"
+            untrained = weights == "random" and classic
+            return "pool5" if convolutions or untrained else "fc7" if classic else "penultimate"
         layer = super().layer(network, wanted, weights, weights_file)
         if convolutions and layer != "pool5":
             raise ParameterError(
