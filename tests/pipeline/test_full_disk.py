@@ -32,7 +32,7 @@ def disk(tmp_path: Path) -> Iterator[Mount]:
         return folder
 
     yield resize
-    subprocess.run(["umount", str(folder)], capture_output=True, check=False)
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)  # an engine may hold files
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def test_every_stage_is_in_the_table(project: Path) -> None:
     assert {path.stem for path in (project / "stages").glob("[a-z]*.py")} == set(UNUSED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", UNUSED)
 def test_a_stage_imports_only_what_it_uses(project: Path, stage: str) -> None:
     assert imported(project, f"import stages.{stage}") & UNUSED[stage] == set()
