@@ -337,6 +337,7 @@ def test_two_servers_never_share_a_port(monkeypatch: pytest.MonkeyPatch, system:
         assert bool(listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is shared
 
 
+@pytest.mark.long
 def test_serve_says_where_it_listens_answers_and_stops(here: Path, project: Path) -> None:
     command = [sys.executable, "-m", "ssdh", "serve", "--port", "0"]
     environment = os.environ | {"PYTHONPATH": str(project)}

@@ -37,6 +37,7 @@ def agree(folder: Path) -> None:
     assert np.array_equal(codes[clear], np.sign(values)[clear])
 
 
+@pytest.mark.long
 def test_a_frozen_transformer(tmp_path: Path) -> None:
     params = tiny_params("timm/test_vit")
     params["backbone"]["layer"] = "cls+mean"
@@ -46,6 +47,7 @@ def test_a_frozen_transformer(tmp_path: Path) -> None:
     agree(folder)
 
 
+@pytest.mark.long
 def test_a_transformer_trained_whole(tmp_path: Path) -> None:
     torch.manual_seed(5)
     given: Any = timm.create_model("test_vit", num_classes=3)

@@ -161,6 +161,7 @@ def hold(folder: Path, ready: Any, go: Any) -> None:
         go.wait(60)
 
 
+@pytest.mark.long
 def test_one_writer_at_a_time_and_its_lock_dies_with_it(collection: Collection, photos: Path, how: How) -> None:
     context = multiprocessing.get_context("forkserver")
     ready, go = context.Event(), context.Event()

@@ -267,6 +267,7 @@ def test_validation_changes_nothing(workspace: Path) -> None:
     assert often == never
 
 
+@pytest.mark.long
 def test_codes_come_from_images_and_the_trained_network(workspace: Path) -> None:
     from ssdh.features.images import open_images
     from ssdh.features.loader import normalise, preprocess
@@ -285,6 +286,7 @@ def test_codes_come_from_images_and_the_trained_network(workspace: Path) -> None
     assert np.array_equal(np.load(workspace / "models/codes.npy")[clear], pack(sign_codes(outputs))[clear])
 
 
+@pytest.mark.long
 def test_bf16(workspace: Path) -> None:
     full, low = fresh(workspace), fresh(workspace, precision="bf16")
     assert low["models/hashnet.safetensors"][-4096:] != full["models/hashnet.safetensors"][-4096:]
