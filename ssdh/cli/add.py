@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ssdh.cli.encode import FEATURES, INPUTS, add_how, add_model, how_of
+from ssdh.cli.encode import FEATURES, add_how, add_inputs, how_of
 from ssdh.core.errors import DataError
 
 
@@ -11,14 +11,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the subcommand's parser."""
     parser = subparsers.add_parser("add", help="photos into a collection of codes", description=__doc__)
     parser.add_argument("collection", type=Path, metavar="COLLECTION", help="the collection's folder")
-    parser.add_argument(
-        "inputs",
-        type=Path,
-        nargs="+",
-        metavar="PHOTOS",
-        help=INPUTS,
-    )
-    add_model(parser)
+    add_inputs(parser)
     parser.add_argument(
         "--features", choices=FEATURES, default="float16", help="of a new collection: what is kept (default: float16)"
     )

@@ -72,7 +72,7 @@ def _last_used(shelf: Shelf) -> float:
 
 
 def _ago(when: float) -> str:
-    days = max(0, int((time.time() - when) // DAY))
+    days = int((time.time() - when) // DAY)
     return "today" if days <= 0 else "yesterday" if days == 1 else f"{days} days ago"
 
 

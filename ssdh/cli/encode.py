@@ -14,21 +14,13 @@ from ssdh.core.files import check_writable
 if TYPE_CHECKING:
     from ssdh.search.encode import How
 
-INPUTS = "photos and folders of them, or one file or folder of embeddings"
 FEATURES = ("none", "float16", "int8")  # `ssdh.search.encode.KINDS`, which imports torch
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand's parser."""
     parser = subparsers.add_parser("encode", help="codes of any photos or embeddings", description=__doc__)
-    parser.add_argument(
-        "inputs",
-        type=Path,
-        nargs="+",
-        metavar="PHOTOS",
-        help=INPUTS,
-    )
-    add_model(parser)
+    add_inputs(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where codes.npy is to be written")
     parser.add_argument(
         "--features",
@@ -41,8 +33,15 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add `--model`."""
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add what is encoded, and `--model`."""
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        metavar="PHOTOS",
+        help="photos and folders of them, or one file or folder of embeddings",
+    )
     parser.add_argument(
         "--model",
         type=Path,

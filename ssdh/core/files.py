@@ -77,6 +77,15 @@ def write_array(path: Path, array: NDArray[Any]) -> None:
         np.save(temporary, array, allow_pickle=False)
 
 
+def write_parts(path: Path, parts: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Write one `.npy` of `shape` whose rows come in parts, atomically; a map would hold all of it in memory."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part).data)
+
+
 def rounded(value: Any) -> Any:
     """`value` with every float in its dicts, lists and tuples at DIGITS significant digits, and no -0.0.
 

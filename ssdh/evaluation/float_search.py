@@ -63,9 +63,9 @@ def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int, *, metr
         raise ValueError(f"k must be between 1 and the {n} database items, got {k}")
     result = np.empty((len(query), k), np.int64)
     for block, similarities in similarity_blocks(features, query, database, metric=metric):
-        for row, results in zip(result[block], similarities, strict=True):
-            near = np.flatnonzero(results >= np.partition(results, n - k)[n - k])  # far faster than argpartition
-            row[:] = near[np.argsort(-results[near], kind="stable")[:k]]
+        for row, own in zip(result[block], similarities, strict=True):
+            near = np.flatnonzero(own >= np.partition(own, n - k)[n - k])  # far faster than argpartition
+            row[:] = near[np.argsort(-own[near], kind="stable")[:k]]
     return result
 
 

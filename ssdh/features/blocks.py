@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.distributed import Rank, barrier
 from ssdh.core.errors import DataError
-from ssdh.core.files import atomic_path, read_array, write_array
+from ssdh.core.files import read_array, write_array, write_parts
 from ssdh.features.forward import BLOCK
 
 FLUSH_SECONDS = 1.0  # finished blocks are written at least this often …
@@ -121,12 +121,5 @@ def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
     if covered != num_blocks:
         raise DataError(f"{folder} does not hold all {num_blocks} blocks: remove it and run `dvc repro`")
     sample = read_array(expected[0][0])
-    header = {
-        "descr": np.lib.format.dtype_to_descr(sample.dtype),
-        "fortran_order": False,
-        "shape": (num_rows, *sample.shape[1:]),
-    }
-    with atomic_path(path) as temporary, temporary.open("wb") as file:  # a map would hold all of it in memory
-        np.lib.format.write_array_header_1_0(file, header)
-        for part, skipped in expected:
-            file.write(np.ascontiguousarray(read_array(part)[skipped:]).data)
+    parts = (read_array(part)[skipped:] for part, skipped in expected)
+    write_parts(path, parts, (num_rows, *sample.shape[1:]), sample.dtype)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.core.files import atomic_path
+from ssdh.core.files import write_parts
 from ssdh.features.embedding_numpy import open_npy, open_npz
 from ssdh.features.embedding_part import Part, reading
 from ssdh.features.embedding_tables import open_hdf5, open_parquet, open_safetensors
@@ -150,19 +150,16 @@ def pass_on(out: Path, embeddings: Embeddings, digests: NDArray[np.uint8]) -> No
     digests: (N, 32) of the rows that the manifest lists. Raises DataError where the rows are no longer those.
     """
     changed = DataError(f"{embeddings.parts[0].path} has changed since it was prepared: run `dvc repro`")
-    header = {
-        "descr": np.lib.format.dtype_to_descr(embeddings.dtype),
-        "fortran_order": False,
-        "shape": (len(digests), embeddings.shape[1]),
-    }
-    done = 0
-    with atomic_path(out) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+
+    def good_rows() -> Iterator[NDArray[Any]]:
+        done = 0
         for block in embeddings.blocks():
             good = block if block.good.all() else Block(block.values[block.good], block.fault[block.good])
             if not np.array_equal(good.digests(), digests[done : done + len(good.values)]):
                 raise changed
-            file.write(good.values.data)
+            yield good.values
             done += len(good.values)
         if done != len(digests):
             raise changed
+
+    write_parts(out, good_rows(), (len(digests), embeddings.shape[1]), embeddings.dtype)

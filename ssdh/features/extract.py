@@ -18,7 +18,7 @@ from torch import nn
 
 from ssdh.core.device import device_key
 from ssdh.core.distributed import Rank, barrier, broadcast
-from ssdh.core.files import atomic_path, file_sha256
+from ssdh.core.files import file_sha256, write_parts
 from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import write_beside
 from ssdh.features.families.registry import find
@@ -142,13 +142,6 @@ def _put_together(path: Path, shape: tuple[int, ...], digests: Digests, passes: 
 
 def _write(path: Path, shape: tuple[int, ...], kept: Sequence[Kept]) -> None:
     sample = kept[0].read(0, 1)
-    header = {
-        "descr": np.lib.format.dtype_to_descr(sample.dtype),
-        "fortran_order": False,
-        "shape": (*shape, *sample.shape[1:]),
-    }
-    with atomic_path(path) as temporary, temporary.open("wb") as file:  # a map would hold all of it in memory
-        np.lib.format.write_array_header_1_0(file, header)
-        for result in kept:
-            for start in range(0, shape[-1], READ):
-                file.write(result.read(start, min(start + READ, shape[-1])).data)
+    starts = range(0, shape[-1], READ)
+    parts = (one.read(start, min(start + READ, shape[-1])) for one in kept for start in starts)
+    write_parts(path, parts, (*shape, *sample.shape[1:]), sample.dtype)

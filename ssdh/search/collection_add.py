@@ -4,7 +4,8 @@ Codes of an interrupted addition are kept under `$SSDH_HOME/work`, so that the s
 the collection itself changes in one transaction at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +42,9 @@ def add_photos(collection: Collection, inputs: Sequence[Path], how: How) -> tupl
         names, digests = ([column[row] for row in new] for column in (photos.names, photos.digests))
         manifest = collection.folder / NEW
         replace(photos, names=names, digests=digests).write_manifest(manifest)
-        with work_folder(how.key(collection.model, manifest, collection.layout)) as work:
-            rows = work / "rows.npy"
+        with _to_commit(collection, how) as (rows, work):
             encode_rows(manifest, photos.root, collection.model, collection.layout, rows, work, Rank(), how)
             added = writer.commit(paths, digests, read_array(rows))
-        manifest.unlink()
         return added, photos.skipped
 
 
@@ -65,12 +64,18 @@ def add_embeddings(collection: Collection, path: Path, how: How) -> Added:
         digests = [file.digests[row] for row in new]
         manifest = collection.folder / NEW
         write_csv(manifest, ("row", "path", "sha256"), ((row, names[row], file.digests[row]) for row in new))
-        with work_folder(how.key(collection.model, manifest, collection.layout)) as work:
-            rows = work / "rows.npy"
+        with _to_commit(collection, how) as (rows, work):
             encode_array(file.as_array(work), new, collection.model, collection.layout, rows, work, Rank(), how)
-            added = writer.commit(paths, digests, read_array(rows))
-        manifest.unlink()
-        return added
+            return writer.commit(paths, digests, read_array(rows))
+
+
+@contextmanager
+def _to_commit(collection: Collection, how: How) -> Iterator[tuple[Path, Path]]:
+    """(array of rows that is to be written, folder of unfinished work) of the manifest NEW, which goes at the end."""
+    manifest = collection.folder / NEW
+    with work_folder(how.key(collection.model, manifest, collection.layout)) as work:
+        yield work / "rows.npy", work
+    manifest.unlink()
 
 
 def _new(writer: Writer, digests: Sequence[str]) -> NDArray[np.int64]:

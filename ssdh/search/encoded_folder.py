@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.core.files import atomic_path, file_sha256, read_array, write_csv, write_json
+from ssdh.core.files import file_sha256, read_array, write_csv, write_json, write_parts
 from ssdh.hashing.codes import width
 from ssdh.search.layout import Layout
 
@@ -55,24 +55,10 @@ def write_skipped(out: Path, skipped: Sequence[tuple[str, str]]) -> None:
 def take_apart(path: Path, out: Path, layout: Layout) -> None:
     """Rows of bytes (N, R) at `path` as `codes.npy` and, where they are kept, `features.npy`."""
     rows = read_array(path)
-    _write_parts(
-        out / "codes.npy", map(layout.codes, _parts(rows)), (len(rows), width(layout.bits)), np.dtype(np.uint8)
-    )
+    write_parts(out / "codes.npy", map(layout.codes, _parts(rows)), (len(rows), width(layout.bits)), np.dtype(np.uint8))
     if layout.dtype is not None:
-        _write_parts(out / "features.npy", map(layout.features, _parts(rows)), (len(rows), layout.dim), layout.dtype)
+        write_parts(out / "features.npy", map(layout.features, _parts(rows)), (len(rows), layout.dim), layout.dtype)
 
 
 def _parts(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (np.asarray(array[start : start + COPY_ROWS]) for start in range(0, len(array), COPY_ROWS))
-
-
-def _write_parts(
-    path: Path, parts: Iterator[NDArray[Any]], shape: tuple[int, int], dtype: np.dtype[Any] | None
-) -> None:
-    """Write one array of rows that come in parts."""
-    assert dtype is not None
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(np.ascontiguousarray(part).data)

@@ -20,9 +20,8 @@ SATURATED = 0.99  # share of outputs of a tanh at exactly ±1; 0 to 0.4 after tr
 HUGE = 1e3  # median of outputs that nothing bounds; about 1 after training as it should be
 UNMOVED = 1e-6  # of their length; 0.003 and more after three epochs as they should be
 FEW = 8  # epochs; the losses of fewer tell nothing
-WORSE = (
-    1.04  # times the first loss; at most 1.03 with recipes as they are, 1.1 to 1.6 with the pair loss at a decay of 1
-)
+# times the first loss; at most 1.03 with recipes as they are, 1.1 to 1.6 with the pair loss at a decay of 1
+WORSE = 1.04
 Rows = NDArray[np.int64]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 
 from ssdh.core.files import write_array, write_csv, write_json
@@ -93,6 +94,15 @@ def run_stage(folder: Path, *stages: str) -> None:
     with inside(folder):
         for stage in stages:
             importlib.import_module(f"stages.{stage}").main()
+
+
+def run_with_views(place: Path) -> Path:
+    """A workspace `run` in the folder that has run up to its codes, with two views; its home lies beside it."""
+    folder = write_tiny(place / "run", tiny_params() | {"views": {"count": 2}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSDH_HOME", str(place / "home"))
+        run_stage(folder, "extract", "views", "structure", "train", "encode")
+    return folder
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

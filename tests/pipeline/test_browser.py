@@ -13,19 +13,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from ssdh.search.web.app import create_app
-from tests.helpers.browser import Page, phone, start_browser
+from tests.helpers.browser import Page, phone
 from tests.helpers.galleries import digits_gallery, disc, files_gallery, serving
 
 pytestmark = [pytest.mark.long, pytest.mark.browser]
 
 HOSTILE = "<img src=x onerror=document.title='hacked'> & \"co\".jpg"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    driver = start_browser(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

@@ -17,20 +17,13 @@ from ssdh.search.encode import How
 from ssdh.search.photo_adder import PhotoAdder
 from ssdh.search.searchable import open_searchable
 from ssdh.search.web.app import create_app
-from tests.helpers.browser import Page, phone, start_browser
+from tests.helpers.browser import Page, phone
 from tests.helpers.finished_run import finished_run
 from tests.helpers.galleries import disc, serving
 
 pytestmark = [pytest.mark.long, pytest.mark.browser]
 
 HOW = How(torch.device("cpu"), 0)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    driver = start_browser(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

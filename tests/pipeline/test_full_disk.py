@@ -12,7 +12,7 @@ import pytest
 from ssdh.__main__ import main
 from ssdh.search.collection import open_collection
 from tests.helpers.finished_run import finished_run
-from tests.helpers.tiny import copy_tiny, results, run_stage, tiny_params, write_tiny
+from tests.helpers.tiny import copy_tiny, results, run_stage, run_with_views
 
 pytestmark = pytest.mark.long
 Mount = Callable[[str], Path]
@@ -38,12 +38,7 @@ def disk(tmp_path: Path) -> Iterator[Mount]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose disk was large enough."""
-    place = tmp_path_factory.mktemp("whole")
-    folder = write_tiny(place / "run", tiny_params() | {"views": {"count": 2}})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSDH_HOME", str(place / "home"))
-        run_stage(folder, "extract", "views", "structure", "train", "encode")
-    return folder
+    return run_with_views(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")

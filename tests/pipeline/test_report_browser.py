@@ -1,7 +1,6 @@
 """The report in a real browser: phone width, light, dark and print are readable, and nothing is asked of a network."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from selenium import webdriver
 
 from ssdh.report.collect import collect
 from ssdh.report.page import render
-from tests.helpers.browser import start_browser
 from tests.helpers.small_run import SmallRun
 
 pytestmark = [pytest.mark.long, pytest.mark.browser]
@@ -25,13 +23,6 @@ return [...document.querySelectorAll('body *')].filter(e => [...e.childNodes].so
     return [e.textContent.trim().slice(0, 40), e instanceof SVGElement ? own.fill : own.color, ground];
 });
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    opened = start_browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.quit()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.finished_run import finished_run
-from tests.helpers.tiny import copy_tiny, environment, results, run_stage, tiny_params, write_tiny
+from tests.helpers.tiny import copy_tiny, environment, results, run_with_views
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(os.name == "nt", reason="rights as POSIX has them")]
 
@@ -25,12 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace that has run, its home beside it."""
     if AS_ANYBODY and shutil.which("setpriv") is None:
         pytest.skip("needs util-linux's setpriv, or a user other than root")
-    place = tmp_path_factory.mktemp("whole")
-    folder = write_tiny(place / "run", tiny_params() | {"views": {"count": 2}})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSDH_HOME", str(place / "home"))
-        run_stage(folder, "extract", "views", "structure", "train", "encode")
-    return folder
+    return run_with_views(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

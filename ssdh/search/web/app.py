@@ -230,19 +230,19 @@ async def _body(request: Request, limit: int) -> bytes:
 
     (A client that is cut off while it sends sees a broken connection instead of the reason.)
     """
-    message = HTTPException(413, f"the file is larger than {limit >> 20} MiB: send a smaller one")
+    too_large = HTTPException(413, f"the file is larger than {limit >> 20} MiB: send a smaller one")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > 8 * limit:
-        raise message
+        raise too_large
     data, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > 8 * limit:
-            raise message
+            raise too_large
         if size <= limit:
             data += chunk
     if size > limit:
-        raise message
+        raise too_large
     return bytes(data)
 
 
