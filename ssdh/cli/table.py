@@ -20,7 +20,7 @@ from ssdh.core.errors import ParameterError, SSDHError
 from ssdh.core.files import is_placeholder, write_csv
 from ssdh.core.params import lookup, read_params, section
 from ssdh.core.records import is_code, parse_lock
-from ssdh.experiments.dvc import dvc, git_file, parse_settings, set_options, with_values
+from ssdh.experiments.dvc import TRIES, dvc, git_file, parse_settings, set_options, with_values
 from ssdh.experiments.results_table import (
     HEADER,
     Cell,
@@ -214,7 +214,7 @@ def failures() -> dict[str, str]:
 
 def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> None:
     """Queue what is not queued yet and wait. One cell of each set goes first: it extracts for the others."""
-    waiting = {_key(data) for _, state, data in experiments(shown()) if state in ("queued", "running")}
+    waiting = unfinished()
     first = {cell.dataset: cell for cell in reversed(todo)}
     rest = [cell for cell in todo if cell not in first.values()]
     for part, workers in ((list(first.values()), 1), (rest, jobs)):
@@ -223,9 +223,29 @@ def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> N
                 fixed = set_options({"dataset": dataset, "recipe": recipe, **settings})
                 dvc("exp", "run", "--queue", *fixed, "-S", f"bits={bits}", "-S", f"seed={seeds}")
             try:
-                dvc("exp", "run", "--run-all", "--jobs", str(workers), check=False)
+                wait_for_all(workers)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(INTERRUPTED) from None
+
+
+def wait_for_all(workers: int) -> None:
+    """Run what is queued, with that many workers, and wait for the end.
+
+    DVC gives up waiting where it reads a file that a worker is writing, and the workers go on: it is asked again while
+    experiments are left. One that failed is in the table, with its reason.
+    """
+    for _ in range(TRIES):
+        try:
+            dvc("exp", "run", "--run-all", "--jobs", str(workers))
+        except SSDHError:
+            if unfinished():
+                continue
+        return
+
+
+def unfinished() -> set[str | None]:
+    """The keys of the experiments that wait in DVC's queue or run."""
+    return {_key(data) for _, state, data in experiments(shown()) if state in ("queued", "running")}
 
 
 def sweeps(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, str]]:

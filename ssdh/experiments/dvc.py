@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ _NOBODY = {"name": "ssdh", "email": "ssdh@localhost"}
 # what Hydra's grammar, which -S follows, reads as plain text without quotes
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.:@+-]*")
 _WORDS_WITH_A_MEANING = {"true", "false", "null", "inf", "nan"}
+
+# json's own message, and that of DVC's reader
+_HALF_WRITTEN = re.compile(r": line \d+ column \d+ \(char \d+\)|JSON file structure is corrupted")
+TRIES, PAUSE = 5, 1.0  # how often dvc is asked, and the seconds between
 
 
 def override(name: str, value: object) -> str:
@@ -81,21 +86,39 @@ def shell_line(words: Sequence[str]) -> str:
 def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
     """Run dvc here and return what it printed; with `quiet` nothing reaches the terminal.
 
-    Raises SSDHError with dvc's last error line where it fails and `check` is true. Without `quiet` output goes straight
-    to the terminal and the returned text is empty.
+    A quiet command is one that only asks: where it met a file that a queue worker was writing, it is run again, TRIES
+    times in all. Raises SSDHError with dvc's last error line where it fails and `check` is true. Without `quiet` output
+    goes straight to the terminal and the returned text is empty.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],  # a queue worker holds it for moments
-        env=environment(),
-        capture_output=quiet,
-        text=True,
-        check=False,
-    )
+    for left in reversed(range(TRIES if quiet else 1)):
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],  # a queue worker holds it for moments
+            env=environment(),
+            capture_output=quiet,
+            text=True,
+            check=False,
+        )
+        if not (left and done.returncode and met_half_written(done.stderr or "")):
+            break
+        time.sleep(PAUSE)
     if done.returncode and check:
         lines = [line for line in (done.stderr or "").splitlines() if line.startswith("ERROR")]
         why = f": {lines[-1].removeprefix('ERROR: ')}" if lines else ""
         raise SSDHError(f"dvc {arguments[0]} failed with exit code {done.returncode}{why}")
     return done.stdout or ""
+
+
+def met_half_written(stderr: str) -> bool:
+    """Whether dvc failed since it read a JSON file that a queue worker was writing at that moment.
+
+    The worker's library (kombu) creates files of `.dvc/tmp/exps` before it fills them.
+
+    >>> met_half_written("ERROR: unexpected error - Expecting value: line 1 column 1 (char 0)")
+    True
+    >>> met_half_written("ERROR: failed to read 'params.yaml'")
+    False
+    """
+    return bool(_HALF_WRITTEN.search(stderr))
 
 
 def environment() -> dict[str, str]:

@@ -8,6 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+from ssdh.experiments.dvc import PAUSE, TRIES, met_half_written
+
+# dvc commands that read what queue workers write, and may be run twice
+BESIDE_WORKERS = (("queue", "status"), ("queue", "start"), ("exp", "show"))
+
 # The whole pipeline in seconds a stage: a small network at 32 px, few epochs; names as `dvc exp run -S` takes them.
 SMALL = {
     "backbone.arch": "resnet18",
@@ -57,13 +62,17 @@ class Clone:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
+        return checked(done) if check else done
 
     def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run dvc."""
-        return self.run(sys.executable, "-m", "dvc", *arguments, check=check)
+        """Run dvc; what asks about queue workers is asked again where it met a file that one of them was writing."""
+        command = (sys.executable, "-m", "dvc", *arguments)
+        for _ in range(TRIES - 1 if arguments[:2] in BESIDE_WORKERS else 0):
+            done = self.run(*command, check=False)
+            if not (done.returncode and met_half_written(done.stderr)):
+                return checked(done) if check else done
+            time.sleep(PAUSE)
+        return self.run(*command, check=check)
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`; returns the stages whose command ran, in order (cached and restored ones are left out)."""
@@ -102,6 +111,13 @@ class Clone:
             block[last] = yaml.load(value)
         with path.open("w") as file:
             yaml.dump(params, file)
+
+
+def checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """The same, where it went well; raises AssertionError with its whole output where it failed."""
+    command = " ".join(map(str, done.args))
+    assert done.returncode == 0, f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 def stages_run(output: str) -> list[str]:

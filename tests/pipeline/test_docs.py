@@ -37,6 +37,12 @@ ALL = blocks(PROJECT)
 COMMANDS = [block for block in ALL if is_command(block)]
 EXECUTED = [block for block in ALL if is_edit(block) or (is_command(block) and block.tag in ("run", "small"))]
 START = "start"  # a git tag
+# a queue's status is asked again: its workers may be writing what it reads (ssdh/experiments/dvc.py)
+ASKED_AGAIN = r"""dvc() {
+    for try in 1 2 3 4 5; do command dvc "$@" && return; [[ "$1 $2" =~ queue\ (status|start) ]] || return; sleep 1; done
+    return 1
+}
+"""
 
 
 # --- every block ----------------------------------------------------------------------------------------------------
@@ -120,9 +126,10 @@ class Reader:
             self.clone.set_all(SMALL | dict(word.split("=", 1) for word in block.words))
         self.last = mode
         command = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        text = block.text if block.language == "python" else ASKED_AGAIN + block.text
         with tempfile.TemporaryFile("w+") as file:  # not a pipe, which a queue worker would keep open
             done = subprocess.run(
-                [*command, block.text], cwd=self.clone.folder, env=self.clone.environment, stdout=file,
+                [*command, text], cwd=self.clone.folder, env=self.clone.environment, stdout=file,
                 stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL,
             )  # fmt: skip
             file.seek(0)

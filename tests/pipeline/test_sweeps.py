@@ -80,8 +80,9 @@ def test_a_worker_keeps_the_environment_it_was_started_with(clone: Clone, swept:
     """So `CUDA_VISIBLE_DEVICES=0 dvc queue start`, then `CUDA_VISIBLE_DEVICES=1 dvc queue start -j 2`: a GPU each."""
     before, home = stages_of(clone.home), clone.folder.parent / "of-the-worker"
     clone.dvc("exp", "run", "--queue", "-S", "datasets.digits.topk=300")
-    command = [sys.executable, "-m", "dvc", "queue", "start"]
-    subprocess.run(command, cwd=clone.folder, env=clone.environment | {"SSDH_HOME": str(home)}, check=True)
+    worker = Clone(clone.folder)
+    worker.environment |= {"SSDH_HOME": str(home)}
+    worker.dvc("queue", "start")
     clone.wait_for_queue()
     assert stages_of(clone.home) == before
     assert "evaluate" in stages_of(home)
