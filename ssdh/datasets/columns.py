@@ -2,6 +2,7 @@
 
 import csv
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ssdh.core.errors import DataError
 from ssdh.datasets.text_lists import read_lines
 from ssdh.features.embedding_numpy import read_header
 from ssdh.features.embedding_part import choose, missing_package, reading
+from ssdh.features.embedding_tables import hdf5_arrays
 from ssdh.features.embeddings import natural_order
 
 Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or a matrix (N, C)
@@ -131,9 +133,7 @@ def _hdf5(path: Path) -> Iterator[tuple[str, Any]]:
             values = file[name][()]
         return [text.decode() for text in values] if values.dtype.kind in "OS" else values
 
-    with h5py.File(path, "r") as file:
-        names = list(file)
-    yield from ((name, lambda name=name: read(name)) for name in names)
+    yield from ((name, lambda name=name: read(name)) for name in hdf5_arrays(path))
 
 
 def read_text_table(path: Path) -> dict[str, list[str]]:
@@ -214,7 +214,8 @@ def _labels(value: Any, where: str) -> list[int] | list[str]:
             return []
         if value == int(value):
             return [int(value)]
-    raise DataError(f"{where} holds {value!r}: labels are class numbers, texts or a matrix of 0 and 1")
+    shown = value.item() if isinstance(value, np.generic) else value
+    raise DataError(f"{where} holds {shown!r}: labels are class numbers, texts or a matrix of 0 and 1")
 
 
 def _numbers_first(label: int | str) -> tuple[bool, int, str]:
@@ -222,13 +223,14 @@ def _numbers_first(label: int | str) -> tuple[bool, int, str]:
 
 
 def names_of(column: Column, where: str) -> list[str]:
-    """N different texts; numbers are written out. Raises DataError for empty and repeated ones."""
+    """N different texts; numbers are written out. Raises DataError for empty and repeated ones, and for lists."""
+    if odd := [value for value in column if isinstance(value, (list, tuple, dict, np.ndarray))]:
+        raise DataError(f"{where} holds {str(odd[0])[:40]!r}: a name is a text or a number, one a row")
     names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column]
     if empty := [row for row, (name, value) in enumerate(zip(names, column, strict=True)) if not name or value is None]:
         raise DataError(f"{where}: row {empty[0]} has no name; {len(empty)} of {len(names)} are empty")
     if len(set(names)) != len(names):
-        seen: set[str] = set()
-        repeated = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        repeated = next(name for name, count in Counter(names).items() if count > 1)
         raise DataError(f"{where}: {repeated!r} stands there more than once, a name is of one row")
     return names
 
@@ -244,6 +246,9 @@ def roles_of(path: Path, names: list[str]) -> NDArray[Any]:
         given, row_of = table[beside], {name: row for row, name in enumerate(known)}
         if unknown := [name for name in given if name not in row_of]:
             raise DataError(f"{path}: {unknown[0]!r} is no row of the features")
+        if len(set(given)) != len(given):
+            repeated = next(name for name, count in Counter(given).items() if count > 1)
+            raise DataError(f"{path}: {repeated!r} stands there more than once, a row has one role")
         roles = np.full(len(names), "unused", object)
         roles[[row_of[name] for name in given]] = table[choose(path, list(table), None, ROLES)]
     else:

@@ -11,10 +11,10 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import file_sha256, is_placeholder
 from ssdh.core.params import Params
-from ssdh.datasets.base import DataParams, Dataset, Found, Protocol, RawDataset, check_counts
+from ssdh.datasets.base import FEWEST_TRAIN, DataParams, Dataset, Found, Protocol, RawDataset, check_counts
 from ssdh.datasets.columns import LABELS, NAMES, Column, labels_of, names_of, read_column, roles_of
 from ssdh.features.embeddings import REASONS, Embeddings, open_embeddings
 from ssdh.features.params import NoImages
@@ -86,13 +86,15 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
         result = scan(embeddings)
         counts = _report(path, result, params.on_bad_row)
         check_counts(self.name, params, int((result.fault == 0).sum()), unit=self.unit, parameter="features")
-        files = sorted({part.path for part in embeddings.parts})
+        protocol = _protocol(params, embeddings, names)
+        _check_roles(params, protocol, result.fault == 0)
+        files = dict.fromkeys(part.path for part in embeddings.parts)
         logger.info("{}: {:,} rows of {} {} values, {} classes", path, count, dim, embeddings.dtype, len(classes))
         return RawDataset(
             classes=classes,
             labels=labels,
             names=names,
-            protocol=_protocol(params, embeddings, names),
+            protocol=protocol,
             digests=result.digests,
             bad={int(row): REASONS[result.fault[row]] for row in np.flatnonzero(result.fault)},
             counts={"dim": dim, "dtype": str(embeddings.dtype), **counts}
@@ -139,14 +141,19 @@ def _report(path: Path, found: Scan, on_bad_row: str) -> dict[str, int]:
     good = [digest for digest in found.digests if digest]
     counts["duplicate_rows"] = len(good) - len(set(good))
     if counts["duplicate_rows"]:
-        logger.warning("{}: {:,} rows are exact copies of earlier ones; they stay", path, counts["duplicate_rows"])
+        logger.warning("{}: exact copies of earlier rows: {:,}; they stay", path, counts["duplicate_rows"])
     return counts
 
 
 def _names(params: EmbeddingsParams, path: Path, embeddings: Embeddings) -> list[str]:
     """Given names, else the row numbers in the file."""
     column, where = _column(_given(params.names), params.keys.names, path, NAMES, "names", embeddings.shape[0])
-    return row_numbers(embeddings) if column is None else names_of(column, where)
+    if column is None:
+        return row_numbers(embeddings)
+    try:
+        return names_of(column, where)
+    except DataError as error:
+        raise DataError(f"{error}: choose other names, or `none` for row numbers ({WHERE}.keys.names)") from None
 
 
 def names_inside(path: Path, embeddings: Embeddings) -> list[str] | None:
@@ -182,9 +189,8 @@ def _column(
     if column is None and own is not None:
         raise DataError(f"{where} has no column of {what}: say which it is ({WHERE}.keys.{what})")
     if column is not None and len(column) != count:
-        raise DataError(
-            f"{where} has {len(column):,} rows, the features have {count:,}: they must be the same ({WHERE}.{what})"
-        )
+        remedy = f"they must be the same ({WHERE}.{what})" if own else f"say `none` to leave them ({WHERE}.keys.{what})"
+        raise DataError(f"{where} has {len(column):,} rows, the features have {count:,}: {remedy}")
     return column, where
 
 
@@ -206,3 +212,19 @@ def _protocol(params: EmbeddingsParams, embeddings: Embeddings, names: list[str]
         database_pool=database,
         train_pool=train if len(train) else None,
     )
+
+
+def _check_roles(params: EmbeddingsParams, protocol: Protocol, good: NDArray[np.bool_]) -> None:
+    """Raise ParameterError where the roles that a file gives leave too few rows; drawn ones are counted elsewhere."""
+    if protocol.query_pool is None or protocol.database_pool is None:
+        return
+    train = protocol.database_pool if protocol.train_pool is None else protocol.train_pool
+    key = "features" if _given(params.split) is None else "split"
+    needed = (("query", protocol.query_pool, params.num_query, 1), ("train", train, params.num_train, FEWEST_TRAIN))
+    for role, rows, asked, fewest in needed:
+        there, parameter = int(good[rows].sum()), key if asked is None else f"num_{role}"
+        if there < (asked or fewest):
+            raise ParameterError(
+                f"{getattr(params, key)} has {there:,} rows for the role {role}, {asked or fewest:,} are needed "
+                f"({WHERE}.{parameter})"
+            )

@@ -39,8 +39,7 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
         import h5py
     except ImportError:
         raise missing_package("h5py", path) from None
-    with h5py.File(path, "r") as file:
-        result = {name: (item.shape, item.dtype) for name, item in file.items() if isinstance(item, h5py.Dataset)}
+    result = hdf5_arrays(path)
     roles = {"train": "train", "test": "test"} if key is None and "train" in result else {}
     names = [name for name in roles if name in result] or [choose(path, list(result), key)]
 
@@ -53,6 +52,21 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
         return part(path, *result[name], rows, roles.get(name, ""))
 
     return [opened(name) for name in names]
+
+
+def hdf5_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """{name: (shape, type)} of every array of an HDF5 file; of one in a group the name is GROUP/NAME."""
+    import h5py
+
+    result = {}
+    with h5py.File(path, "r") as file:
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                result[name] = (item.shape, item.dtype)
+
+        file.visititems(visit)
+    return result
 
 
 def open_parquet(path: Path, key: str | None) -> list[Part]:
@@ -73,7 +87,8 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
                 f"{path} has no column of lists of numbers: its columns are {', '.join(map(one_line, schema.names))}"
             )
         column = choose(path, lists, key)
-        dim = _usual_length(next(file.iter_batches(1024, columns=[column]), pa.record_batch({column: []}))[column])
+        first = next(file.iter_batches(1024, columns=[column]), None)
+        dim = 0 if first is None else _usual_length(first[column])
     kind = schema.field(column).type.value_type
     name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
     expected = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format

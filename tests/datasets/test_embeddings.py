@@ -117,7 +117,7 @@ def test_labels_of_every_kind(column: Any, classes: list[str], labels: Any) -> N
     [
         (np.array([[1, 2], [0, 1]]), r"of shape \(2, 2\) must be 0 and 1"),
         (np.zeros((2, 2, 2)), r"got shape \(2, 2, 2\)"),
-        (np.array([0.5, 1.0]), "holds .*0.5"),
+        (np.array([0.5, 1.0]), "holds 0.5:"),
         ([{"a": 1}], "holds {'a': 1}"),
         (np.arange(70_000), "70,000 different values in 70,000 rows are names, not classes"),
     ],
@@ -134,6 +134,9 @@ def test_names_must_be_there_and_differ() -> None:
         names_of(["a", "", None], "names")
     with pytest.raises(DataError, match=r"^names: 'b' stands there more than once"):
         names_of(["a", "b", "c", "b"], "names")
+    for lists in (np.eye(2), [["a", "b"], ["c", "d"]]):
+        with pytest.raises(DataError, match=r"^names holds .*a name is a text or a number, one a row"):
+            names_of(lists, "names")
 
 
 def label_files(folder: Path) -> dict[str, Any]:
@@ -214,6 +217,29 @@ def test_roles_from_a_file(params: Any, tmp_path: Path, name: str) -> None:
     assert sorted(split.database) == list(range(3, 16))
 
 
+@pytest.mark.parametrize(
+    ("roles", "data", "message"),
+    [
+        ({"query": 20}, {}, "0 rows for the role train, 3 are needed .*data.split"),
+        ({"train": 20}, {}, "0 rows for the role query, 1 are needed .*data.split"),
+        ({"query": 1, "train": 2, "database": 17}, {}, "2 rows for the role train, 3 are needed"),
+        ({"query": 5, "train": 15}, {"num_query": 6}, "5 rows for the role query, 6 are needed .*data.num_query"),
+        ({"query": 5, "database": 15}, {"num_train": 16}, "15 rows for the role train, 16 are needed .*data.num_train"),
+        ({"query": 1, "database": 19}, {"on_bad_row": "skip"}, "0 rows for the role query, 1 are needed"),
+    ],
+)
+def test_roles_of_too_few_rows_are_found_before_any_stage(
+    params: Any, tmp_path: Path, roles: dict[str, int], data: dict[str, Any], message: str
+) -> None:
+    array = matrix()
+    array[0] = 0 if "on_bad_row" in data else array[0]  # the only query is a bad row
+    np.save(tmp_path / "a.npy", array)
+    (tmp_path / "r.txt").write_text("\n".join(role for role, count in roles.items() for _ in range(count)))
+    with pytest.raises(ParameterError, match=message) as error:
+        EMBEDDINGS.ensure(params(split="r.txt", **data))
+    assert "\n" not in str(error.value)
+
+
 def test_roles_that_do_not_fit(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     for text, message in (
@@ -223,6 +249,9 @@ def test_roles_that_do_not_fit(tmp_path: Path) -> None:
         (tmp_path / "r.txt").write_text(text)
         with pytest.raises(DataError, match=message):
             roles_of(tmp_path / "r.txt", names)
+    (tmp_path / "r.csv").write_text("name,role\na,query\nb,train\na,train\n")
+    with pytest.raises(DataError, match="'a' stands there more than once, a row has one role"):
+        roles_of(tmp_path / "r.csv", names)
     (tmp_path / "r.csv").write_text("name,role\nz,query\n")
     with pytest.raises(DataError, match="'z' is no row of the features"):
         roles_of(tmp_path / "r.csv", names)
@@ -235,10 +264,14 @@ def test_what_does_not_fit_is_one_line_that_names_the_parameter(params: Any, tmp
     (tmp_path / "x.csv").write_text("a,b\n" + "1,2\n" * 20)
     (tmp_path / "ragged.csv").write_text("a,label\n1,2\n1\n")
     np.save(tmp_path / "few.npy", matrix(3))
+    np.savez(tmp_path / "short.npz", features=matrix(), names=np.arange(19))
+    np.savez(tmp_path / "twice.npz", features=matrix(), names=np.arange(20) // 2)
     for data, message in (
         ({"features": "none.safetensors"}, rf"holds no embeddings: .*{block}features"),
         ({"labels": "l.npy"}, rf"labels .*l\.npy has 19 rows, the features have 20.*{block}labels"),
         ({"names": "l.npy"}, rf"names .*has 19 rows.*{block}names"),
+        ({"features": "short.npz"}, rf"names .*has 19 rows.*say `none` to leave them.*{block}keys\.names"),
+        ({"features": "twice.npz"}, rf"'0' stands there more than once.*: choose other names.*{block}keys\.names"),
         ({"labels": "o.npy"}, "holds Python objects, which are not read"),
         ({"labels": "x.csv"}, rf"has no column of labels.*{block}keys\.labels"),
         ({"labels": "x.csv", "keys": {"labels": "z"}}, "has no 'z', it has a, b"),

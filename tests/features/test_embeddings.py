@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 from ssdh.core.errors import DataError
+from ssdh.datasets.columns import read_column
 from ssdh.features import embedding_part
 from ssdh.features.embeddings import Embeddings, open_embeddings, pass_on
 
@@ -122,6 +123,15 @@ def test_train_and_test_of_a_benchmark_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path / "a.hdf5", "train")), array[8:])
 
 
+def test_an_array_in_a_group_is_named_by_its_path(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["clip/image"], file["clip/labels"] = matrix(), np.arange(50) % 4
+    np.testing.assert_array_equal(rows_of(open_embeddings(tmp_path / "a.h5", "clip/image")), matrix())
+    np.testing.assert_array_equal(read_column(tmp_path / "a.h5", "clip/labels", ()), np.arange(50) % 4)
+    with pytest.raises(DataError, match="has clip/image, clip/labels: say which"):
+        open_embeddings(tmp_path / "a.h5")
+
+
 def faults(path: Path) -> dict[int, int]:
     result = np.concatenate([block.fault for block in open_embeddings(path).blocks()])
     return {int(row): int(result[row]) for row in np.flatnonzero(result)}
@@ -183,6 +193,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     np.savez(folder / "several.npz", a=np.ones((5, 2)), b=np.ones((5, 2)))
     pq.write_table(pa.table({"text": ["a"] * 5}), folder / "text.parquet")
     pq.write_table(pa.table({"v": [["a"]] * 5}), folder / "texts.parquet")
+    pq.write_table(pa.table({"v": pa.array([], pa.list_(pa.float32()))}), folder / "no_rows.parquet")
     (folder / "no_shards").mkdir()
     (folder / "mixed").mkdir()
     np.save(folder / "mixed/img_emb_0.npy", np.ones((4, 3), np.float32))
@@ -207,6 +218,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "several.npz": r"has a, b: say which .*datasets\.embeddings\.data\.keys\.features",
         "text.parquet": "no column of lists of numbers: its columns are text",
         "texts.parquet": "no column of lists of numbers",
+        "no_rows.parquet": r"holds no value, its shape is \(0, 0\)",
         "no_shards": "holds no img_emb_",
         "mixed": "img_emb_1.npy holds float16, .*img_emb_0.npy float32",
         "absent.npy": "does not exist",
