@@ -1,8 +1,8 @@
-"""The rows of `dvc exp show --csv` as text that fits a terminal: every column stays, long values lose their start."""
+"""The rows of `dvc exp show --csv` as text that fits a terminal: long values lose their start, then wide columns go."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-LEAST = 8  # characters to which a column may shrink
+LEAST, LEAST_MEASURE, LEAST_NAME = 8, 12, 14  # characters to which columns of parameters, measures, names may shrink
 
 ABOUT_ROW = ("Experiment", "rev", "typ", "parent")  # of these the first column is made
 
@@ -12,8 +12,8 @@ BRANCH = "branch"  # how DVC's `typ` of an experiment begins
 def fitted(rows: Sequence[Mapping[str, str]], measures: Sequence[str], width: int) -> list[str]:
     """The lines of the table: a row's name, the measures, then narrow columns before wide ones.
 
-    Where the lines are longer than `width`, the widest of the other columns and the name shrink, down to LEAST
-    characters; a path keeps its end.
+    Where the lines are longer than `width` the widest columns shrink; a path keeps its end, and no number of a measure
+    loses a digit. Where that is not enough the last columns go, and a line below names them.
 
     >>> rows = [{"rev": "main", "map": "0.857139", "root": "/home/somebody/photos/of/2024"}]
     >>> print("\\n".join(fitted(rows, ["map"], 31)))
@@ -26,16 +26,26 @@ def fitted(rows: Sequence[Mapping[str, str]], measures: Sequence[str], width: in
     others = sorted((name for name in names if name not in first), key=lambda name: max(map(len, cells[name])))
     columns = [["experiment", *map(_name, rows)], *(cells[name] for name in (*first, *others))]
     widths = [max(map(len, column)) for column in columns]
-    shrinking = [0, *range(1 + len(first), len(columns))]
-    while sum(widths) + 2 * (len(widths) - 1) > width:
-        widest = max(shrinking, key=lambda i: widths[i])
-        if widths[widest] <= LEAST:
+    least = [LEAST_NAME, *(LEAST_MEASURE for _ in first), *(LEAST for _ in others)]
+    kept = 1 + len(first)
+    while kept < len(columns) and _length(map(min, widths[: kept + 1], least)) <= width:
+        kept += 1
+    columns, widths, left_out = columns[:kept], widths[:kept], [column[0] for column in columns[kept:]]
+    while _length(widths) > width:
+        shrinking = [i for i, size in enumerate(widths) if size > least[i]]
+        if not shrinking:
             break
-        widths[widest] -= 1
-    return [
+        widths[max(shrinking, key=lambda i: widths[i])] -= 1
+    lines = [
         "  ".join(_end(cell, size).ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip()
         for line in zip(*columns, strict=True)
     ]
+    return [*lines, f"too wide for here: {', '.join(left_out)} (--md and --csv have all)"] if left_out else lines
+
+
+def _length(widths: Iterable[int]) -> int:
+    """Characters of a line of columns so wide."""
+    return sum(size + 2 for size in widths) - 2
 
 
 def _name(row: Mapping[str, str]) -> str:

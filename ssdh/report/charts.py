@@ -91,7 +91,7 @@ def distance_histogram(
     axes.annotate(
         f"mode {mode:.3g}", (mode, top / 1.3), (0, 4), textcoords="offset points", ha="center", color=MUTED, fontsize=9
     )
-    axes.set_xlabel("cosine distance of a pair of train images")
+    axes.set_xlabel("cosine distance of a training pair")
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     return _svg(figure, "distances")

@@ -34,5 +34,5 @@ class Report:
 
     @property
     def unit(self) -> str:
-        """What a row is called."""
+        """What rows are called."""
         return "rows" if self.weights == "none" else "images"

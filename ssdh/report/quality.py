@@ -14,26 +14,28 @@ MEASURES = {  # metrics with a number in their name, or in their keys, have it i
     "map_highest": "mAP, the highest of any order of ties",
     "map_at": "mAP@{}",
     "map_stable": "mAP, ties in the database’s order",
-    "map_without_train": "mAP, database without train images",
+    "map_without_train": "mAP, database without what was trained on",
     "precision_at": "precision@{}",
     "precision_radius": "precision in Hamming radius {}",
     "neighbor_recall_at": "recall of the {} nearest by features",
     "manifold_recall": "neighbours on the manifold found (needs no labels)",
-    "queries_without_relevant": "queries without a relevant image",
+    "queries_without_relevant": "queries without anything relevant",
     "unique_codes": "distinct codes in the database",
-    "bytes_per_image": "bytes an image",
+    "bytes_per_image": "bytes a code",
 }
+NEAREST_BY = {"cosine": "cosine", "dot": "inner product", "l2": "Euclidean distance"}  # by `evaluate.metric`
 
 SAME_KIND, SAME_PICTURE = "Same kind?", "Same picture?"
-SERVES = """<p>The two questions want different codes. <em>Same kind</em>: the recipes <code>manifold</code> and
-<code>soft</code> learn from the graph of neighbours and draw images of one kind together, at the cost of the order
-among them. <em>Same picture</em>: codes that keep distances, such as ITQ’s, find more of an image’s nearest.</p>"""
+SERVES = """<p>The two questions want different codes. <em>Same kind</em>: the recipes <code>manifold</code>,
+<code>manifold_views</code> and <code>soft</code> learn from the graph of neighbours and draw {unit} of one kind together, at the cost of the order
+among them. <em>Same picture</em>: the recipe <code>neighbors</code> learns which {unit} are nearest, and ITQ keeps
+distances. <code>train.neighbor_weight</code> leads from the one to the other.</p>"""
 
 
 def quality(report: Report) -> str:
     """MAP beside baselines and published values of the same protocol, then every other measure."""
     metrics = report.results.metrics
-    body, about = "", "What can be said without labels: which of an image’s nearest neighbours the codes find."
+    body, about = "", f"What can be said without labels: which of the nearest {report.unit} the codes find."
     if "map" in metrics:
         about = "Mean average precision beside the baselines on the same features"
         about += ", and beside published values with the same data set, counts, bits and cut-off" * bool(
@@ -58,9 +60,10 @@ def title(method: str, values: Mapping[str, Any]) -> str:
     return text(values.get("title", method))
 
 
-def _about(values: Mapping[str, Any]) -> str:
+def _about(values: Mapping[str, Any], report: Report) -> str:
     """What a baseline does and what it is given, as HTML."""
-    return text("; ".join(values[name] for name in ("about", "tier") if values.get(name)))
+    given = str(values.get("tier", "")).replace("images", report.unit)
+    return text("; ".join(part for part in (values.get("about"), given) if part))
 
 
 Ranked = list[tuple[float, str, str, str]]  # value, mark, name, about
@@ -68,12 +71,19 @@ Ranked = list[tuple[float, str, str, str]]  # value, mark, name, about
 
 def _same_kind(report: Report) -> list[tuple[str, ...]]:
     """MAP of each method, best first."""
-    result: Ranked = [(report.results.metrics["map"], "own", "SSDH", "this run; images only")]
+    result: Ranked = [(report.results.metrics["map"], "own", "SSDH", f"this run; {report.unit} only")]
     for method, values in baselines(report, "map").items():
         name = title(method, values)
-        result.append((values["map"], "", name, _about(values)))
+        result.append((values["map"], "", name, _about(values, report)))
         if "map_centred" in values:
-            result.append((values["map_centred"], "", f"{name}, centred", "cosine of the features less their mean"))
+            result.append(
+                (
+                    values["map_centred"],
+                    "",
+                    f"{name}, centred",
+                    f"{_nearest_by(report)} of the features less their mean",
+                )
+            )
     for row in report.published:
         about = f"published: {text(row['setting'])} ({text(row['source'])})"
         result.append((float(row["map"]), "published", text(row["method"]), about))
@@ -89,12 +99,18 @@ def _same_picture(report: Report) -> str:
     result: Ranked = [(own[nearest], "own", "SSDH", "this run")]
     for method, values in baselines(report, "neighbor_recall_at").items():
         if method != "float":  # what is compared with
-            about = f"{text(values.get('about', ''))}, {number(values.get('bytes_per_image', 0))} bytes an image"
+            about = f"{text(values.get('about', ''))}, {number(values.get('bytes_per_image', 0))} bytes a code"
             result.append((values["neighbor_recall_at"][nearest], "", title(method, values), about))
     count = number(int(nearest))
-    caption = f"Share of a query’s {count} nearest by features that are among its first {count} by code"
+    caption = f"Share of a query’s {count} nearest by {_nearest_by(report)} of the features that are among its first "
+    caption += f"{count} by code"
     shown = table(caption, ("method", "recall", AS_BAR), _rows(result), kind="ranked")
-    return f"<h3>{SAME_PICTURE}</h3>{shown}{SERVES}"
+    return f"<h3>{SAME_PICTURE}</h3>{shown}{SERVES.format(unit=report.unit)}"
+
+
+def _nearest_by(report: Report) -> str:
+    """The similarity of features that codes are compared with, in words."""
+    return NEAREST_BY[str(report.parameters.get("evaluate", {}).get("metric", "cosine"))]
 
 
 def _rows(found: Ranked) -> list[tuple[str, ...]]:

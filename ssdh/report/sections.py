@@ -161,20 +161,26 @@ def rerank(report: Report) -> str:
         if key == "precision_at_10" and exact is not None:
             lengths = np.unique(np.concatenate([line.x for line in lines]))
             lines.append(Line("float", "float", lengths, np.full(len(lengths), exact)))
-        chart = charts.lines(f"rerank-{key}", lines, x_label="images shortlisted", y_label=label, marker=True)
+        chart = charts.lines(f"rerank-{key}", lines, x_label=f"{report.unit} shortlisted", y_label=label, marker=True)
         body += figure(chart, f"{label} by length of the shortlist", caption)
     keys = {
-        "shortlist": "images in it",
+        "shortlist": f"{report.unit} in it",
         "float_recall_at_10": "recall of the 10 nearest by features",
         "precision_at_10": "precision@10",
         "map": "mAP",
     }
+    measured = {key for _, _, result in methods for values in result.values() for key in values}
+    keys = {key: label for key, label in keys.items() if key in measured}  # without labels the last two are not
+    digits = {"shortlist": 1}
     rows = [
-        (f"{text(name)}, {number(int(size))}", *(number(values[key]) if key in values else "" for key in keys))
+        (
+            f"{text(name)}, {number(int(size))}",
+            *(number(values[key], digits.get(key, 4)) if key in values else "" for key in keys),
+        )
         for _, name, result in methods
         for size, values in result.items()
     ]
-    caption = "After re-ranking. All images that tie with the last one are in the shortlist."
+    caption = f"After re-ranking. All {report.unit} that tie with the last one are in the shortlist."
     shown = table(caption, ("method, shortlist", *keys.values()), rows, kind="numbers")
     about = "Search in two stages: codes give a shortlist, the exact similarity of the features orders it."
     return section("rerank", "Re-ranking", about, f'<div class="pair">{body}</div>{shown}')

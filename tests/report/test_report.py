@@ -356,6 +356,23 @@ def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
     assert "rotated; images only" in page.words
 
 
+def test_same_picture_is_a_recipe_of_its_own_and_says_by_which_metric(run: SmallRun) -> None:
+    words = " ".join(Parsed(make_page(run)).words.split())
+    assert "Same picture : the recipe neighbors learns" in words
+    assert "nearest by cosine of the features" in words
+    run.params["evaluate"]["metric"] = "l2"
+    assert "nearest by Euclidean distance of the features" in " ".join(Parsed(make_page(run)).words.split())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_of_embeddings_no_word_speaks_of_images(tmp_path: Path, project: Path, labelled: bool) -> None:
+    run = SmallRun(tmp_path / "run", project, labelled=labelled)
+    run.params["datasets"]["digits"]["images"] = {"size": None, "weights": "none"}
+    words = Parsed(make_page(run)).words.replace("data/images", "")
+    assert re.findall(r".*\bimages?\b.*", words) == []
+    assert ("rows shortlisted" in words) == labelled
+
+
 def test_re_ranking_is_two_curves_and_a_table_of_every_method(run: SmallRun) -> None:
     markup = make_page(run)
     page = Parsed(markup)
@@ -364,6 +381,18 @@ def test_re_ranking_is_two_curves_and_a_table_of_every_method(run: SmallRun) -> 
             assert set(values.values()) <= set(page.numbers)
     assert "by length of the shortlist" in markup
     assert "images shortlisted" in page.words
+    assert "precision@10" in page.words
+
+
+def test_without_labels_re_ranking_has_no_column_of_them(tmp_path: Path, project: Path) -> None:
+    run = SmallRun(tmp_path / "run", project, labelled=False)
+    unlabelled = {"100": {"float_recall_at_10": 0.7, "shortlist": 132.583}}
+    run.change("metrics", rerank=unlabelled)
+    run.change("baselines", itq={"title": "ITQ", "rerank": unlabelled})
+    section = make_page(run).split('<section id="rerank"')[1].split("</section>")[0]
+    assert '<data value="132.583">132.6</data>' in section
+    assert "precision@10" not in section
+    assert "mAP" not in section
 
 
 @pytest.mark.parametrize(("recipe", "said"), [("manifold", "regressed to 0 at weight 0.5"), ("published", "left out")])
