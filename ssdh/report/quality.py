@@ -27,9 +27,9 @@ NEAREST_BY = {"cosine": "cosine", "dot": "inner product", "l2": "Euclidean dista
 
 SAME_KIND, SAME_PICTURE = "Same kind?", "Same picture?"
 SERVES = """<p>The two questions want different codes. <em>Same kind</em>: the recipes <code>manifold</code>,
-<code>manifold_views</code> and <code>soft</code> learn from the graph of neighbours and draw {unit} of one kind together, at the cost of the order
-among them. <em>Same picture</em>: the recipe <code>neighbors</code> learns which {unit} are nearest, and ITQ keeps
-distances. <code>train.neighbor_weight</code> leads from the one to the other.</p>"""
+<code>manifold_views</code> and <code>soft</code> learn from the graph of neighbours and draw {unit} of one kind
+together, at the cost of the order among them. <em>Same picture</em>: the recipe <code>neighbors</code> learns which
+{unit} are nearest, and ITQ keeps distances. <code>train.neighbor_weight</code> leads from the one to the other.</p>"""
 
 
 def quality(report: Report) -> str:
