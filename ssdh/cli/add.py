@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ssdh.cli.encode import FEATURES, add_how, add_inputs, how_of
+from ssdh.cli.encode import FEATURES, add_exclude, add_how, add_inputs, how_of
 from ssdh.core.errors import DataError
 
 
@@ -15,6 +15,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--features", choices=FEATURES, default="float16", help="of a new collection: what is kept (default: float16)"
     )
+    add_exclude(parser)
     add_how(parser)
     parser.set_defaults(run=run)
 
@@ -37,13 +38,14 @@ def run(options: argparse.Namespace) -> int:
     if embeddings is not None:
         added = add_embeddings(collection, embeddings, how)
     else:
-        added, skipped = add_photos(collection, options.inputs, how)
+        added, skipped = add_photos(collection, options.inputs, how, options.exclude)
     one, many = ("row", "rows") if embeddings is not None else ("file", "images")
     parts = [f"{added.new:,} {many} added"]
     for count, what in (
         (added.copies, f"{one}s are copies or new names of {many} that were there"),
         (added.unchanged, f"{one}s were there"),
         (added.removed, f"{many} are gone, their {'names' if one == 'row' else 'files'} hold others now"),
+        (added.moved, "former names are forgotten, their files were moved"),
         (len(skipped), "files are no images"),
     ):
         if count:

@@ -28,6 +28,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="none",
         help="also write features.npy, as float16 or int8 (default: none)",
     )
+    add_exclude(parser)
     add_how(parser)
     parser.add_argument("--processes", type=positive, default=None, help="processes that share the photos (default: 1)")
     parser.set_defaults(run=run)
@@ -48,6 +49,17 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         default=Path("models/hashnet.safetensors"),
         metavar="FILE",
         help="the trained network (default: models/hashnet.safetensors)",
+    )
+
+
+def add_exclude(parser: argparse.ArgumentParser) -> None:
+    """Add `--exclude`."""
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files in folders whose path there, or name, fits, such as '*_small.jpg'; may be repeated",
     )
 
 
@@ -73,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
         if embeddings is not None:
             about = encode_embeddings(embeddings, options.model, options.out, options.features, rank, how)
         else:
-            about = encode_photos(options.inputs, options.model, options.out, options.features, rank, how)
+            about = encode_photos(
+                options.inputs, options.model, options.out, options.features, rank, how, options.exclude
+            )
         if rank.first:
             print(f"{options.out / 'codes.npy'}: {about['images']:,} codes of {about['bits']} bits")
     return 0

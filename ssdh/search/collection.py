@@ -150,15 +150,28 @@ class Writer:
         result = ((digest, self.database.execute(ask, (bytes.fromhex(digest),)).fetchone()) for digest in set(digests))
         return {digest: row[0] for digest, row in result if row is not None}
 
-    def commit(self, paths: Sequence[tuple[str, str]], digests: Sequence[str], rows: NDArray[np.uint8]) -> "Added":
+    def paths_of(self, digests: Iterable[str]) -> list[str]:
+        """All paths of those of the SHA-256 that are there."""
+        ask = "SELECT path FROM images JOIN paths USING (id) WHERE sha256 = ?"
+        return [path for digest in set(digests) for (path,) in self.database.execute(ask, (bytes.fromhex(digest),))]
+
+    def commit(
+        self,
+        paths: Sequence[tuple[str, str]],
+        digests: Sequence[str],
+        rows: NDArray[np.uint8],
+        gone: Sequence[str] = (),
+    ) -> "Added":
         """Add images and note paths, all or nothing.
 
         paths: (path, SHA-256) of every file seen; the image of each must be there or among the new ones. digests,
-        rows: SHA-256 and bytes (n, R), laid out as `collection.layout` says, of the new images. A path that held
-        another image holds the new one; an image without a path left is removed.
+        rows: SHA-256 and bytes (n, R), laid out as `collection.layout` says, of the new images. gone: further paths of
+        the files seen, to be forgotten. A path that held another image holds the new one; an image without a path left
+        is removed.
         """
         layout = self.collection.layout
         with self._transaction():
+            self.database.executemany("DELETE FROM paths WHERE path = ?", ((path,) for path in gone))
             ask = "SELECT id FROM paths WHERE path = ?"
             rows_before = ((path, self.database.execute(ask, (path,)).fetchone()) for path, _ in paths)
             before = {path: row[0] for path, row in rows_before if row is not None}
@@ -178,7 +191,7 @@ class Writer:
             )
             removed = self._remove_pathless(before.values())
         unchanged = sum(before.get(path) == ids[digest] for path, digest in paths)
-        return Added(len(digests), len(paths) - unchanged - len(digests), unchanged, removed)
+        return Added(len(digests), len(paths) - unchanged - len(digests), unchanged, removed, len(gone))
 
     def remove(self, wanted: Iterable[int | str]) -> int:
         """Remove images by id, path or folder of paths, all or nothing; returns how many images went.
@@ -224,14 +237,15 @@ class Writer:
 
 @dataclass(frozen=True)
 class Added:
-    """What an addition did: new images, further paths of known ones (copies, renamed), paths as before, and images that
-    went since all their files hold another one now.
+    """What an addition did: new images, further paths of known ones (copies, renamed), paths as before, images that
+    went since all their files hold another one now, and paths forgotten since their files were moved.
     """
 
     new: int
     copies: int
     unchanged: int
     removed: int
+    moved: int
 
 
 def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:

@@ -24,27 +24,31 @@ NEW = "new.csv"  # the manifest of what is being encoded
 NOTHING = np.empty((0, 0), np.uint8)
 
 
-def add_photos(collection: Collection, inputs: Sequence[Path], how: How) -> tuple[Added, list[tuple[str, str]]]:
+def add_photos(
+    collection: Collection, inputs: Sequence[Path], how: How, exclude: Sequence[str] = ()
+) -> tuple[Added, list[tuple[str, str]]]:
     """Add photos and all photos in folders; returns what was done, and (path, reason) of files that are no images.
 
-    An exact copy of an image, in the collection or among the photos, is a further path of that image: it is neither
-    encoded nor listed twice. Raises DataError, changing nothing, where another process is writing, or a file is gone
-    or changes meanwhile.
+    inputs, exclude: as of `find_files`. An exact copy of an image, in the collection or among the photos, is a further
+    path of that image: it is neither encoded nor listed twice. A moved or renamed file has its new path alone: other
+    paths of a photo at which there is no file any more are forgotten. Raises DataError, changing nothing, where another
+    process is writing, or a file is gone or changes meanwhile.
     """
     with collection.writing() as writer:
-        photos = inspect(*find_files(inputs), how.workers or None)
+        photos = inspect(*find_files(inputs, exclude), how.workers or None)
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
         ]
+        gone = [path for path in writer.paths_of(photos.digests) if not Path(path).exists()]
         new = _new(writer, photos.digests)
         if not len(new):
-            return writer.commit(paths, [], NOTHING), photos.skipped
+            return writer.commit(paths, [], NOTHING, gone), photos.skipped
         names, digests = ([column[row] for row in new] for column in (photos.names, photos.digests))
         manifest = collection.folder / NEW
         replace(photos, names=names, digests=digests).write_manifest(manifest)
         with _to_commit(collection, how) as (rows, work):
             encode_rows(manifest, photos.root, collection.model, collection.layout, rows, work, Rank(), how)
-            added = writer.commit(paths, digests, read_array(rows))
+            added = writer.commit(paths, digests, read_array(rows), gone)
         return added, photos.skipped
 
 

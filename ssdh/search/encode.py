@@ -29,7 +29,7 @@ from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import compute_rows
 from ssdh.features.extract import feature_kind
 from ssdh.features.forward import image_blocks
-from ssdh.features.image_files import image_files, is_text
+from ssdh.features.image_files import is_text, list_images
 from ssdh.features.images import FileImages, Rows
 from ssdh.features.reuse import reusing
 from ssdh.features.store import FeatureStore, evict, store_limit
@@ -55,10 +55,12 @@ class Photos:
         write_csv(path, ("row", "path", "sha256"), rows)
 
 
-def find_files(inputs: Sequence[Path]) -> tuple[Path, list[str]]:
-    """(root, names below it, sorted) of photos and of all image files in folders; hidden ones are left out.
+def find_files(inputs: Sequence[Path], exclude: Sequence[str] = ()) -> tuple[Path, list[str]]:
+    """(root, names below it, sorted) of photos and of all image files in folders, by the rules of ingestion.
 
-    Raises DataError where a path does not exist, there is no image file, or a name is one that no list can hold.
+    exclude: patterns of files in the folders, as those of `list_images`; what is passed over there is counted and
+    logged. Raises DataError where a path does not exist, there is no image file, or a name is one that no list can
+    hold.
     """
     for path in inputs:
         if not path.exists():
@@ -67,9 +69,13 @@ def find_files(inputs: Sequence[Path]) -> tuple[Path, list[str]]:
     root = Path(commonpath(folders))
     result: set[str] = set()
     for path in inputs:
-        own = path.resolve()
-        files = (own / name for name in image_files(own)) if path.is_dir() else [own]
-        result.update(file.relative_to(root).as_posix() for file in files)
+        own, names = path.resolve(), [""]
+        if path.is_dir():
+            listing = list_images(own, exclude)
+            names = listing.names
+            if passed_over := listing.passed_over():
+                logger.warning("{}: passed over {}", one_line(str(path)), passed_over)
+        result.update((own / name).relative_to(root).as_posix() for name in names)
     if not result:
         raise DataError(f"{', '.join(map(str, inputs))} holds no image file")
     if unnamed := sorted(name for name in result if not is_text(f"{root}/{name}")):
@@ -151,18 +157,25 @@ class How:
 
 
 def encode_photos(
-    inputs: Sequence[Path], model_path: Path, out: Path, kind: FeatureKind, rank: Rank, how: How
+    inputs: Sequence[Path],
+    model_path: Path,
+    out: Path,
+    kind: FeatureKind,
+    rank: Rank,
+    how: How,
+    exclude: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Encode photos into the folder `out`; returns the content of its `encode.json`.
 
-    Raises DataError where `out` holds other things, a photo or the model cannot be read, or no photo is left.
+    inputs, exclude: as of `find_files`. Raises DataError where `out` holds other things, a photo or the model cannot be
+    read, or no photo is left.
     """
     layout = layout_of(model_path, kind)
     manifest = out / MANIFEST
     root, skipped = Path(), []
     if rank.first:
         open_out(out)
-        photos = inspect(*find_files(inputs), how.workers or None)
+        photos = inspect(*find_files(inputs, exclude), how.workers or None)
         photos.write_manifest(manifest)
         root, skipped = photos.root, photos.skipped
     root = broadcast(root, rank)

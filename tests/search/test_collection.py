@@ -101,10 +101,49 @@ def test_exact_copies_and_renamed_files_are_recognised(collection: Collection, p
     (item,) = (item for item in collection.items() if len(item.paths) > 1)
     assert item.paths == (first.as_posix(), (photos / "z copy.jpg").as_posix())
     assert item.sha256 == file_sha256(first)
+    ids = {item.sha256: item.id for item in collection.items()}
     (photos / "day 1/001.jpg").rename(photos / "renamed.jpg")
+    first.unlink()
     added, _ = add_photos(collection, [photos], how)
-    assert (added.new, added.copies, added.unchanged) == (0, 1, 24)
-    assert len(collection) == 24
+    assert (added.new, added.copies, added.unchanged, added.moved) == (0, 1, 23, 2)
+    assert {item.sha256: item.id for item in collection.items()} == ids
+    paths = [path for item in collection.items() for path in item.paths]
+    assert sorted(paths) == sorted(path.as_posix() for path in photos.rglob("*.jpg"))
+
+
+def test_a_copy_elsewhere_does_not_take_the_place_of_a_file_that_is_there(
+    collection: Collection, photos: Path, tmp_path: Path, how: How
+) -> None:
+    add_photos(collection, [photos / "day 0"], how)
+    (tmp_path / "copies").mkdir()
+    shutil.copy(photos / "day 0/000.jpg", tmp_path / "copies/a.jpg")
+    added, _ = add_photos(collection, [tmp_path / "copies"], how)
+    assert (added.new, added.copies, added.moved) == (0, 1, 0)
+    assert len(next(item for item in collection.items() if len(item.paths) > 1).paths) == 2
+
+
+@pytest.mark.parametrize("command", ["add", "encode"])
+def test_what_is_passed_over_is_said(
+    command: str, finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in (".hidden/a.jpg", "@eaDir/a.jpg", "__MACOSX/a.jpg", ".thumbnails/a.jpg", "day 0/000_small.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "day 0/000.jpg", photos / name)
+    for name in ("a.CR2", "b.dng", "c.jxl", "d.jxl"):
+        (photos / name).touch()
+    where = ["out"] if command == "add" else ["--out", "out"]
+    model = ["--model", str(finished / "models/hashnet.safetensors"), "--workers", "0"]
+    exclude = ["--exclude", "*_small.jpg", "--exclude", "day 1/*"]
+    assert main([command, *(where if command == "add" else []), "photos", *model, *exclude,
+                 *(where if command == "encode" else [])]) == 0  # fmt: skip
+    message = capsys.readouterr()
+    assert (
+        "photos: passed over 4 hidden or thumbnails' folders; 9 hidden or excluded files; formats that are not read: "
+        "1 .cr2, 1 .dng, 2 .jxl"
+    ) in message.err
+    assert ("16 images added" if command == "add" else ": 16 codes") in message.out
 
 
 def test_a_file_with_another_image_takes_it_over(collection: Collection, photos: Path, how: How) -> None:
