@@ -14,13 +14,14 @@ from ssdh.hashing.encoder import feature_blocks, outputs_of
 from ssdh.hashing.network import HashNet
 from ssdh.search.gallery import Encoded
 from ssdh.search.index import Index
+from ssdh.search.stored_outputs import stored_outputs
 
 
 def find_queries(text: str, index: Index, model: HashNet, device: torch.device) -> tuple[list[str], Encoded]:
     """(a name each, codes, outputs and embeddings) of what `text` names: a file, else a name, else a row number.
 
-    A row of the index has no outputs kept, so its equals stay in row order. Raises DataError where `text` is none of
-    them, or its rows are no embeddings for `model`.
+    A row of the index has its bits alone, and where no features are kept, no outputs but its code. Raises DataError
+    where `text` is none of them, or its rows are no embeddings for `model`.
     """
     if Path(text).exists():
         rows = read_queries(Path(text), model.dim)
@@ -32,10 +33,13 @@ def find_queries(text: str, index: Index, model: HashNet, device: torch.device) 
         row = int(text)
     else:
         raise DataError(f"{text} is no file of embeddings, no name and no row of the {len(index):,}: give one of them")
-    packed, kept = index.packed[row : row + 1], index.features
-    own = np.zeros((1, model.dim)) if kept is None else kept[np.array([row])]
-    encoded = Encoded(packed, unpack(packed, index.bits).astype(np.float32), np.asarray(own, np.float32))
-    return [names[row] if names else text], encoded
+    packed = index.packed[row : row + 1]
+    if index.features is None:
+        own, outputs = np.zeros((1, model.dim), np.float32), unpack(packed, index.bits).astype(np.float32)
+    else:
+        own = np.asarray(index.features[np.array([row])], np.float32)
+        outputs = stored_outputs(model, packed, index.bits, own, device)
+    return [names[row] if names else text], Encoded(packed, outputs, own)
 
 
 def _encoded(rows: NDArray[np.float32], model: HashNet, device: torch.device) -> Encoded:

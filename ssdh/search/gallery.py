@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,9 @@ class Encode(Protocol):
 
     def __call__(self, photos: Sequence[Pixels]) -> Encoded:
         """One row a photo."""
+
+    def stored_outputs(self, packed: Packed, features: NDArray[Any]) -> NDArray[np.float32]:
+        """Outputs (n, bits) of images by their codes (n, ⌈bits/8⌉) and the features (n, D) that the index keeps."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ssdh.features.loader import normalise, preprocess
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.encoder import Encoder
 from ssdh.search.gallery import Encoded
+from ssdh.search.stored_outputs import stored_outputs
 
 BATCH = 32  # photos a pass through the network
 
@@ -44,6 +46,10 @@ class PhotoEncoder:
                 outputs.append(model(result).float().cpu().numpy())
         relaxed = np.concatenate(outputs)
         return Encoded(pack(sign_codes(relaxed)), relaxed, np.concatenate(features))
+
+    def stored_outputs(self, packed: NDArray[np.uint8], features: NDArray[Any]) -> NDArray[np.float32]:
+        """Outputs (n, K) of images of the database by their codes (n, ⌈K/8⌉) and features (n, D)."""
+        return stored_outputs(self.encoder.model, packed, self.encoder.bits, features, self.device)
 
 
 def find_photos(path: Path) -> list[Path]:

@@ -36,6 +36,10 @@ class GreyEncoder:
         outputs = (centred @ self.projection).astype(np.float32)
         return Encoded(pack(sign_codes(outputs)), outputs, centred.astype(np.float32))
 
+    def stored_outputs(self, packed: NDArray[np.uint8], features: NDArray[Any]) -> NDArray[np.float32]:
+        outputs: NDArray[np.float32] = (features @ self.projection).astype(np.float32)
+        return outputs
+
 
 def digits_gallery(folder: Path, count: int = 1797, bits: int = 32, kind: Kind = "flat") -> Gallery:
     """Handwritten digits of 8×8 pixels as an array set."""

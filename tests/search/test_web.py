@@ -102,6 +102,16 @@ def test_an_image_of_the_database_finds_its_neighbours_and_not_itself(client: Te
     assert len(client.get("/api/search?row=17&top=5").json()["results"]) == 5
 
 
+def test_equally_near_images_are_ordered_by_the_outputs_of_a_stored_image(client: TestClient, gallery: Gallery) -> None:
+    codes, photos = unpack(gallery.index.packed, 32), gallery.images.read(np.arange(400))
+    outputs = gallery.encode(list(photos)).outputs[17]  # by the network from its pixels; the page has its features
+    distances = (codes != codes[17]).sum(axis=1)
+    order = [row for row in np.lexsort((-(codes @ outputs), distances)).tolist() if row != 17]
+    answer = client.get("/api/search?row=17&top=60").json()
+    assert [result["row"] for result in answer["results"]] == order[:60]
+    assert order[:60] != [row for row in np.argsort(distances, kind="stable").tolist() if row != 17][:60]
+
+
 def test_one_image_is_a_collection_too(tmp_path: Path) -> None:
     with TestClient(create_app(digits_gallery(tmp_path, count=1)), base_url="http://127.0.0.1") as client:
         assert client.get("/api/about").json()["images"] == 1

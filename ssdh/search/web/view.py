@@ -53,12 +53,15 @@ class View:
 
     def search_row(self, row: int, top: int, rerank: int) -> dict[str, Any]:
         """The answer for an image of the gallery, which is left out itself."""
-        packed, features = self.index.packed[row : row + 1], self.index.features
-        if not rerank:
+        packed = self.index.packed[row : row + 1]
+        if self.index.features is None:
+            if rerank:
+                raise HTTPException(422, "rerank needs features, and none are kept here")
             return self.search(packed, top, row)
-        if features is None:
-            raise HTTPException(422, "rerank needs features, and none are kept here")
-        return self.search(packed, top, row, rerank=rerank, query_features=features[np.array([row])])
+        features = self.index.features[np.array([row])]
+        if rerank:
+            return self.search(packed, top, row, rerank=rerank, query_features=features)
+        return self.search(packed, top, row, query_outputs=self.gallery.encode.stored_outputs(packed, features))
 
     def search(self, packed: Packed, top: int, row: int | None = None, **how: Any) -> dict[str, Any]:
         """The answer for one code (1, B). row: the image it is of, left out; how: more for `Index.search`."""
