@@ -35,6 +35,7 @@ FOLDER = "cifar-10-batches-py"
 BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 META = "batches.meta"
 NUM_IMAGES, NUM_TEST = 60_000, 10_000
+MOST_TUPLES = 24  # in a pickle; a batch holds six, of its array
 
 # the globals that a pickled batch may name: what numpy arrays and Python 2 strings need, nothing else
 _ALLOWED = {
@@ -144,14 +145,23 @@ class _Unpickler(pickle.Unpickler):
         module = module.replace("numpy.core.", "numpy._core.", 1)  # as numpy 1 and Python 2 wrote it
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 file does")
+        if name == "encode":
+            return _encode
         return super().find_class(module, name)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """The bytes that Python 2 wrote as a text; of other encodings some make them longer, again and again."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for bytes by {encoding!r}, which no CIFAR-10 file does")
+    return text.encode(encoding)
 
 
 def _load(path: Path) -> dict[Any, Any]:
     """A batch file's mapping, with its text keys; files written by Python 2 and 3 both."""
     try:
         data = path.read_bytes()
-        _refuse_large_places(data)
+        _refuse_what_grows(data)
         value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # a broken pickle may raise whatever its parts raise
         said = " ".join(str(error).split()) or type(error).__name__
@@ -161,30 +171,35 @@ def _load(path: Path) -> dict[Any, Any]:
     return value
 
 
-def _refuse_large_places(data: bytes) -> None:
-    """Raise ValueError where a pickle puts something at a place of the memo beyond its own length.
+def _refuse_what_grows(data: bytes) -> None:
+    """Raise ValueError where a pickle puts something at a place of the memo beyond its own length, or nests tuples.
 
-    The memo grows to any place that is named: ten bytes ask for 10 GB.
+    The memo grows to any place that is named: ten bytes ask for 10 GB. A tuple of twice the same tuple, and so on, is a
+    key whose hash takes years.
     """
+    tuples = 0
     for operation, place, _ in pickletools.genops(data):
         if operation.name in ("PUT", "LONG_BINPUT") and int(place or 0) > len(data):
             raise ValueError(f"it names place {place} of {len(data)} bytes")
+        tuples += operation.name.startswith("TUPLE")
+    if tuples > MOST_TUPLES:
+        raise ValueError(f"it holds {tuples} tuples")
 
 
 def _class_names(path: Path) -> tuple[str, ...]:
     names = _load(path).get("label_names")
-    if not isinstance(names, list) or not names:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path} has no label_names: fetch it again")
-    return tuple(map(str, names))
+    return tuple(names)
 
 
 def _read_batch(path: Path, num_classes: int) -> tuple[Any, Any]:
     """(n, 32, 32, 3) uint8 pixels and (n,) class numbers of one batch."""
     batch = _load(path)
-    try:
-        data, labels = batch.get("data"), np.asarray(batch.get("labels", []), dtype=np.int64)
-    except (TypeError, ValueError, OverflowError):
-        raise DataError(f"{path} has labels that are no numbers: fetch it again") from None
+    data, numbers = batch.get("data"), batch.get("labels", [])
+    if not isinstance(numbers, list) or not all(isinstance(number, int) and 0 <= number < 256 for number in numbers):
+        raise DataError(f"{path} has labels that are no numbers: fetch it again")
+    labels = np.array(numbers, np.int64)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise DataError(f"{path} must hold rows of 3072 bytes (32×32 RGB): fetch it again")
     if labels.shape != (len(data),) or (len(labels) and not 0 <= labels.min() <= labels.max() < num_classes):

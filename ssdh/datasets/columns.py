@@ -1,9 +1,11 @@
 """A column beside embeddings: labels, names or roles, one entry a row, from whatever file it lies in."""
 
 import csv
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
+from ssdh.core.inflation import ROW_BYTES, TIMES, refuse_inflation
 from ssdh.datasets.text_lists import read_lines
 from ssdh.features.embedding_numpy import read_header
 from ssdh.features.embedding_part import choose, missing_package, reading
-from ssdh.features.embedding_tables import hdf5_arrays
+from ssdh.features.embedding_tables import hdf5_arrays, parquet_values
 from ssdh.features.embeddings import natural_order
 
 Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or a matrix (N, C)
@@ -79,19 +82,20 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_npz(path: Path, name: str) -> NDArray[Any]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        shape, _, dtype = read_header(member, path)
+        _refuse_objects(path, dtype)
+        refuse_inflation(path, math.prod(shape) * dtype.itemsize, f"column {name!r}")
     with np.load(path, allow_pickle=False) as file:
-        try:
-            array: NDArray[Any] = file[name]
-        except ValueError as error:
-            if "allow_pickle" not in str(error):
-                raise
-            raise _objects(path) from None
+        array: NDArray[Any] = file[name]
     return array
 
 
 def _refuse_objects(path: Path, dtype: np.dtype[Any]) -> None:
     if dtype.hasobject:
-        raise _objects(path)
+        raise DataError(
+            f"{path} holds Python objects, which are not read: save texts as `numpy.array(texts, dtype=str)`"
+        )
 
 
 def _refuse_no_text(column: NDArray[np.str_]) -> None:
@@ -99,10 +103,6 @@ def _refuse_no_text(column: NDArray[np.str_]) -> None:
     codes = np.frombuffer(column.astype(column.dtype.newbyteorder("=")).tobytes(), np.uint32)
     if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
         raise ValueError("it holds what is no character")
-
-
-def _objects(path: Path) -> DataError:
-    return DataError(f"{path} holds Python objects, which are not read: save texts as `numpy.array(texts, dtype=str)`")
 
 
 def _tensor(path: Path, name: str) -> NDArray[Any]:
@@ -118,8 +118,31 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         import pyarrow.parquet as pq
     except ImportError:
         raise missing_package("pyarrow", path) from None
-    for name in pq.read_schema(path).names:
-        yield name, lambda name=name: pq.read_table(path, columns=[name])[name].to_pylist()
+
+    def read(name: str) -> list[Any]:
+        with pq.ParquetFile(path, read_dictionary=texts) as file:  # a text that was written once is read once
+            refuse_inflation(path, parquet_values(file, name) * ROW_BYTES, f"column {name!r}")
+            return [value for batch in file.iter_batches(columns=[name]) for value in _values(batch.column(0))]
+
+    with pq.ParquetFile(path) as file:
+        leaves = [file.schema.column(place) for place in range(len(file.schema))]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        names = file.schema_arrow.names
+    yield from ((name, lambda name=name: read(name)) for name in names)
+
+
+def _values(array: Any) -> list[Any]:
+    """An Arrow array as Python's objects, a text that stands there again and again as one."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        words = array.dictionary.to_pylist()
+        return [None if place is None else words[place] for place in array.indices.to_pylist()]
+    if pa.types.is_list(array.type):
+        inside = iter(_values(array.flatten()))
+        return [None if size is None else list(islice(inside, size)) for size in array.value_lengths().to_pylist()]
+    values: list[Any] = array.to_pylist()
+    return values
 
 
 def _hdf5(path: Path) -> Iterator[tuple[str, Any]]:
@@ -130,8 +153,16 @@ def _hdf5(path: Path) -> Iterator[tuple[str, Any]]:
 
     def read(name: str) -> Column:
         with h5py.File(path, "r") as file:
-            values = file[name][()]
-        return [text.decode() for text in values] if values.dtype.kind in "OS" else values
+            stored = file[name]
+            refuse_inflation(path, stored.size * stored.dtype.itemsize, f"column {name!r}")
+            if stored.dtype.kind not in "OS":
+                return np.asarray(stored[()])
+            texts: list[str] = []
+            taken = 0
+            for start in range(0, len(stored), TIMES):  # all may lead to one long text
+                texts += (block := [text.decode() for text in stored[start : start + TIMES]])
+                refuse_inflation(path, taken := taken + sum(map(len, block)), f"column {name!r}")
+            return texts
 
     yield from ((name, lambda name=name: read(name)) for name in hdf5_arrays(path))
 
@@ -180,7 +211,8 @@ def labels_of(column: Column, where: str) -> tuple[tuple[str, ...], NDArray[np.u
     if array is not None and array.ndim > 2:
         raise DataError(f"{where} must be class numbers (N,) or multi-hot (N, C), got shape {array.shape}")
     values = np.ravel(column) if array is not None or isinstance(column, np.ndarray) else column
-    own = [_labels(value, where) for value in values]
+    known: dict[str, Any] = {}  # texts that were taken apart
+    own = [_labels(value, where, known) for value in values]
     classes = sorted({label for labels in own for label in labels}, key=_numbers_first)
     if len(classes) * len(own) > MOST_LABEL_BYTES:
         raise DataError(f"{where}: {len(classes):,} different values in {len(own):,} rows are names, not classes")
@@ -200,15 +232,18 @@ def _is_matrix(column: Column) -> bool:
     return len(lists) == len(column) > 0 and len(lengths) == 1 and all(x in (0, 1) for value in lists for x in value)
 
 
-def _labels(value: Any, where: str) -> list[int] | list[str]:
+def _labels(value: Any, where: str, known: dict[str, Any]) -> list[int] | list[str]:
     if value is None:
         return []
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [label for item in value for label in _labels(item, where)]  # type: ignore[return-value]
+        return [label for item in value for label in _labels(item, where, known)]  # type: ignore[return-value]
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, str):
-        return [label for part in value.split(";") if (label := part.strip())]
+        if value not in known:
+            known[value] = list(dict.fromkeys(label for part in value.split(";") if (label := part.strip())))
+        labels: list[str] = known[value]
+        return labels
     if isinstance(value, (bool, np.bool_, int, np.integer, float, np.floating)):
         if value != value or value < 0:
             return []

@@ -3,9 +3,12 @@
 `SSDH_OFFLINE=1` never touches the network. Every failure is one line: what to fetch, where to put it, its checksum.
 """
 
+import bz2
+import gzip
 import hashlib
 import http.client
 import json
+import lzma
 import os
 import shutil
 import sys
@@ -13,10 +16,11 @@ import tarfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from loguru import logger
 from tqdm import tqdm
@@ -24,11 +28,18 @@ from tqdm import tqdm
 from ssdh.core.cache_dir import offline
 from ssdh.core.errors import DataError
 from ssdh.core.files import file_lock
+from ssdh.core.inflation import refuse_inflation
 
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 5  # without a new byte; each that brings some starts the count again
 LOG_SECONDS = 10.0
+MEMBER_BYTES = 2048  # that tarfile holds in memory of each file in an archive
+_COMPRESSIONS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 
 
 @dataclass(frozen=True)
@@ -94,21 +105,24 @@ def obtain(archive: RemoteFile, folder: Path, target: Path, member: str | None =
 def unpack(path: Path, target: Path, member: str | None = None) -> None:
     """Unpack a tar or zip file so that `target` is its `member` (None: its whole content).
 
-    Names that lead outside the folder, links that do, and device files are refused (DataError): nothing is written
-    then. Unpacked beside `target` first and renamed, so that `target` is whole or absent.
+    Names that lead outside the folder, links that do, device files, and more than a file of this size may unpack to are
+    refused (DataError): nothing is written then. Unpacked beside `target` first and renamed, so that `target` is whole
+    or absent.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.unpacking")
+    plain = temporary.with_suffix(".tar")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     logger.info("unpacking {}", path)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                refuse_inflation(path, sum(member.file_size for member in archive.infolist()), "its files")
                 _refuse_escapes(path, archive.namelist())
                 archive.extractall(temporary)
         else:
-            with tarfile.open(path) as bundle:
-                _refuse_escapes(path, bundle.getnames())
+            with tarfile.open(_without_compression(path, plain), "r:") as bundle:
+                _refuse_escapes(path, _names_in(path, bundle))
                 bundle.extractall(temporary, filter="data")
         inside = temporary / member if member else temporary
         if not inside.is_dir():
@@ -121,6 +135,35 @@ def unpack(path: Path, target: Path, member: str | None = None) -> None:
         raise DataError(f"{path} could not be unpacked: {said}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        plain.unlink(missing_ok=True)
+
+
+def _without_compression(path: Path, plain: Path) -> Path:
+    """The tar file itself, or `plain`, to which a compressed one is written: its headers then claim no more than that.
+
+    tarfile reads what a header claims at once, gigabytes where the compressed file has megabytes of it.
+    """
+    with path.open("rb") as file:
+        head = file.read(6)
+    opened = next((opened for magic, opened in _COMPRESSIONS.items() if head.startswith(magic)), None)
+    if opened is None:
+        return path
+    written = 0
+    with opened(path) as packed, plain.open("wb") as out:
+        while chunk := packed.read(CHUNK):
+            refuse_inflation(path, written := written + len(chunk), "what it unpacks to, so far,")
+            out.write(chunk)
+    return plain
+
+
+def _names_in(path: Path, bundle: tarfile.TarFile) -> list[str]:
+    names: list[str] = []
+    size = 0
+    for member in bundle:
+        names.append(member.name)
+        size += member.size + MEMBER_BYTES
+        refuse_inflation(path, size, "its files")
+    return names
 
 
 def _refuse_escapes(path: Path, names: list[str]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.core.files import NOT_NUMPY
+from ssdh.core.inflation import refuse_inflation
 from ssdh.features.embedding_part import Part, choose, part
 
 
@@ -54,6 +55,8 @@ def open_npz(path: Path, key: str | None) -> list[Part]:
         member = f"{choose(path, names, key)}.npy"
         with archive.open(member) as file:
             shape, fortran, dtype = read_header(file, path)
+        if fortran:
+            refuse_inflation(path, archive.getinfo(member).file_size, "an array in Fortran order")
 
     def rows(step: int) -> Iterator[NDArray[Any]]:
         if fortran:

@@ -1,5 +1,6 @@
 """One array of embeddings in a file, read block by block: what all formats have in common."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError, SSDHError, one_line
+from ssdh.core.inflation import ROW_BYTES, refuse_inflation
 
 BLOCK_BYTES = 32 * 2**20  # of values that are in memory at once
 USUAL = ("features", "embeddings", "embedding", "vectors", "vector", "emb")  # names of arrays and columns, best first
@@ -62,7 +64,8 @@ def part(
 ) -> Part:
     """A part whose rows have one length; raises DataError where shape or type are not those of embeddings.
 
-    dtype: of the file, or its name where NumPy has none. rows(step) yields (≤ step, D) of it.
+    dtype: of the file, or its name where NumPy has none. rows(step) yields (≤ step, D) of it. Of all rows their names
+    and digests are in memory, of the values a block, which is one row at least.
     """
     name = dtype if isinstance(dtype, str) else dtype.newbyteorder("=").name
     expected = np.dtype(name if name in KEPT else np.float32) if name in (*KEPT, *CONVERTED) else None
@@ -75,6 +78,9 @@ def part(
         raise DataError(f"{path} must hold a matrix, one row an embedding, got shape {shape}: reshape it to (N, D)")
     if min(shape) < 1:
         raise DataError(f"{path} holds no value, its shape is {shape}: write at least 4 rows")
+    refuse_inflation(path, shape[0] * ROW_BYTES, f"names and digests of {shape[0]:,} rows")
+    refuse_inflation(path, shape[1] * expected.itemsize, f"a row of {shape[1]:,} values")
+    refuse_inflation(path, math.prod(shape) * expected.itemsize, f"{shape[0]:,} rows of {shape[1]:,}", streamed=True)
 
     def read(step: int) -> Iterator[Values]:
         with reading(path):

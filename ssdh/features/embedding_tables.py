@@ -1,5 +1,6 @@
 """Embeddings in .safetensors, HDF5 and Parquet; h5py and pyarrow (`pip install 'ssdh[embeddings]'`) where needed."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError, one_line
+from ssdh.core.inflation import refuse_inflation
 from ssdh.features.embedding_part import Part, Values, choose, missing_package, part, reading
 
 
@@ -42,6 +44,10 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
     result = hdf5_arrays(path)
     roles = {"train": "train", "test": "test"} if key is None and "train" in result else {}
     names = [name for name in roles if name in result] or [choose(path, list(result), key)]
+    with h5py.File(path, "r") as file:
+        for name in names:
+            chunk = math.prod(file[name].chunks or ()) * file[name].dtype.itemsize
+            refuse_inflation(path, chunk, f"a chunk of {name!r}")
 
     def opened(name: str) -> Part:
         def rows(step: int) -> Iterator[NDArray[Any]]:
@@ -87,6 +93,7 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
                 f"{path} has no column of lists of numbers: its columns are {', '.join(map(one_line, schema.names))}"
             )
         column = choose(path, lists, key)
+        refuse_inflation(path, 8 * parquet_values(file, column), f"column {column!r}")
         first = next(file.iter_batches(1024, columns=[column]), None)
         dim = 0 if first is None else _usual_length(first[column])
     kind = schema.field(column).type.value_type
@@ -109,6 +116,13 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
     return [Part(path, count, dim, expected, read)]
 
 
+def parquet_values(file: Any, column: str) -> int:
+    """How many values the lists of a column hold together, or the column itself, by what the file says of its parts."""
+    groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+    parts = (group.column(place) for group in groups for place in range(group.num_columns))
+    return sum(part.num_values for part in parts if f"{part.path_in_schema}.".startswith(f"{column}."))
+
+
 def _list_of_numbers(kind: Any) -> bool:
     import pyarrow as pa
 
@@ -120,4 +134,5 @@ def _usual_length(column: Any) -> int:
     import pyarrow.compute as pc
 
     lengths = pc.list_value_length(column).drop_null().to_numpy(zero_copy_only=False)
-    return int(np.bincount(lengths).argmax()) if len(lengths) else 0
+    values, counts = np.unique(lengths, return_counts=True)
+    return int(values[counts.argmax()]) if len(lengths) else 0
