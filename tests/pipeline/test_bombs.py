@@ -163,7 +163,7 @@ BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "text.parquet": (long_texts, ""),
     "data.tar.gz": (tar_gz(member("annotations/a", BOMB), ZEROS, BOMB >> 20), "so far"),
     "name.tar.gz": (tar_gz(member("././@LongLink", BOMB, tarfile.GNUTYPE_LONGNAME), ZEROS, BOMB >> 20), "so far"),
-    "members.tar.gz": (tar_gz(b"", member("annotations/a", 0) * 2048, 50), "its files"),
+    "members.tar.gz": (tar_gz(b"", member("annotations/a", 0) * 2048, 25), "its files"),
     "sparse.tar": (sparse, "its files would take 1,024.0 GiB"),
     "data.zip": (large_zip, "its files"),
     "hex.meta": (growing, "not a whole CIFAR-10 file"),
