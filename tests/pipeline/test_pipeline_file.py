@@ -178,6 +178,25 @@ def test_one_setting_of_dvc_changes_one_line(project: Path, tmp_path: Path, file
     assert new.split("#")[0].split()[:1] == old.split("#")[0].split()[:1]
 
 
+LISTS = ("baselines", "precision_at", "neighbors", "rerank")
+
+
+@pytest.mark.parametrize("emptied", [*((name,) for name in LISTS), LISTS])
+def test_a_list_that_dvc_empties_leaves_the_rest_as_it_is(project: Path, tmp_path: Path, emptied: tuple[str]) -> None:
+    """`-S evaluate.rerank=[]` skips it; before a value that is no list DVC would lose a line break."""
+    from dvc.utils.hydra import apply_overrides
+
+    expected = read_params(project / "params.yaml")
+    assert {name for name, value in expected["evaluate"].items() if isinstance(value, list)} == set(LISTS)
+    expected["evaluate"] |= {name: [] for name in emptied}
+    path = tmp_path / "params.yaml"
+    path.write_text((project / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    apply_overrides(path, [f"evaluate.{name}=[]" for name in emptied])
+    assert read_params(path) == expected
+    apply_overrides(path, ["evaluate.metric=l2"])
+    assert read_params(path) == expected | {"evaluate": expected["evaluate"] | {"metric": "l2"}}
+
+
 def test_only_dispatch_reaches_a_module_by_a_computed_name(project: Path) -> None:
     """`closure` sees import statements only, and knows which folder each registry imports.
 
