@@ -63,7 +63,9 @@ def test_the_preprocessing_is_that_of_the_weights() -> None:
 def test_names_and_weights_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"a model of open_clip, such as .*open_clip/ViT-B-32, .* got .*ViT-B32'"):
         backbone("ViT-B32")
-    with pytest.raises(ParameterError, match=r"must end with pretrained weights of ViT-B-32: openai, "):
+    with pytest.raises(
+        ParameterError, match=r"must end with pretrained weights of ViT-B-32: openai, .* and \d+ more, got"
+    ):
         backbone("ViT-B-32/nobody")
     with pytest.raises(ParameterError, match=r"open_clip/ssdh-tiny with images.weights 'imagenet' names no weights"):
         ensure_weights(backbone("ssdh-tiny"), ImageParams(weights="imagenet"))

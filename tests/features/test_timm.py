@@ -68,6 +68,8 @@ def test_names() -> None:
     assert backbone("timm/test_vit").arch == "timm/test_vit"
     with pytest.raises(ParameterError, match=r"a network of timm, such as timm/test_vit, .* got 'timm/tst_vit'"):
         backbone("timm/tst_vit")
+    with pytest.raises(ParameterError, match=r"one of its pretrained weights: r160_in1k, got 'timm/test_vit.nobody'"):
+        backbone("timm/test_vit.nobody")
     with pytest.raises(ParameterError, match=r"FAMILY/NETWORK with one of .*timm, torchvision, got 'tim/vgg16'"):
         backbone("tim/vgg16")
     with pytest.raises(ParameterError, match=r"backbone.layer must be one of auto, pre_logits, cls, mean, cls\+mean"):

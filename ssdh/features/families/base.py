@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+NAMED = 6  # names in a message
+
+
 @dataclass(frozen=True)
 class ImageInput:
     """What weights were trained to see: a short side, the centre crop of it, channels, and how pixels are resized."""
@@ -110,6 +113,16 @@ class Family(ABC):
     def all_keys(self, network: str) -> set[str]:
         """Keys of the whole network that weights may have beyond those of `build`."""
         return set()
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names of a list, for a message.
+
+    >>> few(["openai", "laion400m_e31"]), few(list("abcdefgh")), few([])
+    ('openai, laion400m_e31', 'a, b, c, d, e, f and 2 more', 'there are none')
+    """
+    more = f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+    return ", ".join(names[:NAMED]) + more if names else "there are none"
 
 
 def without_storage(build: "Callable[[], nn.Module]") -> "nn.Module":

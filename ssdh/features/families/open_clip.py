@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ssdh.core.cache_dir import ssdh_home
 from ssdh.core.errors import ParameterError
 from ssdh.features.download import RemoteFile, fetch
-from ssdh.features.families.base import Family, ImageInput, check_fit
+from ssdh.features.families.base import Family, ImageInput, check_fit, few
 from ssdh.features.hub import hub_file
 from ssdh.features.weights import read_weights, triple
 
@@ -43,7 +43,7 @@ class OpenClip(Family):
                 f"must be a model of open_clip, such as {', '.join(f'open_clip/{name}' for name in close)}"
             )
         if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(model)):
-            raise ValueError(f"must end with pretrained weights of {model}: {', '.join(tags) or 'there are none'}")
+            raise ValueError(f"must end with pretrained weights of {model}: {few(tags)}")
 
     def build(self, network: str, layer: str, size: int, weights: str) -> "nn.Module":
         """The image tower alone."""
@@ -150,10 +150,10 @@ def _weights_file(network: str, weights: str) -> "Path":
 
     model, _, tag = network.partition("/")
     if not tag or weights != "imagenet":
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        tags = few(open_clip.list_pretrained_tags_by_model(model))
         raise ParameterError(
-            f"backbone.arch open_clip/{network} with images.weights {weights!r} names no weights: add one of {tags} as "
-            f"open_clip/{model}/TAG, or set images.weights to random or file (params.yaml: backbone.arch)"
+            f"backbone.arch open_clip/{network} with images.weights {weights!r} names no weights: write "
+            f"open_clip/{model}/TAG ({tags}), or set images.weights to random or file (params.yaml: backbone.arch)"
         )
     result = _tag(network)
     if result.get("hf_hub"):

@@ -10,13 +10,14 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from textwrap import shorten
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ssdh.core.cache_dir import ssdh_home
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.features.download import RemoteFile, fetch
-from ssdh.features.families.base import Family, ImageInput, without_storage
+from ssdh.features.families.base import Family, ImageInput, few, without_storage
 from ssdh.features.hub import hub_file
 from ssdh.features.weights import read_weights, triple
 
@@ -39,7 +40,7 @@ class Timm(Family):
     layers = ("pre_logits", "cls", "mean", "cls+mean")
 
     def check(self, network: str) -> None:
-        """A name that timm does not know is told with close ones; hubs and folders are looked at later."""
+        """A name or tag that timm does not know is told with close ones; hubs and folders are looked at later."""
         if importlib.util.find_spec("timm") is None:
             raise ValueError("of timm needs that package: pip install 'ssdh[timm]'")
         if network.startswith(("hf-hub:", "local-dir:")):
@@ -49,6 +50,10 @@ class Timm(Family):
         if not timm.is_model(network.partition(".")[0]):
             close = difflib.get_close_matches(network, timm.list_models(), n=3) or ["vit_small_patch14_dinov2.lvd142m"]
             raise ValueError(f"must be a network of timm, such as {', '.join(f'timm/{name}' for name in close)}")
+        name, _, tag = network.partition(".")
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+        if tag and tag not in tags:
+            raise ValueError(f"must have no tag or one of its pretrained weights: {few(tags)}")
 
     def build(self, network: str, layer: str, size: int, weights: str) -> "nn.Module":
         """As the class says."""
@@ -88,7 +93,8 @@ class Timm(Family):
             module = _create(network, size, pretrained=True, pretrained_cfg_overlay=given, num_classes=count)
         except (RuntimeError, KeyError, AttributeError) as error:
             message = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for ")
-            raise DataError(f"{source} does not fit timm/{network}: {message[:300]}") from None
+            said = shorten(message, 300, placeholder=" …")
+            raise DataError(f"{source} does not fit timm/{network}: {said}") from None
         module.pretrained_cfg.pop("state_dict", None)
         return _ending_at(layer, module, network)
 
