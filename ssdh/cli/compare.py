@@ -132,7 +132,7 @@ def _text(path: Path) -> str:
 
 def _revision(name: str) -> str:
     """The commit of an experiment's name (refs/exps/…/NAME) or of any other git revision."""
-    experiments = (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or "").splitlines()
+    experiments = (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or "").split("\n")
     result = dict(line.split(" ", 1)[::-1] for line in experiments if line.rpartition("/")[2] == name)
     result = {
         ref: commit for ref, commit in result.items() if not ref.startswith(("refs/exps/exec/", "refs/exps/celery/"))

@@ -1,6 +1,7 @@
 """`python -m ssdh remove COLLECTION ID|PATH…`: images out of a collection; the files themselves are left alone."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +40,28 @@ def run(options: argparse.Namespace) -> int:
                 path for item in collection.items() for path in item.paths if not Path(path).exists()
             ]
         else:
-            expected = [int(text) if text.isdecimal() else _path(text, collection) for text in options.images]
+            expected = [one for text in options.images for one in _stored(text, collection)]
         gone = writer.remove(expected)
     print(f"{options.collection}: {gone:,} images removed. It holds {len(collection):,} images.")
     return 0
 
 
-def _path(text: str, collection: "Collection") -> str:
-    """The name under which the collection has what a person calls `text`."""
-    return text if collection.of_embeddings else Path(text).resolve().as_posix()
+def _stored(text: str, collection: "Collection") -> Sequence[int | str]:
+    """The id, or the paths, under which the collection has what a person calls `text`.
+
+    `add` keeps a folder's links under their own names, and of a link that is named itself the file behind it. What is
+    there under neither is looked for among all files of the collection: it may be another link to one of them.
+    """
+    if text.isdecimal():
+        return [int(text)]
+    if collection.of_embeddings:
+        return [text]
+    path = Path(text)
+    behind = path.resolve()
+    own = path.parent.resolve() / path.name if path.name not in ("", "..") else behind
+    paths = [Path(one) for item in collection.items() for one in item.paths]
+    for name in (own, behind):
+        if any(name == one or name in one.parents for one in paths):
+            return [name.as_posix()]
+    same = [one.as_posix() for one in paths if path.is_file() and one.is_file() and one.samefile(path)]
+    return same or [behind.as_posix()]

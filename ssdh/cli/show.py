@@ -6,12 +6,12 @@ its own options --keep and --drop.
 """
 
 import argparse
-import csv
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 
 from ssdh.core.errors import ParameterError
+from ssdh.core.files import read_table
 from ssdh.experiments.dvc import dvc, shell_line
 from ssdh.experiments.fitted_table import fitted
 
@@ -40,7 +40,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Run `dvc exp show`; returns 0."""
     every = ["-A"] if options.all_commits else []
-    rows = list(csv.DictReader(dvc("exp", "show", "--csv", *every, quiet=True).splitlines()))
+    rows = read_table(dvc("exp", "show", "--csv", *every, quiet=True))
     command = ["exp", "show", "--no-pager", *columns(rows, options.add), *every]
     command += ["--sort-by", options.sort_by, "--sort-order", "desc"] if options.sort_by else []
     command += [flag for flag, on in (("--md", options.md), ("--csv", options.csv)) if on]
@@ -49,9 +49,9 @@ def run(options: argparse.Namespace) -> int:
     elif options.md or options.csv:
         print(dvc(*command, quiet=True), end="")
     else:  # DVC's own table squeezes or drops columns where the terminal is narrow, the mAP among them
-        shown = csv.DictReader(dvc(*command, "--csv", quiet=True).splitlines())
+        shown = read_table(dvc(*command, "--csv", quiet=True))
         width = shutil.get_terminal_size((WIDE, 0)).columns
-        print("\n".join(fitted(list(shown), measures(rows), width)))
+        print("\n".join(fitted(shown, measures(rows), width)))
     return 0
 
 

@@ -5,7 +5,6 @@ again, queued or running ones are waited for, so an interrupted table goes on wh
 """
 
 import argparse
-import csv
 import hashlib
 import importlib.resources
 import json
@@ -17,7 +16,7 @@ import yaml
 
 from ssdh.cli.arguments import hours, positive, positives, wholes, words
 from ssdh.core.errors import ParameterError, SSDHError
-from ssdh.core.files import is_placeholder, write_csv
+from ssdh.core.files import is_placeholder, read_table, write_csv
 from ssdh.core.params import lookup, read_params, section
 from ssdh.core.records import is_code, parse_lock
 from ssdh.experiments.dvc import TRIES, dvc, git_file, parse_settings, set_options, with_values
@@ -296,4 +295,4 @@ def _summary(cells: Sequence[Cell], rows: dict[str, Row], todo: Sequence[Cell], 
 def published() -> list[dict[str, str]]:
     """The rows of ssdh/report/published.csv."""
     text = importlib.resources.files("ssdh.report").joinpath("published.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+    return read_table(text)

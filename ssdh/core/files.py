@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -147,6 +148,15 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
         writer = csv.writer(_UnixLines(file))  # whose own "\r\n" makes it quote cells that hold either
         writer.writerow(header)
         writer.writerows(map(rounded, rows))
+
+
+def read_table(text: str) -> list[dict[str, str]]:
+    r"""The lines of CSV text below its header; a quoted cell may hold any line break.
+
+    >>> read_table('name,bits\n"a\nb\u2028c",32\n')
+    [{'name': 'a\nb\u2028c', 'bits': '32'}]
+    """
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 NOT_NUMPY = (ValueError, OSError, EOFError, TypeError, OverflowError, MemoryError, SyntaxError, TokenError)

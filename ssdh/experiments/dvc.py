@@ -18,6 +18,8 @@ import psutil
 from ssdh.core.errors import DataError, ParameterError, SSDHError
 from ssdh.core.params import lookup, parse_value
 
+_LEFT_OUT = ("PYTHONWARNINGS", "PYTHONIOENCODING")  # of this environment in dvc's
+
 # who commits experiments where git knows nobody: DVC asks for a name and an address, and takes them from here
 _NOBODY = {"name": "ssdh", "email": "ssdh@localhost"}
 
@@ -95,7 +97,8 @@ def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
             [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],  # a queue worker holds it for moments
             env=environment(),
             capture_output=quiet,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if not (left and done.returncode and met_half_written(done.stderr or "")):
@@ -125,11 +128,12 @@ def environment() -> dict[str, str]:
     """This environment, the interpreter's folder first on PATH: dvc's workers and stages call `dvc` and `python`.
 
     Where git knows no author, one is named: DVC commits every experiment and refuses to do so without. PYTHONWARNINGS
-    is left out: with `error` dvc stops at the first deprecation in its own packages.
+    is left out: with `error` dvc stops at the first deprecation in its own packages. Python's text is UTF-8, whatever
+    the locale: dvc prints and reads parameters and names that an ASCII one has no letters for.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    return _author() | own | {"PATH": path}
+    own = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
+    return _author() | own | {"PATH": path, "PYTHONUTF8": "1"}
 
 
 def _author() -> dict[str, str]:
@@ -150,7 +154,9 @@ def git(*arguments: str) -> str | None:
     Raises DataError with git's own message where it fails, and where there is no git: nothing is known then.
     """
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False)
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, encoding="utf-8", errors="surrogateescape", check=False
+        )
     except FileNotFoundError:
         raise DataError("git is not installed: install it (https://git-scm.com)") from None
     if done.returncode > 1 or (done.returncode and done.stderr.strip()):
@@ -160,10 +166,14 @@ def git(*arguments: str) -> str | None:
 
 
 def git_file(revision: str, path: str) -> str | None:
-    """The text of a file below this folder in a commit; None where the commit holds none (`git show` fails alike)."""
+    """The text of a file below this folder in a commit; None where the commit holds none (`git show` fails alike).
+
+    Raises UnicodeDecodeError, a ValueError, where it is not in UTF-8.
+    """
     if not git("ls-tree", "--name-only", revision, "--", path):
         return None
-    return git("show", f"{revision}:./{path}")
+    text = git("show", f"{revision}:./{path}")
+    return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8")
 
 
 def parse_settings(words: Sequence[str], params: Mapping[str, Any]) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from ssdh.core.errors import one_line
+
 LEAST, LEAST_MEASURE, LEAST_NAME = 8, 12, 14  # characters to which columns of parameters, measures, names may shrink
 
 ABOUT_ROW = ("Experiment", "rev", "typ", "parent")  # of these the first column is made
@@ -54,11 +56,11 @@ def _name(row: Mapping[str, str]) -> str:
 
 
 def _value(text: str) -> str:
-    """A number with the five digits that DVC shows; anything else as it is."""
+    """A number with the five digits that DVC shows; anything else as one line."""
     try:
-        return f"{float(text):.5g}" if "." in text else text
+        return f"{float(text):.5g}" if "." in text else one_line(text)
     except ValueError:
-        return text
+        return one_line(text)
 
 
 def _end(text: str, size: int) -> str:

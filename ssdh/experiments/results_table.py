@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdh.core.errors import DataError
-from ssdh.core.files import atomic_path
+from ssdh.core.files import atomic_path, read_table
 from ssdh.core.params import RECIPE_SECTIONS, effective, lookup, read_recipe, recipe_file, recipes_folder
 from ssdh.core.records import hashes_by_path
 
@@ -153,18 +153,20 @@ def measured(row: Row, metrics: Mapping[str, Any], baselines: Mapping[str, Any],
 def read_rows(path: Path) -> list[Row]:
     """Rows of an earlier table, numbers as numbers; none where the file does not exist.
 
-    Raises DataError where a column is missing.
+    Raises DataError where it cannot be read, or a column is missing.
     """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if missing := {"key", "code", "map"} - set(reader.fieldnames or ()):
-            raise DataError(f"{path} has no column {', '.join(sorted(missing))}: remove it, the table is made anew")
-        return [
-            {name: _number(text) if name in NUMBERS else text for name, text in row.items() if name in HEADER and text}
-            for row in reader
-        ]
+    try:
+        table = read_table(path.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table in UTF-8 ({error}): remove it, it is made anew") from None
+    if missing := {"key", "code", "map"} - set(table[0] if table else ("key", "code", "map")):
+        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: remove it, the table is made anew")
+    return [
+        {name: _number(text) if name in NUMBERS else text for name, text in row.items() if name in HEADER and text}
+        for row in table
+    ]
 
 
 def _number(text: str) -> Any:

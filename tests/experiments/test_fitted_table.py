@@ -1,7 +1,11 @@
 """The table of `ssdh show`: the mAP and the experiments' names stay whole, whatever else varies."""
 
+import csv
+import io
+
 import pytest
 
+from ssdh.__main__ import main
 from ssdh.experiments.fitted_table import fitted
 
 ROWS = [
@@ -43,3 +47,21 @@ def test_a_wide_terminal_has_every_column_whole() -> None:
 
 def test_a_path_keeps_its_end() -> None:
     assert fitted(ROWS, MEASURES, 80)[1].endswith("…lasses.txt  …6/clip.npy")
+
+
+def test_a_value_with_line_breaks_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DVC writes them into a quoted cell; what Unicode calls a line end stands there as it is."""
+    odd = "a\nb\x0bc\x85d\u2028e"
+    rows = [
+        ("Experiment", "rev", "typ", "map", "recipe"),
+        ("", "main", "baseline", "0.5", odd),
+        ("", "x", "", "0.25", ""),
+    ]
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    monkeypatch.setattr("ssdh.cli.show.dvc", lambda *arguments, quiet: out.getvalue())
+    assert main(["show"]) == 0
+    lines = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert lines[1:] == [f"main        0.5   {odd!r}", "x           0.25"]

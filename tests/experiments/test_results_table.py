@@ -361,6 +361,12 @@ def test_a_csv_of_something_else_is_refused(tmp_path: Path) -> None:
         read_rows(tmp_path / "results.csv")
 
 
+def test_a_csv_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").write_bytes("key,code,map\nä,b,0.5\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"results\.csv cannot be read as a table in UTF-8"):
+        read_rows(tmp_path / "results.csv")
+
+
 def test_a_number_replaces_a_number_and_a_reason_replaces_none(params: dict[str, Any]) -> None:
     old, new = row(params, 16, 0, 0.4), row(params, 16, 0, 0.5)
     assert merge([old], [new]) == [new]

@@ -303,6 +303,34 @@ def test_commands(
     assert "name images to remove, or give --missing" in capsys.readouterr().err
 
 
+def test_a_linked_photo_is_removed_by_whatever_it_is_called(
+    finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSDH_HOME", str(tmp_path / "home"))
+    model = str(finished / "models/hashnet.safetensors")
+    files = sorted(photos.rglob("*.jpg"))
+    links = tmp_path / "links"
+    links.mkdir()
+    for number in range(5):
+        (links / f"soft{number}.jpg").symlink_to(files[number])
+    (links / "hard.jpg").hardlink_to(files[5])
+    (tmp_path / "outside.jpg").symlink_to(files[6])
+    (tmp_path / "other name").symlink_to(links)
+    assert main(["add", "mine", "links", "outside.jpg", "--model", model, "--device", "cpu"]) == 0
+    stored = {path for item in open_collection(tmp_path / "mine").items() for path in item.paths}
+    assert stored == {path.as_posix() for path in [*links.iterdir(), files[6]]}
+
+    called = ["links/soft0.jpg", "other name/soft1.jpg", files[2].as_posix(), "links/../links/soft3.jpg"]
+    for left, name in zip(range(6, -1, -1), [*called, str(files[5]), "outside.jpg"], strict=False):
+        assert main(["remove", "mine", name]) == 0, name
+        assert f"1 images removed. It holds {left:,} images." in capsys.readouterr().out
+    assert main(["remove", "mine", str(files[7])]) == 1
+    assert f"has no image {files[7].as_posix()}" in capsys.readouterr().err
+    (links / "soft4.jpg").unlink()
+    assert main(["remove", "mine", "other name/soft4.jpg"]) == 0
+
+
 def test_the_page_opens_a_collection(collection: Collection, photos: Path, how: How) -> None:
     from fastapi.testclient import TestClient
 
