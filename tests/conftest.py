@@ -9,6 +9,9 @@ from filelock import FileLock
 
 from tests.helpers.clone import Clone, make_clone
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads would only wait for each other's cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
 

@@ -40,7 +40,7 @@ def stop_for_a_while(process: psutil.Process) -> None:
 
 def test_two_repros_at_once(first_run: Clone, tmp_path: Path) -> None:
     clone = first_run.copy(tmp_path / "clone")
-    clone.set(seed="5")
+    clone.set(bits="8")
     dvc = [sys.executable, "-m", "dvc", "repro"]
     with (tmp_path / "log").open("w") as log:
         first = subprocess.Popen(dvc, cwd=clone.folder, env=clone.environment, stdout=log, stderr=log)
@@ -52,14 +52,14 @@ def test_two_repros_at_once(first_run: Clone, tmp_path: Path) -> None:
         assert "Traceback" not in second.stderr
     assert clone.repro() == []
     other = first_run.copy(tmp_path / "other")
-    other.set(seed="5")
+    other.set(bits="8")
     other.repro()
     assert (clone.folder / "dvc.lock").read_bytes() == (other.folder / "dvc.lock").read_bytes()
 
 
 def test_gc_and_checkout_beside_a_queue(first_run: Clone, tmp_path: Path) -> None:
     clone = first_run.copy(tmp_path / "clone")
-    clone.dvc("exp", "run", "--queue", "-S", "seed=6,7")
+    clone.dvc("exp", "run", "--queue", "-S", "bits=8,10")
     clone.dvc("queue", "start")
     try:
         while clone.dvc("queue", "status").stdout.count("Queued") == 2:

@@ -71,7 +71,7 @@ def test_a_mistake_leaves_earlier_results(clone: Clone) -> None:
     assert "a row holds NaN or infinity (5)" in done.stderr
     assert (clone.folder / "models/codes.npy").read_bytes() == codes
     clone.set_all({"datasets.embeddings.data.on_bad_row": "skip"})
-    clone.repro()
+    clone.repro("encode")
     assert np.load(clone.folder / "models/codes.npy").shape == (399, 2)
     assert (clone.folder / "data/split/skipped.csv").read_text(encoding="utf-8").splitlines() == [
         "path,reason",

@@ -37,10 +37,10 @@ def restored(clone: Clone) -> Iterator[Clone]:
 
 @pytest.fixture
 def untouched(clone: Clone) -> Iterator[Clone]:
-    """The clone, of which the test changes `params.yaml` alone and no result."""
+    """The clone, of which the test changes parameters or code alone and no result."""
     before = results(clone)
     yield clone
-    clone.run("git", "checkout", "-q", "params.yaml")
+    clone.run("git", "checkout", "-q", "params.yaml", "ssdh")
     assert results(clone) == before
 
 
@@ -52,9 +52,6 @@ def untouched(clone: Clone) -> Iterator[Clone]:
         ("views.count", "1", ["views", "structure", "train", "report"]),
         ("seed", "1", ["prepare", "views", "structure", *AFTER_TRAIN, "baselines"]),
         ("datasets.digits.topk", "500", [*AFTER_CODES, "baselines"]),
-        ("evaluate.radius", "3", [*AFTER_CODES, "baselines"]),
-        ("evaluate.baselines", "[lsh,pca_rr]", ["baselines", "report"]),
-        ("datasets.digits.data.num_train", "200", ["prepare", "views", "structure", *AFTER_TRAIN, "baselines"]),
         ("backbone.precision", "bf16", ["extract", "views", "structure", *AFTER_TRAIN, "baselines"]),
     ],
 )
@@ -63,6 +60,26 @@ def test_a_parameter_reruns_exactly_the_stages_that_read_it(
 ) -> None:
     restored.set_all({name: value})
     assert set(restored.repro()) == {"check", *expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("evaluate.radius", "3", {"evaluate", "baselines", "report"}),
+        ("evaluate.baselines", "[lsh,pca_rr]", {"baselines", "report"}),
+        ("datasets.digits.data.num_train", "200", {"prepare", "report"}),
+    ],
+)
+def test_a_parameter_is_tracked_by_the_stages_that_read_it(
+    untouched: Clone, name: str, value: str, expected: set[str]
+) -> None:
+    untouched.set_all({name: value})
+    assert stale(untouched) == {"check", *expected}
+
+
+def stale(clone: Clone) -> set[str]:
+    """The stages whose own code, data or parameters are others than those of their last run; nothing runs."""
+    return set(json.loads(clone.dvc("status", "--json").stdout))
 
 
 def test_runtime_other_data_sets_and_other_recipes_rerun_the_check_only(restored: Clone) -> None:
@@ -80,6 +97,7 @@ def test_runtime_other_data_sets_and_other_recipes_rerun_the_check_only(restored
     assert restored.repro() == ["check"]
 
 
+# Of the others none reruns anything.
 OUTSIDE = ("ssdh/search/index.py", "ssdh/cli/show.py", "ssdh/experiments/results_table.py", "ssdh/training/loss.py~")
 
 
@@ -87,12 +105,7 @@ OUTSIDE = ("ssdh/search/index.py", "ssdh/cli/show.py", "ssdh/experiments/results
     ("modules", "expected"),
     [
         (["ssdh/training/loss.py"], {"check", "train"}),
-        (["ssdh/evaluation/comparison.py"], {"check", "evaluate", "baselines"}),
-        (["ssdh/structure/histogram.py"], {"check", "structure", "train", "evaluate"}),
-        (["ssdh/datasets/digits.py"], {"check", "prepare"}),
-        (["ssdh/core/split.py"], ALL),
-        (["ssdh/report/page.py", *OUTSIDE], {"report"}),  # of the others none reruns anything
-        (["ssdh/methods/manifold.py"], {"check", "train"}),  # the chosen recipe's
+        (["ssdh/report/page.py", *OUTSIDE], {"report"}),
         (["ssdh/methods/published.py", "ssdh/methods/mine.py"], {"check"}),  # another one's, a new one's first file
     ],
 )
@@ -100,10 +113,30 @@ def test_a_changed_module_reruns_the_stages_that_import_it(
     restored: Clone, modules: list[str], expected: set[str]
 ) -> None:
     """A comment changes no result, so nothing further down reruns."""
-    for module in modules:
-        with (restored.folder / module).open("a") as file:
-            file.write("# a comment\n")
+    comment(restored, modules)
     assert set(restored.repro()) == expected
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("ssdh/evaluation/comparison.py", {"check", "evaluate", "baselines"}),
+        ("ssdh/structure/histogram.py", {"check", "structure", "train", "evaluate"}),
+        ("ssdh/datasets/digits.py", {"check", "prepare"}),
+        ("ssdh/core/split.py", ALL),
+        ("ssdh/methods/manifold.py", {"check", "train"}),  # the chosen recipe's
+    ],
+)
+def test_a_module_is_tracked_by_the_stages_that_import_it(untouched: Clone, module: str, expected: set[str]) -> None:
+    comment(untouched, [module])
+    assert stale(untouched) == expected
+
+
+def comment(clone: Clone, modules: list[str]) -> None:
+    """Append a comment to each module, or make it of one."""
+    for module in modules:
+        with (clone.folder / module).open("a") as file:
+            file.write("# a comment\n")
 
 
 @pytest.mark.parametrize(
