@@ -239,6 +239,7 @@ def _nus(k: int, root: Path, **data: Any) -> Any:
     return registry.get(f"nus_wide_{k}").Params(root=str(root), **({"num_train": 50} | data))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("k", "images"), [(10, 186_577), (21, 195_834)])
 def test_nus_wide_truth_gives_the_published_numbers(
     nus_truth: Path, shared: Path, k: int, images: int, warnings: list[str]

@@ -84,7 +84,7 @@ class Clone:
         while re.search(r"\b(Queued|Running) *$", status := self.dvc("queue", "status").stdout, re.MULTILINE):
             unattended = unattended + 1 if "0 active, 0 idle" in status else 0
             assert unattended < 10, f"tasks, but no worker\n{status}"
-            time.sleep(2)
+            time.sleep(4)  # asking takes as long as a stage takes to start
 
     def commit(self, message: str = "state") -> None:
         """Commit everything that is not ignored."""

@@ -405,9 +405,8 @@ def test_a_second_clone_gets_all_results_without_running_a_stage(
     second.dvc("exp", "pull", "origin", "-A")
     arguments = ("--datasets", "digits", "--bits", "8,12", "--seeds", "0,1", "--dry-run")
     assert "4 cells: 4 known, 0 to run" in second.run(sys.executable, "-m", "ssdh", "table", *arguments).stdout
-    for cell in ((8, 0), (12, 1)):
-        second.dvc("exp", "apply", swept[cell]["name"])
-        metrics = json.loads((second.folder / "metrics/metrics.json").read_text())
-        assert metrics["map"] == swept[cell]["metrics"]["map"]
-        assert second.repro() == []
+    second.dvc("exp", "apply", swept[8, 1]["name"])
+    metrics = json.loads((second.folder / "metrics/metrics.json").read_text())
+    assert metrics["map"] == swept[8, 1]["metrics"]["map"]
+    assert second.repro() == []
     assert stages_of(second.home) == []
