@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.package import no_pipeline
 from ssdh.experiments.bootstrap import paired_bootstrap, verdict
 from ssdh.experiments.dvc import git, git_file
 
@@ -132,6 +133,8 @@ def _text(path: Path) -> str:
 
 def _revision(name: str) -> str:
     """The commit of an experiment's name (refs/exps/…/NAME) or of any other git revision."""
+    if not any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents)):
+        raise DataError(f"{name} is no path, and {no_pipeline()}")
     experiments = (git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or "").split("\n")
     result = dict(line.split(" ", 1)[::-1] for line in experiments if line.rpartition("/")[2] == name)
     result = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ssdh.cli.arguments import positive, whole
 from ssdh.core.errors import ParameterError
-from ssdh.core.files import check_writable
+from ssdh.core.files import check_writable, missing_result
 
 if TYPE_CHECKING:
     from ssdh.search.encode import How
@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     """Encode; rank 0 says where the codes are."""
     from ssdh.core.distributed import process_group, relaunch
 
+    if not options.model.exists():
+        raise missing_result(options.model)
     check_writable(options.out / "codes.npy")
     if relaunch("ssdh", options.processes, options.arguments):
         return 0

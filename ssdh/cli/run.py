@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ssdh.core.cache_dir import ssdh_home
+from ssdh.core.package import check_pipeline
 from ssdh.core.params import lookup, read_params
 from ssdh.experiments.dvc import environment, run_child
 from ssdh.experiments.summary import read_metrics, stage_seconds, summary_table
@@ -22,6 +23,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Run `dvc repro` in this folder; returns its exit code, after the table where it is 0."""
+    check_pipeline()
     started = datetime.now(UTC)
     code = run_child([sys.executable, "-m", "dvc", "repro", *options.stages], environment())
     if code != 0:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ssdh.core.errors import ParameterError
 from ssdh.core.files import read_table
+from ssdh.core.package import check_pipeline
 from ssdh.experiments.dvc import dvc, shell_line
 from ssdh.experiments.fitted_table import fitted
 
@@ -39,6 +40,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Run `dvc exp show`; returns 0."""
+    check_pipeline()
     every = ["-A"] if options.all_commits else []
     rows = read_table(dvc("exp", "show", "--csv", *every, quiet=True))
     command = ["exp", "show", "--no-pager", *columns(rows, options.add), *every]

@@ -20,6 +20,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
+from ssdh.core.package import no_pipeline
 
 DIGITS = 6  # significant digits of a number in a text file; arrays and weights keep their full precision
 NOISE = 1e-12
@@ -116,12 +117,19 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def missing_result(path: Path) -> DataError:
+    """The error for a result that does not exist: what makes it, or, where there is no pipeline, where to go."""
+    if len(path.parts) > 1 and not Path(path.parts[0]).exists() and not Path("dvc.yaml").exists():
+        return DataError(f"{path} does not exist: {no_pipeline()}")
+    return DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object; raises DataError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run `dvc repro`") from None
+        raise missing_result(path) from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}): run `dvc repro`") from None
     if not isinstance(value, dict):
@@ -172,7 +180,7 @@ def read_array(path: Path, *, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
+        raise missing_result(path) from None
     except NOT_NUMPY:
         try:  # an array of size 0 cannot be mapped
             if path.stat().st_size > LONGEST_EMPTY:

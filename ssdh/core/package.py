@@ -20,6 +20,20 @@ def is_initialised(folder: Path = Path()) -> bool:
     return (folder / PACKAGE_FILE).is_file()
 
 
+def no_pipeline() -> str:
+    """What to say in a folder that holds no pipeline."""
+    return (
+        f"{Path.cwd()} holds no pipeline: go to the folder of one that `dvc repro` has run, or write one with "
+        "`ssdh init FOLDER`"
+    )
+
+
+def check_pipeline() -> None:
+    """Raise DataError in a folder that holds no pipeline."""
+    if not Path("dvc.yaml").is_file():
+        raise DataError(no_pipeline())
+
+
 def package_text() -> str:
     """What `ssdh.txt` says of the installed package: its version, and the SHA-256 of the sources that stages use."""
     digest = hashlib.sha256()

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ssdh.core.errors import ParameterError
-from ssdh.core.package import PACKAGE, is_initialised
+from ssdh.core.package import PACKAGE, is_initialised, no_pipeline
 from ssdh.core.yaml_text import parse_yaml
 
 PARAMS_FILE = Path("params.yaml")
@@ -44,7 +44,7 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise ParameterError(f"{path} does not exist: run from the project's root") from None
+        raise ParameterError(f"{path} does not exist: {no_pipeline()}") from None
     return _parse_mapping(text, str(path))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.core.files import read_array, write_array, write_csv
+from ssdh.core.files import missing_result, read_array, write_array, write_csv
 
 Rows = NDArray[np.int64]
 
@@ -51,7 +51,7 @@ def read_split(folder: Path) -> Split:
         with path.open(newline="", encoding="utf-8") as file:
             roles, count = _read_roles(file)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run `dvc repro`") from None
+        raise missing_result(path) from None
     database = np.asarray(read_array(folder / "order.npy"), dtype=np.int64)
     is_train = np.zeros(count, dtype=bool)
     is_train[roles["train"]] = True

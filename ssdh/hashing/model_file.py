@@ -13,7 +13,7 @@ from torch import nn
 
 from ssdh import __version__
 from ssdh.core.errors import DataError, ParameterError
-from ssdh.core.files import atomic_path, is_placeholder
+from ssdh.core.files import atomic_path, is_placeholder, missing_result
 from ssdh.core.params import Bits, Params, validate
 from ssdh.features.backbone import network_to_fill, resolve_layer, resolve_preprocessing
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
@@ -90,7 +90,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             names = set(file.keys())
             bits = file.get_slice("hash.weight").get_shape()[0] if "hash.weight" in names else 0
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
+        raise missing_result(path) from None
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a whole model file ({error}): train it anew") from None
     if not {"hash.weight", "hash.bias", "center"} <= names:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssdh.core.device import select_device
 from ssdh.core.errors import DataError
-from ssdh.core.files import file_sha256, read_array
+from ssdh.core.files import file_sha256, missing_result, read_array
 from ssdh.core.params import read_params, section
 from ssdh.core.records import hashes_by_path, locked_stages
 from ssdh.core.runtime import RuntimeParams
@@ -46,7 +46,7 @@ def check_one_run(last: str) -> None:
     recorded = locked_stages(LOCK)
     for out in recorded.get("prepare", {}).get("outs", ()):  # the images may be new where what is written after is gone
         if Path(out["path"]) in PAIRED and not Path(out["path"]).exists():
-            raise DataError(f"{out['path']} does not exist: run `dvc repro` (or `dvc checkout` for cached results)")
+            raise missing_result(Path(out["path"]))
     result = hashes_by_path(recorded.get(stage, {}) for stage in STAGES[: STAGES.index(last) + 1])
     if several := [path for path, hashes in result.items() if Path(path) in PAIRED and len(hashes) > 1]:
         raise DataError(

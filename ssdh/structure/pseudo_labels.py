@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
-from ssdh.core.files import atomic_path, take_rows
+from ssdh.core.files import atomic_path, missing_result, take_rows
 from ssdh.structure.thresholds import Structure, near_threshold, ternary
 from ssdh.structure.vectors import distances, exact_distances, power_normalise, shifted_unit_vectors
 
@@ -112,7 +112,7 @@ def read_structure(path: Path) -> Stored:
             structure = Structure(**{item.name: stored[item.name].item() for item in fields(Structure)})
             return Stored(structure, stored["rows"], stored["power"].item(), stored.get("embedding"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist: run `dvc repro` (or `dvc checkout` for cached results)") from None
+        raise missing_result(path) from None
     except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
         raise DataError(f"{path} is not a whole structure file ({error}): remove it and run `dvc repro`") from None
 

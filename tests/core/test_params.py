@@ -127,7 +127,7 @@ def test_scientific_numbers_are_numbers_as_dvc_writes_them(tmp_path: Path) -> No
 
 
 def test_a_missing_file_says_where_to_stand(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="run from the project's root"):
+    with pytest.raises(ParameterError, match="holds no pipeline: go to the folder of one"):
         read_params(tmp_path / "params.yaml")
 
 
