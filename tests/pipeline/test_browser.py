@@ -214,8 +214,12 @@ def test_the_switch_orders_by_features_and_back(page: Page, address: str) -> Non
     page.one("#rerank").click()
     page.wait(lambda: rows() != plain)
     assert rows() == told("&rerank=500") != told("")
+    similarities = [float(found.text) for found in page.browser.find_elements(By.CSS_SELECTOR, ".card .similarity")]
+    assert len(similarities) == len(rows())
+    assert similarities == sorted(similarities, reverse=True)
     page.one("#rerank").click()
     page.wait(lambda: rows() == plain)
+    assert page.text(".card .similarity") == ""
     assert page.errors() == []
 
 

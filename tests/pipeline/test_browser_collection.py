@@ -80,7 +80,7 @@ def test_one_keeps_or_drops_and_downloads_what_one_decided(page: Page, collectio
     page.wait(lambda: len(members(page)) == 3)
     assert page.text("#groups-summary") == "1 group, 3 files in them."
     assert [member.find_element(By.CSS_SELECTOR, ".distance").text for member in members(page)] == [
-        "the others are compared with this one", "exact copy", "exact copy",
+        "reference for the others", "exact copy", "exact copy",
     ]  # fmt: skip
     assert not page.one("#query").is_displayed()
     assert not page.one("#download").is_enabled()

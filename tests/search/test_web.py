@@ -81,6 +81,10 @@ def test_a_shortlist_is_ordered_by_the_cosine_of_features(client: TestClient, ga
         expected = [row for row in near[np.argsort(-cosines)].tolist() if "row" not in url or row != 17][:20]
         answer = (client.get(url) if "row" in url else client.post(url, content=encoded(photo))).json()
         assert [result["row"] for result in answer["results"]] == expected
+        similarities = [result["similarity"] for result in answer["results"]]
+        exact = features[expected] @ query / np.linalg.norm(features[expected], axis=1) / np.linalg.norm(query)
+        np.testing.assert_allclose(similarities, exact, atol=1e-5)
+    assert "similarity" not in client.get("/api/search?row=17").json()["results"][0]
 
 
 def test_what_cannot_be_reranked_is_told(client: TestClient, tmp_path: Path) -> None:

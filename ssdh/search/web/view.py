@@ -6,6 +6,7 @@ import numpy as np
 from fastapi import HTTPException
 from numpy.typing import NDArray
 
+from ssdh.hashing.rerank import cosines
 from ssdh.search.gallery import Encoded, Gallery, Packed
 
 TYPICAL_ROWS = 64  # images whose distances to all others make the typical histogram
@@ -71,6 +72,10 @@ class View:
             for distance, near in zip(distances[0], rows[0], strict=True)
             if near >= 0 and near != row
         ][:top]
+        if how.get("rerank") and self.index.features is not None:
+            rows_shown = np.array([one["row"] for one in result], np.int64)
+            similarities = cosines(how["query_features"][0], self.index.features[rows_shown]).tolist()
+            result = [one | {"similarity": value} for one, value in zip(result, similarities, strict=True)]
         query = {"code": packed[0].tobytes().hex()} if row is None else self.image(row)
         histogram = self.index.histogram(packed)[0]
         if row is not None:

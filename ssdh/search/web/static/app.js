@@ -228,7 +228,7 @@ function drawHistogram(histogram, total) {
 function fillGrid(images) {
   const old = new Map([...$("grid").children].map((item) => [item.dataset.key, item]));
   $("grid").replaceChildren(...images.map((image) => {
-    const key = `${image.row} ${current ? current.query.code : ""}`;
+    const key = `${image.row} ${current ? current.query.code : ""} ${image.similarity ?? ""}`;
     return old.get(key) || card(image, key);
   }));
 }
@@ -267,7 +267,12 @@ function card(image, key) {
   if (current) {
     const distance = document.createElement("span");
     distance.className = "distance";
-    distance.textContent = plural(image.distance, "bit");
+    const bitsAway = document.createElement("span"), similarity = document.createElement("span");
+    bitsAway.textContent = plural(image.distance, "bit");
+    similarity.className = "similarity";
+    similarity.textContent = image.similarity?.toFixed(3) ?? "";
+    similarity.title = "Similarity of the features";
+    distance.append(bitsAway, similarity);
     button.append(distance, bits(image.code, current.query.code));
   }
   button.append(label);

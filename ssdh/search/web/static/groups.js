@@ -80,7 +80,7 @@ function memberOf(group, image, place) {
   link.title = image.name;
   link.append(picture, fileName(image.name));
   near.className = "distance";
-  near.textContent = image.exact ? "exact copy" : place === 0 ? "the others are compared with this one"
+  near.textContent = image.exact ? "exact copy" : place === 0 ? "reference for the others"
     : [plural(image.distance, "bit"), ...image.similarity === null ? [] : [image.similarity.toFixed(3)]].join(" · ");
   choice.className = "choice";
   for (const decision of ["keep", "drop"]) {
