@@ -2,10 +2,10 @@
 
     python -m benchmarks.studies.nested --features FILE.npz [--seeds 2]
 
-The default recipe. How much a length weighs in the loss (`LENGTH_POWER` of `ssdh/training/method.py`) is compared on
-validation queries of other splits, as in `selection.py` (seeds 100 and 101); the value in use is then measured on the
-test queries of the first seeds. Every run is written to `benchmarks/studies/nested.json`; what is there is not measured
-again.
+The default recipe, on validation queries of other splits, as in `selection.py` (seeds 100 and 101), and on the test
+queries of the first seeds. Every run is written to `benchmarks/studies/nested.json`; what is there is not measured
+again. Rows of the way `joint, b^p` are of the loss before, which this program no longer has: every length changed all
+of its bits, and a length of b bits weighed b^p.
 """
 
 import argparse
@@ -24,30 +24,28 @@ from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
 from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
-from ssdh.training import method as methods
+from ssdh.training.method import chosen_method
 
 LENGTHS = (16, 32, 64, 128)
-SELECTION_SEEDS, POWERS = (100, 101), (-1.0, 0.0, 0.5, 1.0)
-USED = methods.LENGTH_POWER
+SELECTION_SEEDS = (100, 101)
 Codes = dict[int, NDArray[np.uint8]]  # packed, by length
 
 
 def separate_codes(data: Data, split: Split, pairs: PairLabels, seed: int) -> Codes:
     """Codes of a training for each length."""
-    method = methods.chosen_method(read_params())
+    method = chosen_method(read_params())
     return {bits: recipe_codes(data.features, split, pairs, method, bits, seed) for bits in LENGTHS}
 
 
-def nested_codes(data: Data, split: Split, pairs: PairLabels, seed: int, power: float) -> Codes:
-    """Codes of one training in which a length of b bits weighs b^power."""
+def nested_codes(data: Data, split: Split, pairs: PairLabels, seed: int) -> Codes:
+    """Codes of one training: the first bits of its longest."""
     params = read_params()
-    method = methods.chosen_method(params | {"train": params["train"] | {"nested": list(LENGTHS[:-1])}})
-    methods.LENGTH_POWER = power
-    try:
-        packed = recipe_codes(data.features, split, pairs, method, LENGTHS[-1], seed)
-    finally:
-        methods.LENGTH_POWER = USED
+    method = chosen_method(params | {"train": params["train"] | {"nested": list(LENGTHS[:-1])}})
+    packed = recipe_codes(data.features, split, pairs, method, LENGTHS[-1], seed)
     return {bits: np.ascontiguousarray(packed[:, : bits // 8]) for bits in LENGTHS}
+
+
+WAYS = {"separate": separate_codes, "nested": nested_codes}
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,19 +69,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = json.loads(kept.read_text(encoding="utf-8"))["results"] if kept.is_file() else []
     data = Data(*load(chosen.features))
     structure: StructureParams = section(read_params(), "structure", StructureParams)
-    plan: list[tuple[str, int, tuple[float, ...]]] = [("validation", seed, POWERS) for seed in SELECTION_SEEDS]
-    plan += [("test", seed, (USED,)) for seed in range(chosen.seeds)]
-    for queries, seed, powers in plan:
+    plan = [("validation", seed) for seed in SELECTION_SEEDS] + [("test", seed) for seed in range(chosen.seeds)]
+    for queries, seed in plan:
         split = validation_split(data.labels, seed) if queries == "validation" else draw(data.labels, 1000, 5000, seed)
         pairs = recipe_pairs(np.ascontiguousarray(data.features[split.train]), structure, seed)
-        for power in (None, *powers):
-            way = "separate" if power is None else f"nested, b^{power:g}"
+        for way, codes_of in WAYS.items():
             if any((row["queries"], row["seed"], row["way"]) == (queries, seed, way) for row in rows):
                 continue
-            if power is None:
-                codes = separate_codes(data, split, pairs, seed)
-            else:
-                codes = nested_codes(data, split, pairs, seed, power)
+            codes = codes_of(data, split, pairs, seed)
             maps = {str(bits): score(packed, data.labels, split, bits, TOPK) for bits, packed in codes.items()}
             rows.append({"queries": queries, "seed": seed, "way": way, "map": maps})
             write_results("nested", rows, kept)

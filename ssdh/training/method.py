@@ -73,22 +73,21 @@ class Method(ABC):
         """The scalar that a step makes smaller; differentiable in `batch.outputs`."""
 
 
-LENGTH_POWER = 0.5  # of nested codes: a length of b bits weighs b^this; `benchmarks/studies/nested.py` compares others
-
-
 def batch_loss(method: Method, batch: Batch) -> Tensor:
-    """The loss of a batch; with `train.nested`, its mean over the codes' first bits of these lengths and all K bits.
+    """The loss of a batch; with `train.nested`, its sum over the codes' first bits of these lengths and all K bits.
 
-    So each prefix is a code of its own (Kusupati et al.: "Matryoshka Representation Learning", NeurIPS 2022, for hash
-    codes). A length of b bits weighs √b in the mean: alike, the short ones pull their bits away from what all need.
+    So each prefix is a code of its own (after Kusupati et al.: "Matryoshka Representation Learning", NeurIPS 2022). A
+    length changes only the bits that it adds to the length before: the first b bits of a hash layer are learned as if
+    the code ended there, whatever follows.
     """
     if not method.params.nested:
         return method.loss(batch)
-    lengths = [*method.params.nested, batch.outputs[0].shape[1]]
-    prefixes = [replace(batch, outputs=[outputs[:, :bits] for outputs in batch.outputs]) for bits in lengths]
-    losses = torch.stack([method.loss(prefix) for prefix in prefixes])
-    weights = torch.tensor(lengths).to(losses) ** LENGTH_POWER
-    return (weights * losses).sum() / weights.sum()
+    losses, learned = [], 0
+    for bits in (*method.params.nested, batch.outputs[0].shape[1]):
+        prefixes = [torch.cat([each[:, :learned].detach(), each[:, learned:bits]], dim=1) for each in batch.outputs]
+        losses.append(method.loss(replace(batch, outputs=prefixes)))
+        learned = bits
+    return torch.stack(losses).sum()
 
 
 def chosen_method(params: dict[str, Any]) -> Method:

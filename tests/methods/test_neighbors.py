@@ -69,13 +69,19 @@ def test_one_image_and_equal_images_have_a_finite_gradient() -> None:
         assert not outputs.grad.any()
 
 
-def test_the_loss_of_nested_codes_is_the_mean_over_their_lengths_weighted_by_their_roots() -> None:
+def test_the_loss_of_nested_codes_is_the_sum_over_their_lengths_and_each_learns_the_bits_it_adds() -> None:
     z = np.tanh(np.random.default_rng(1).normal(size=(B, K)))
-    batch, _, targets, weights = a_batch(torch.from_numpy(z))
+    outputs = torch.from_numpy(z).requires_grad_()
+    batch, _, targets, weights = a_batch(outputs)
     result = batch_loss(method_of(nested=[2, 4]), batch)
+    result.backward()  # type: ignore[no-untyped-call]
     losses = [ref.pair_loss(z[:, :bits], targets, weights) for bits in (2, 4, K)]
-    expected = np.average(losses, weights=np.sqrt([2, 4, K]))
-    assert result.item() == pytest.approx(expected, rel=1e-9)
+    assert result.item() == pytest.approx(sum(losses), rel=1e-9)
+    expected = np.empty_like(z)
+    for first, last in ((0, 2), (2, 4), (4, K)):
+        of_length = ref.gradient(lambda part: ref.pair_loss(part, targets, weights), z[:, :last])
+        expected[:, first:last] = of_length[:, first:]
+    np.testing.assert_allclose(outputs.grad.numpy(), expected, rtol=1e-5, atol=1e-8)  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +121,12 @@ def test_more_of_the_nearest_are_found_towards_the_end_of_the_scale(pictures: An
     ]
     assert result[0] + 0.05 < result[1] < result[2] + 0.02
     assert result[2] > result[0] + 0.1
+
+
+def test_longer_lengths_change_no_shorter_code(pictures: Any, tmp_path: Path) -> None:
+    of_two, of_three = (trained(pictures, tmp_path, 16, nested=nested, epochs=20) for nested in ([4], [4, 8]))
+    assert (of_two[:, :4] == of_three[:, :4]).all()
+    assert (of_two[:, 4:] != of_three[:, 4:]).any()
 
 
 def test_weight_0_takes_the_step_in_closed_form(pictures: Any, tmp_path: Path) -> None:
