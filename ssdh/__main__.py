@@ -8,13 +8,15 @@ import sys
 from ssdh import __version__
 from ssdh.cli import COMMANDS, load
 from ssdh.core.errors import SSDHError
-from ssdh.core.stage import configure_logging
+from ssdh.core.shadowing import name_what_shadows
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports it and dvc does
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run one subcommand, or the earlier program's flags; returns the exit code."""
+    from ssdh.core.stage import configure_logging
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a Windows console's code page has no → and no −
             stream.reconfigure(errors="replace")
@@ -64,6 +66,7 @@ def is_old(arguments: list[str]) -> bool:
 def run() -> None:
     """The command `ssdh`; like `python -m ssdh` it finds modules of the working directory first."""
     sys.path.insert(0, "")
+    name_what_shadows("ssdh")
     sys.exit(main())
 
 

@@ -18,7 +18,7 @@ import psutil
 from ssdh.core.errors import DataError, ParameterError, SSDHError
 from ssdh.core.params import lookup, parse_value
 
-_LEFT_OUT = ("PYTHONWARNINGS", "PYTHONIOENCODING")  # of this environment in dvc's
+_LEFT_OUT = ("PYTHONWARNINGS", "PYTHONIOENCODING", "PYTHONSAFEPATH")  # of this environment in dvc's
 
 # who commits experiments where git knows nobody: DVC asks for a name and an address, and takes them from here
 _NOBODY = {"name": "ssdh", "email": "ssdh@localhost"}
@@ -128,8 +128,9 @@ def environment() -> dict[str, str]:
     """This environment, the interpreter's folder first on PATH: dvc's workers and stages call `dvc` and `python`.
 
     Where git knows no author, one is named: DVC commits every experiment and refuses to do so without. PYTHONWARNINGS
-    is left out: with `error` dvc stops at the first deprecation in its own packages. Python's text is UTF-8, whatever
-    the locale: dvc prints and reads parameters and names that an ASCII one has no letters for.
+    is left out: with `error` dvc stops at the first deprecation in its own packages; PYTHONSAFEPATH too: with it stages
+    are not found. Python's text is UTF-8, whatever the locale: dvc prints and reads parameters and names that an ASCII
+    one has no letters for.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     own = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
