@@ -28,8 +28,8 @@ ABOUT = {
     ),
     "leaderboard-digits": (
         "Digits, VGG16 with random weights",
-        "The 1,797 digits of the default run (`pool5` of a network that has learned nothing, 32 px): 200 queries, 1,000 "
-        "train, 1,597 in the database, mAP@1000. Settings were chosen on CIFAR-10 features, so these chose nothing.",
+        "The 1,797 digits of the default run (`pool5` of a network that has learned nothing, 32 px): 200 queries, "
+        "1,000 train, 1,597 in the database, mAP@1000. Settings were chosen on CIFAR-10 features: these chose nothing.",
     ),
     "leaderboard-fashion": (
         "Fashion-MNIST, VGG16 features",
