@@ -10,11 +10,12 @@ a `params.yaml`: values come from the recipe, which is package data.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from pydantic import Field
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -27,12 +28,14 @@ from ssdh.training.params import TrainParams
 if TYPE_CHECKING:
     from ssdh.structure.pseudo_labels import PairLabels
 
+NumTrain = Annotated[int, Field(strict=True, ge=2)] | None
 SAMPLE_STREAM = 41  # of the seed's random streams
 BLOCK = 8192  # rows that are encoded at once
+HOW = ("device", "verbose")  # of the work, not of the codes
 SCORE_QUERIES, SCORE_NEIGHBORS = 1000, 10
 
 
-class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Learns compact binary codes of features without labels (SSDH, IJCAI 2018, and its relatives).
 
     bits: K, the length of a code. recipe: a method with its settings. num_train: rows that are trained on, drawn by the
@@ -83,6 +86,11 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 self._values = self._values | {name: value}
         return self
 
+    @property
+    def _n_features_out(self) -> int:
+        """Bytes of a code, for scikit-learn's `get_feature_names_out` and `set_output`."""
+        return -(-int(self.model_.bits) // 8)
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # codes are uint8 whatever X is
@@ -98,13 +106,14 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         from ssdh.structure.thresholds import pseudo_labels
         from ssdh.training.method import load_method
 
-        validate(Bits, self.bits, "bits", "Hasher")
-        seed: int = validate(Seed, self.seed, "seed", "Hasher")
+        bits: int = validate(Bits, _plain(self.bits), "bits", "Hasher")
+        seed: int = validate(Seed, _plain(self.seed), "seed", "Hasher")
+        num_train: int | None = validate(NumTrain, _plain(self.num_train), "num_train", "Hasher")
         structure, train = self._sections()
         X = self._checked(X, reset=True)
-        rows = self._sample(len(X), seed)
+        rows = _sample(len(X), num_train, seed)
         features = _floats(X[rows])
-        chosen = () if views is None else np.asarray(views)[:, rows]
+        chosen = () if views is None else _views(views, X.shape)[:, rows]
         fitted = fit_recipe(features, structure, seed=seed, views=chosen)
         large = len(rows) ** 2 / 2**30 > structure.max_matrix_gib
         matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
@@ -116,7 +125,7 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"recipe {self.recipe} compares {needed} views of each image: give their features as fit(X, views=…), "
                 f"({needed}, n, D), or choose another recipe"
             )
-        self._train(train, features, pairs, chosen)
+        self._train(train, bits, seed, features, pairs, chosen)
         self.structure_ = fitted.structure
         return self
 
@@ -148,11 +157,13 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         X = self._checked(X, reset=False)
         if len(X) <= SCORE_NEIGHBORS + 1:
             raise ValueError(f"X must have more than {SCORE_NEIGHBORS + 1} rows for a score, got {len(X)}")
-        drawn = np.random.default_rng([self.seed, SAMPLE_STREAM]).permutation(len(X))
+        drawn = np.random.default_rng([int(self.seed), SAMPLE_STREAM]).permutation(len(X))
         count = min(SCORE_QUERIES, max(1, (len(X) - SCORE_NEIGHBORS) // 2))
         query, database = np.sort(drawn[:count]), np.sort(drawn[count:])
         packed, no_labels = self.transform(X), np.empty((len(X), 0), np.uint8)
-        counts = count_distances(packed[query], packed[database], no_labels[query], no_labels[database], bits=self.bits)
+        counts = count_distances(
+            packed[query], packed[database], no_labels[query], no_labels[database], bits=self.model_.bits
+        )
         true = nearest(X, query, database, SCORE_NEIGHBORS)
         split = Split(query=query, train=query[:0], database=database)
         return neighbor_recall(packed, split, counts, true, [SCORE_NEIGHBORS])[str(SCORE_NEIGHBORS)]
@@ -162,9 +173,9 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         from ssdh.hashing.model_file import save_hashnet
 
         check_is_fitted(self, "model_")
-        settings = {name: value for name, value in self.get_params().items() if name not in ("device", "verbose")}
-        described = {"bits": self.bits, "seed": self.seed, "recipe": self.recipe}
-        metadata = described | {"input": "embeddings", "dim": self.n_features_in_, "hasher": settings}
+        settings = {name: _plain(value) for name, value in self.get_params().items() if name not in HOW}
+        metadata = {name: settings[name] for name in ("bits", "seed", "recipe")}
+        metadata |= {"input": "embeddings", "dim": self.n_features_in_, "hasher": settings}
         save_hashnet(Path(path), self.model_, metadata)
 
     @classmethod
@@ -175,6 +186,8 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         from ssdh.hashing.model_file import load_hashnet, read_metadata
 
+        if not Path(path).is_file():
+            raise DataError(f"{path} does not exist: name a file that `Hasher.save` or the stage `train` wrote")
         metadata = read_metadata(Path(path))
         model = load_hashnet(Path(path))
         if model.backbone is not None:
@@ -197,14 +210,23 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if name not in of_structure.keys() | of_train.keys():
                 known = ", ".join(sorted(of_structure.keys() | of_train.keys()))
                 raise ParameterError(f"{name} is no value of a recipe; known are {known}")
-        structure = recipe["structure"] | {name: v for name, v in self._values.items() if name in of_structure}
-        train = overridden(recipe["train"], {name: v for name, v in self._values.items() if name in of_train})
+        values = {name: _plain(value) for name, value in self._values.items()}
+        structure = recipe["structure"] | {name: value for name, value in values.items() if name in of_structure}
+        train = overridden(recipe["train"], {name: value for name, value in values.items() if name in of_train})
         chosen: TrainParams = validate(TrainParams, {"init_file": ""} | train, "train", "Hasher")
         if chosen.finetune:
             raise ParameterError("finetune trains a whole network, from images: run the pipeline for it (`ssdh init`)")
         return validate(StructureParams, structure, "structure", "Hasher"), chosen
 
-    def _train(self, params: TrainParams, features: NDArray[np.float32], pairs: "PairLabels", views: Any) -> None:
+    def _train(
+        self,
+        params: TrainParams,
+        bits: int,
+        seed: int,
+        features: NDArray[np.float32],
+        pairs: "PairLabels",
+        views: Any,
+    ) -> None:
         from ssdh.core.device import use_device
         from ssdh.training.head import HeadTrainer
         from ssdh.training.loop import Run
@@ -217,7 +239,7 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
 
         device = use_device(self.device, deterministic=True)
-        run = Run(load_method(self.recipe)(params), self.bits, self.seed, device, verbose=self.verbose)
+        run = Run(load_method(self.recipe)(params), bits, seed, device, verbose=self.verbose)
         trainer = HeadTrainer(run, features, pairs, views=views)
         progress = trainer.train()
         self.model_ = trainer.model.cpu()
@@ -228,7 +250,7 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         warn_of_no_learning(
             self.losses_.tolist(), trainer.moved(), "lower weight_decay, change lr or choose another recipe"
         )
-        warn_of_collapse(statistics, len(features), self.bits, "lower lr or choose another recipe")
+        warn_of_collapse(statistics, len(features), bits, "lower lr or choose another recipe")
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:
         """X as an array (n, D) of numbers, not copied; its values are looked at block by block where they are used."""
@@ -238,15 +260,6 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )
         return checked
-
-    def _sample(self, count: int, seed: int) -> NDArray[np.int64]:
-        """Rows that are trained on, in ascending order: all, or `num_train` drawn by the seed."""
-        if self.num_train is None or count <= self.num_train:
-            return np.arange(count)
-        if self.num_train < 2:
-            raise ParameterError(f"num_train must be at least 2, got {self.num_train!r} (Hasher: num_train)")
-        drawn = np.random.default_rng([seed, SAMPLE_STREAM]).permutation(count)[: self.num_train]
-        return np.sort(drawn).astype(np.int64)
 
     def _outputs(self, X: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         """Outputs (≤ BLOCK, K) of the rows of X, in order."""
@@ -258,9 +271,33 @@ class Hasher(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 yield self.model_(block).numpy()
 
 
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _sample(count: int, num_train: int | None, seed: int) -> NDArray[np.int64]:
+    """Rows that are trained on, in ascending order: all, or `num_train` drawn by the seed."""
+    if num_train is None or count <= num_train:
+        return np.arange(count)
+    drawn = np.random.default_rng([seed, SAMPLE_STREAM]).permutation(count)[:num_train]
+    return np.sort(drawn).astype(np.int64)
+
+
+def _views(views: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Views as an array (V, n, D); raises ValueError where they are not those of features of `shape` (n, D)."""
+    array = np.asarray(views)
+    if array.ndim != 3 or array.shape[1:] != shape:
+        raise ValueError(
+            f"views must have the shape (V, {shape[0]}, {shape[1]}), V of each row of X, got {array.shape}"
+        )
+    return array
+
+
 def _floats(X: NDArray[Any]) -> NDArray[np.float32]:
-    """A copy as float32; raises ValueError for NaN or infinity."""
-    values = np.array(X, np.float32, order="C")
+    """A copy as float32; raises ValueError for NaN, infinity and what float32 cannot hold."""
+    with np.errstate(over="ignore"):
+        values = np.array(X, np.float32, order="C")
     if not np.isfinite(values).all():
         raise ValueError("Input X contains NaN or infinity.")
     return values

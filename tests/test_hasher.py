@@ -103,6 +103,29 @@ def test_it_trains_on_a_seeded_sample_and_encodes_all() -> None:
     assert (one.decision_function(X) != other.decision_function(X)).any()
 
 
+def test_numbers_of_numpy_are_numbers(fitted: Hasher, tmp_path: Path) -> None:
+    X, _ = clusters(600)
+    hasher = Hasher(bits=np.int64(20), seed=np.int32(0), num_train=np.int64(5000), epochs=np.int64(100)).fit(X)
+    np.testing.assert_array_equal(hasher.transform(X), fitted.transform(X))
+    assert hasher.score(X) == fitted.score(X)
+    hasher.save(tmp_path / "h.safetensors")
+    assert Hasher.load(tmp_path / "h.safetensors").get_params() == fitted.get_params()
+
+
+def test_the_bytes_of_codes_have_names(fitted: Hasher) -> None:
+    assert fitted.get_feature_names_out().tolist() == ["hasher0", "hasher1", "hasher2"]
+    X, _ = clusters()
+    table = clone(fitted).set_params(epochs=1).set_output(transform="pandas").fit_transform(X)
+    assert list(table) == ["hasher0", "hasher1", "hasher2"]
+    assert set(table.dtypes) == {np.dtype(np.uint8)}
+
+
+@pytest.mark.parametrize("shape", [(400, 24), (2, 5, 24), (2, 400, 3)])
+def test_views_of_other_rows_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"views must have the shape \(V, 400, 24\)"):
+        Hasher(bits=8, recipe="cibhash", epochs=1).fit(clusters()[0], views=np.ones(shape))
+
+
 def test_a_saved_hasher_gives_the_same_codes(fitted: Hasher, tmp_path: Path) -> None:
     X, _ = clusters()
     path = tmp_path / "hasher.safetensors"
@@ -127,7 +150,8 @@ def test_the_score_is_one_where_codes_keep_all_neighbours() -> None:
         ({"recipe": "best"}, "recipe must be one of"),
         ({"epochz": 3}, "epochz is no value of a recipe; known are alpha, batch_size"),
         ({"epochs": "many"}, "epochs must be a valid integer, got 'many'"),
-        ({"num_train": 1}, "num_train must be at least 2, got 1"),
+        ({"num_train": 1}, "num_train must be greater than or equal to 2, got 1"),
+        ({"num_train": "all"}, "num_train must be a valid integer, got 'all'"),
         ({"device": "cuda:99"}, "cuda"),
         ({"finetune": True}, "finetune trains a whole network"),
         ({"recipe": "cibhash"}, "views"),

@@ -49,7 +49,7 @@ def fit_pairs(
     if high - low <= max(1e-12, 2 * pairs.error * high):
         raise DataError(
             f"all {pairs.num_pairs} distances between train features are {low:.3g}: "
-            "there is no structure to find; look at the images, the backbone's weights and backbone.layer"
+            "there is no structure to find; look at the features, or at images, weights and backbone.layer"
         )
     edges = np.linspace(low, high, bins + 1)
     counts = histogram(pairs, edges)
