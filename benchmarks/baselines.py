@@ -1,11 +1,11 @@
 """Why Hamming at all: codes beside product quantisers: recall, mAP, bytes and queries a second, in one run.
 
-    python -m benchmarks.baselines [--features FILE.npz] [--bits 64] [--images 1000000] [--queries 50]
+    python -m benchmarks.baselines [--features FILE.npz] [--bits 64] [--images 1000000] [--queries 50] [--publish]
 
 Quality is of the pipeline's protocol on FILE.npz (`features` (N, D), `labels` (N,)): queries and train rows that the
 seed draws, all others the database. A query is timed from its features to its hundred nearest, one at a time, on one
 thread and in turn: codes by `Index.search`, the others by faiss's own search over their codes, both over the database's
-codes repeated up to --images.
+codes repeated up to --images. --publish also writes the speeds for the report, `ssdh/report/search_speed.csv`.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import best_seconds, table, write_results
+from ssdh.core.files import write_csv
 from ssdh.core.runtime import one_blas_thread
 from ssdh.core.split import Split
 from ssdh.evaluation import comparison
@@ -28,9 +29,11 @@ from ssdh.evaluation.linear import unit_rows
 from ssdh.evaluation.metrics import evaluate
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hasher import Hasher
+from ssdh.report.why_hamming import SPEED
 from ssdh.search.index import Index
 
 METHODS = ("lsh", "itq", "pq", "opq", "rabitq")
+HAMMING = ("ssdh", "lsh", "itq")
 NUM_QUERY, NUM_TRAIN, TOPK, TOP = 1000, 5000, 5000, 100
 PARAMS = EvaluateParams(precision_at=[10], radius=2, neighbors=[10, 100], rerank=[], baselines=list(METHODS))
 Search = Callable[[NDArray[np.float32]], Any]  # of one query (1, D)
@@ -98,6 +101,15 @@ def quality(
     return metrics | {"ssdh": own | {"bytes_per_image": packed.shape[1]}}
 
 
+def publish(path: Path, speed: dict[str, float], images: int, bits: int, dim: int) -> None:
+    """Write queries a second as multiples of the float scan's, which carry over to other machines better."""
+    rows = (
+        (name, f"{value / speed['float']:.3g}", int(name in HAMMING), images, bits, dim)
+        for name, value in speed.items()
+    )
+    write_csv(path, ("method", "times_float", "hamming", "codes", "bits", "dim"), rows)
+
+
 def main() -> None:
     """Measure, print the table and write `benchmarks/results/baselines.json`."""
     from benchmarks.__main__ import make_features
@@ -106,6 +118,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="an .npz file with `features` and `labels` instead of made ones")
     for name, default in (("bits", 64), ("images", 1_000_000), ("queries", 50), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--publish", action="store_true", help="also write the table that the report shows")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, one_blas_thread():
         path = chosen.features or Path(folder) / "features.npz"
@@ -137,7 +150,10 @@ def main() -> None:
     print(f"{len(features):,} rows for quality, {chosen.images:,} codes for speed, {chosen.bits} bits, one thread\n")
     print(table(rows))
     settings = {name: value.name if isinstance(value, Path) else value for name, value in vars(chosen).items()}
+    settings.pop("publish")
     write_results("baselines", settings | {"rows": rows})
+    if chosen.publish:
+        publish(SPEED, speed, chosen.images, chosen.bits, features.shape[1])
 
 
 if __name__ == "__main__":

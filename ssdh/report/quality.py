@@ -8,6 +8,7 @@ from typing import Any
 
 from ssdh.report.contents import Report
 from ssdh.report.markup import AS_BAR, bar, number, section, table, text
+from ssdh.report.why_hamming import why_hamming
 
 MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
     "map_lowest": "mAP, the lowest of any order of ties",
@@ -47,7 +48,8 @@ def quality(report: Report) -> str:
         )
         caption += "; outlined: published" * bool(report.published)
         body = f"<h3>{SAME_KIND}</h3>" + table(caption, ("method", "mAP", AS_BAR), _same_kind(report), kind="ranked")
-    return section("quality", "Retrieval quality", about, body + _same_picture(report) + _measures(report))
+    body += _same_picture(report) + why_hamming(report) + _measures(report)
+    return section("quality", "Retrieval quality", about, body)
 
 
 def baselines(report: Report, key: str) -> dict[str, dict[str, Any]]:
@@ -96,7 +98,8 @@ def _same_picture(report: Report) -> str:
     if not own:
         return ""
     nearest = min(own, key=int)
-    result: Ranked = [(own[nearest], "own", "SSDH", "this run")]
+    size = -(-int(report.results.metrics.get("bits", 0)) // 8)
+    result: Ranked = [(own[nearest], "own", "SSDH", f"this run, {number(size)} bytes a code")]
     for method, values in baselines(report, "neighbor_recall_at").items():
         if method != "float":  # what is compared with
             about = f"{text(values.get('about', ''))}, {number(values.get('bytes_per_image', 0))} bytes a code"

@@ -1,5 +1,6 @@
 """The report: the very numbers of the files, nothing loaded, nothing unescaped, and every kind of run has its page."""
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ssdh.report.contents import Report
 from ssdh.report.gallery import nearest, worst_and_typical
 from ssdh.report.inputs import Results, published_rows, read_results
 from ssdh.report.page import render
+from ssdh.report.why_hamming import SPEED
 from tests.helpers.small_run import BASELINES, HOSTILE, METRICS, PAIRS, SPLIT, STRUCTURE, SmallRun
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -354,6 +356,34 @@ def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
     assert "Same picture?" in page.words
     assert BASELINES["itq"]["neighbor_recall_at"]["10"] in page.numbers
     assert "rotated; images only" in page.words
+
+
+def test_quantisers_bring_the_answer_to_why_hamming(run: SmallRun) -> None:
+    assert "Why Hamming" not in make_page(run)
+    pq = {
+        "title": "PQ",
+        "about": "not Hamming",
+        "bytes_per_image": 1,
+        "map": 0.49991,
+        "neighbor_recall_at": {"10": 0.4},
+    }
+    run.change("baselines", pq=pq)
+    part = make_page(run).split("<h3>Why Hamming at all?</h3>")[1].split("<h3>")[0]
+    with SPEED.open(newline="", encoding="utf-8") as file:
+        speeds = {row["method"]: row for row in csv.DictReader(file)}
+    assert {name for name, row in speeds.items() if row["hamming"] == "1"} == {"ssdh", "lsh", "itq"}
+    rows = re.findall(r"<tr>(.*?)</tr>", part)[1:]
+    values = [[float(value) for value in re.findall(r'<data value="(.*?)">', row)] for row in rows]
+    times = {name: float(row["times_float"]) for name, row in speeds.items()}
+    assert [re.findall(r'<th scope="row">(.*?)</th>', row)[0] for row in rows] == ["Float", "SSDH", "ITQ", "PQ"]
+    expected = [
+        [0.6111222, times["float"]],
+        [2, METRICS["map"], METRICS["neighbor_recall_at"]["10"], times["ssdh"]],
+        [2, 0.4777888, 0.2777, times["itq"]],
+        [1, 0.49991, 0.4, times["pq"]],
+    ]
+    for row, numbers in zip(values, expected, strict=True):
+        assert row == pytest.approx(numbers, rel=1e-5)
 
 
 def test_same_picture_is_a_recipe_of_its_own_and_says_by_which_metric(run: SmallRun) -> None:
