@@ -6,6 +6,7 @@ Quality and bytes are the run's own; speeds were measured once, on one machine, 
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from ssdh.report.contents import Report
 from ssdh.report.markup import number, table, text
@@ -28,7 +29,7 @@ def why_hamming(report: Report) -> str:
     if not any(row["hamming"] == "0" and name in known for name, row in speeds.items() if name != "float"):
         return ""
     metrics = report.results.metrics
-    own = {"title": "SSDH", "bytes_per_image": -(-int(metrics.get("bits", 0)) // 8)} | metrics
+    own: dict[str, Any] = {"title": "SSDH", "bytes_per_image": -(-int(metrics.get("bits", 0)) // 8)} | metrics
     nearest = min(metrics.get("neighbor_recall_at", {}), key=int, default="")
     rows = []
     for name, row in speeds.items():
