@@ -115,7 +115,7 @@ class Dataset(ABC, Generic[P]):
     def ensure(self, params: P) -> None:
         """Make sure that the raw files are there, downloading them where that is possible.
 
-        Quick where they are. Raises DataError with the way out: what to fetch, where to put it, its checksum.
+        Quick where they are. Raises DataError with what to do: what to fetch, where to put it, its checksum.
         """
 
     @abstractmethod

@@ -60,7 +60,7 @@ class RemoteFile:
         return self.url.rsplit("/", 1)[-1]
 
     def by_hand(self, folder: Path) -> str:
-        """The way out where the network gives nothing: what to fetch, where to put it, the checksum."""
+        """What to do where the network gives nothing: what to fetch, where to put it, the checksum."""
         checksum = f"md5 {self.md5}" if self.md5 else f"sha256 {self.sha256}…" if self.sha256 else "no checksum known"
         size = f", {self.size:,} bytes" if self.size else ""
         return f"fetch {self.url} by hand and put it at {folder / self.name} ({checksum}{size})"
@@ -81,7 +81,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
     """Return the verified file `folder/<name>`, downloading it first where it is not there.
 
     Processes that want the same file take turns under a file lock. A file put there by hand is verified once.
-    Raises DataError with the way out where it cannot be had or its checksum is wrong.
+    Raises DataError with what to do where it cannot be had or its checksum is wrong.
     """
     if (folder / remote.name).exists() and _is_verified(remote, folder / remote.name):
         return folder / remote.name  # without a lock: the folder may be somebody else's

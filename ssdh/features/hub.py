@@ -16,7 +16,7 @@ from ssdh.core.errors import DataError
 def hub_file(repo: str, names: Sequence[str], about: str) -> Path:
     """The first of the files `names` that `repo` (ORG/MODEL, or ORG/MODEL@REVISION) has, fetched if it is not here.
 
-    about: what is shown of it before it is fetched, such as its licence. Raises DataError, one line with the way out,
+    about: what is shown of it before it is fetched, such as its licence. Raises DataError, one line with what to do,
     where it cannot be had.
     """
     try:

@@ -161,17 +161,17 @@ def initial_hashnet(
     given = load_hashnet(path)
     if (given.bits, given.dim) != (bits, dim):
         raise DataError(
-            f"train.init_file {path} has {given.bits} bits on features of {given.dim} values, wanted "
+            f"train.init_file {path} has {given.bits} bits on features of {given.dim} values, expected "
             f"are {bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
         )
     if given.power != power:
         raise DataError(
-            f"train.init_file {path} was trained with train.power {given.power:g}, wanted is {power:g}: set "
+            f"train.init_file {path} was trained with train.power {given.power:g}, expected is {power:g}: set "
             f"train.power to {given.power:g} (params.yaml: train.init_file)"
         )
     if given.kind != kind:
         raise DataError(
-            f"train.init_file {path} has the head {given.kind}, wanted is {kind}: set train.head to {given.kind} "
+            f"train.init_file {path} has the head {given.kind}, expected is {kind}: set train.head to {given.kind} "
             "(params.yaml: train.init_file)"
         )
     if given.backbone is not None and backbone is None:
@@ -232,7 +232,7 @@ def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParam
     for name, place in places.items():
         if name in metadata and metadata[name] != expected[name]:
             raise DataError(
-                f"train.init_file {path} was trained with {name} {metadata[name]}, wanted is {expected[name]}: set "
+                f"train.init_file {path} was trained with {name} {metadata[name]}, expected is {expected[name]}: set "
                 f"{place} to the file's (params.yaml: train.init_file)"
             )
 

@@ -64,7 +64,7 @@ def collapse_statistics(outputs: NDArray[Any]) -> dict[str, int]:
 
 
 def warn_of_collapse(statistics: dict[str, int], count: int, bits: int, way_out: str) -> bool:
-    """Say loudly, and with the way out, that the codes of `count` train images hold (almost) nothing.
+    """Say loudly, and with what to do, that the codes of `count` train images hold (almost) nothing.
 
     Returns whether they do.
     """

@@ -124,8 +124,8 @@ def test_deterministic_kernels() -> None:
         import torch
         from ssdh.core.device import make_deterministic
         card = torch.device("cuda", 0)
-        for wanted in (True, False):
-            make_deterministic(card, wanted)
+        for deterministic in (True, False):
+            make_deterministic(card, deterministic)
             fused = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()
             print(torch.are_deterministic_algorithms_enabled(), *fused, torch.backends.cuda.cudnn_sdp_enabled(),
                   torch.backends.cuda.math_sdp_enabled(), torch.backends.cudnn.deterministic)

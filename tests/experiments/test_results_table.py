@@ -268,7 +268,7 @@ def test_settings_are_read_as_yaml_and_must_exist(params: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "told"),
+    ("flag", "value", "message"),
     [
         ("--jobs", "0", "must be a whole number of at least 1, got '0'"),
         ("--jobs", "-1", "must be a whole number of at least 1, got '-1'"),
@@ -283,10 +283,10 @@ def test_settings_are_read_as_yaml_and_must_exist(params: dict[str, Any]) -> Non
         ("--datasets", ",", "must name at least one, got ','"),
     ],
 )
-def test_a_flag_out_of_range_is_named(flag: str, value: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_flag_out_of_range_is_named(flag: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse(["table", flag, value])
-    assert capsys.readouterr().err.splitlines()[-1] == f"python -m ssdh table: error: argument {flag}: {told}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"python -m ssdh table: error: argument {flag}: {message}"
 
 
 def test_what_is_named_twice_counts_once() -> None:

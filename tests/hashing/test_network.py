@@ -1,4 +1,4 @@
-"""The hash network and its file: same bytes each time, refusals with a way out, whole and head-only models."""
+"""The hash network and its file: same bytes each time, refusals that say what to do, whole and head-only models."""
 
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def test_start_from_a_model(tmp_path: Path) -> None:
     result = initial_hashnet(6, 12, 1, str(path))
     assert torch.equal(result.hash.weight, given.hash.weight)
     assert torch.equal(result.center, given.center)
-    with pytest.raises(DataError, match="has 12 bits on features of 6 values, wanted are 16 bits on 6"):
+    with pytest.raises(DataError, match="has 12 bits on features of 6 values, expected are 16 bits on 6"):
         initial_hashnet(6, 16, 1, str(path))
     with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
         initial_hashnet(6, 12, 1, str(tmp_path / "gone.safetensors"))

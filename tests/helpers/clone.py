@@ -1,5 +1,6 @@
 """A small, quick copy of the project in a git and DVC repository of its own, to run the real pipeline in."""
 
+import csv
 import os
 import re
 import shutil
@@ -123,6 +124,15 @@ def checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProce
 def stages_run(output: str) -> list[str]:
     """The names in DVC's lines `Running stage 'NAME':`."""
     return re.findall(r"Running stage '([^']+)'", output)
+
+
+def stages_of(home: Path) -> list[str]:
+    """The stages that ran with this $SSDH_HOME, in order."""
+    path = home / "timings.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row["stage"] for row in csv.DictReader(file)]
 
 
 def make_clone(project: Path, folder: Path, *, small: bool = True) -> Clone:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from ssdh.hashing.codes import pack, sign_codes
 from ssdh.search.engines import CodeTable
 from ssdh.search.gallery import Encoded, Gallery
 from ssdh.search.index import Index, Kind
+
+UPLOAD_LIMIT = 1 << 20  # bytes of a photo that the tests' servers take
 
 
 class GreyEncoder:
@@ -95,6 +98,13 @@ def disc(seed: int, size: tuple[int, int] = (300, 200)) -> Image.Image:
     inside = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2
     ground = (x / width)[..., None] * rng.uniform(0, 200, 3) + rng.uniform(0, 55, 3)
     return Image.fromarray(np.where(inside[..., None], rng.uniform(0, 255, 3), ground).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    """The image as the bytes of a file."""
+    out = io.BytesIO()
+    image.save(out, kind)
+    return out.getvalue()
 
 
 @contextmanager

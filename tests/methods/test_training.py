@@ -93,7 +93,7 @@ def test_a_head_is_the_same_after_it_was_saved(name: str, blobs: Any, tmp_path: 
     torch.testing.assert_close(again(features[:3]), model(features)[:3])  # no statistic of the batch at hand
     other = {"epochs": 1, "init_file": str(tmp_path / "model.safetensors"), "head": "linear"}
     if model.kind != "linear":
-        with pytest.raises(DataError, match=rf"has the head {model.kind}, wanted is linear: set train.head"):
+        with pytest.raises(DataError, match=rf"has the head {model.kind}, expected is linear: set train.head"):
             trained(name, blobs, tmp_path, **other)
 
 

@@ -203,17 +203,17 @@ def test_the_switch_orders_by_features_and_back(page: Page, address: str) -> Non
         )
         return results
 
-    def told(query: str) -> list[str]:
+    def answered(query: str) -> list[str]:
         answer = json.load(urlopen(f"{address}/api/search?row={row}&top=60{query}"))
         return [str(result["row"]) for result in answer["results"]]
 
     page.cards[0].click()
     page.wait(lambda: page.distances)
     plain = rows()
-    assert plain == told("")[: len(plain)]
+    assert plain == answered("")[: len(plain)]
     page.one("#rerank").click()
     page.wait(lambda: rows() != plain)
-    assert rows() == told("&rerank=500") != told("")
+    assert rows() == answered("&rerank=500") != answered("")
     similarities = [float(found.text) for found in page.browser.find_elements(By.CSS_SELECTOR, ".card .similarity")]
     assert len(similarities) == len(rows())
     assert similarities == sorted(similarities, reverse=True)

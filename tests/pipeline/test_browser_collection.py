@@ -155,11 +155,11 @@ def test_groups_on_a_phone_need_no_sideways_scrolling(browser: webdriver.Chrome,
 def test_a_photo_is_added_once_and_found(page: Page, collection: Collection, tmp_path: Path) -> None:
     before = len(collection)
     disc(90).save(tmp_path / "my beach.png")
-    for told in (f"Added: it is image {before + 1} now.", f"It is there already: image {before + 1}."):
+    for message in (f"Added: it is image {before + 1} now.", f"It is there already: image {before + 1}."):
         page.upload(tmp_path / "my beach.png")
         page.wait(lambda: page.one("#add").is_displayed() and page.one("#add").is_enabled())
         page.one("#add").click()
-        page.wait(lambda told=told: page.text("#added") == told)
+        page.wait(lambda message=message: page.text("#added") == message)
         page.wait(lambda: "my beach-" in page.text(".card .file"))
         assert page.distances[0] == 0
         assert not page.one("#add").is_enabled()

@@ -207,7 +207,7 @@ def test_each_addition_is_under_forty_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("dvc exp run -S train.learning_rate=1", "train.learning_rate is missing"),
         ("dvc exp run --queueue", "queueue"),
@@ -227,12 +227,12 @@ def test_each_addition_is_under_forty_lines() -> None:
         ("torchrun --nnodes 2 --nproc-per-node 8 -m stages.train", None),
     ],
 )
-def test_the_checker_finds_what_is_wrong(command: str, told: str | None) -> None:
+def test_the_checker_finds_what_is_wrong(command: str, message: str | None) -> None:
     if command.endswith("--bit"):
         command += "s 16"
     result = [why for words in commands(command) if (why := check_command(words, PROJECT))]
-    assert bool(result) == (told is not None), result
-    assert told is None or told in result[0]
+    assert bool(result) == (message is not None), result
+    assert message is None or message in result[0]
 
 
 def test_blocks_are_found_with_tag_and_words(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_embeddings(finished: Path, model: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "inputs", "told"),
+    ("make", "inputs", "message"),
     [
         (lambda _: None, ["none.jpg"], "none.jpg does not exist: give photos or folders of photos"),
         (lambda at: (at / "empty").mkdir(), ["empty"], "empty holds no image file"),
@@ -242,11 +242,11 @@ def test_embeddings(finished: Path, model: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(
-    make: Any, inputs: list[str], told: str, model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    make: Any, inputs: list[str], message: str, model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     make(tmp_path)
     assert main(["encode", *inputs, *model, "--out", "out", "--workers", "0"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ssdh:")]
-    assert told in line
+    assert message in line

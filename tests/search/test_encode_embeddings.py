@@ -83,7 +83,7 @@ FORMATS: dict[str, Callable[[Path, np.ndarray], Any]] = {
 NAMED = ("a.npz", "a.parquet", "shards", "a.h5")
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     capsys.readouterr()
     assert main([*arguments, "--json"]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -120,17 +120,19 @@ def test_every_format_through_every_command(
     (tmp_path / "q").mkdir()
     FORMATS[name](tmp_path / "q" / name, rows())
     options = ("--collection", "mine", "--top", "12", "--rerank", "500")
-    answers = told(capsys, "search", f"q/{name}", *options)["queries"]
+    answers = answer(capsys, "search", f"q/{name}", *options)["queries"]
     kept = collection.features(collection.table().ids).astype(float)
     cosines = kept @ unit[40] / np.linalg.norm(kept, axis=1)
     best = np.argsort(-cosines)[:12]
     assert [result["id"] for result in answers[40]["results"]] == [collection.table().ids[row] for row in best]
     assert answers[40]["results"][0]["name"] == names[40]
     assert answers[40]["results"][0]["similarity"] == pytest.approx(1, abs=1e-3)
-    by_name = told(capsys, "search", names[40], *options)["queries"][0]
+    by_name = answer(capsys, "search", names[40], *options)["queries"][0]
     assert [result["id"] for result in by_name["results"]] == [result["id"] for result in answers[40]["results"]]
 
-    groups = told(capsys, "duplicates", "--collection", "mine", "--radius", "2", "--min-similarity", "0.9999")["groups"]
+    groups = answer(capsys, "duplicates", "--collection", "mine", "--radius", "2", "--min-similarity", "0.9999")[
+        "groups"
+    ]
     assert [[item["name"] for item in group] for group in groups] == [
         sorted(names[row] for row in (5, 100, 101)), [names[6], names[102]],
     ]  # fmt: skip
@@ -164,9 +166,9 @@ def test_a_collection_without_features_is_searched_by_codes(
 ) -> None:
     npz(tmp_path / "a.npz", rows())
     assert main(["add", "mine", "a.npz", "--model", str(model), "--features", "none"]) == 0
-    (result,) = told(capsys, "search", "item 9", "--collection", "mine", "--top", "3")["queries"]
+    (result,) = answer(capsys, "search", "item 9", "--collection", "mine", "--top", "3")["queries"]
     assert (result["results"][0]["name"], result["results"][0]["distance"]) == ("item 9", 0)
-    (again,) = told(capsys, "search", "item 9", "--collection", "mine", "--top", "3", "--rerank", "50")["queries"]
+    (again,) = answer(capsys, "search", "item 9", "--collection", "mine", "--top", "3", "--rerank", "50")["queries"]
     assert again["results"] == result["results"]
 
 

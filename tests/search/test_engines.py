@@ -208,18 +208,22 @@ def test_the_command_exports_a_run(project: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--uri", "http://localhost"], "name the engine with --to"),
         (["--to", "faiss", "--uri", "http://localhost"], "--uri is for milvus and qdrant"),
     ],
 )
 def test_the_command_says_what_is_wrong(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["export", "out", *arguments]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.long

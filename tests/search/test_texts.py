@@ -79,7 +79,7 @@ def test_a_text_finds_by_its_code_and_by_its_vector(
     table = open_collection(collection).table()
     distances = np.unpackbits(table.packed ^ pack(sign_codes(outputs[None])), axis=1).sum(axis=1)
 
-    def told(*options: str) -> dict[str, Any]:
+    def answer(*options: str) -> dict[str, Any]:
         capsys.readouterr()
         assert (
             main(["search", "--text", words, "--collection", str(collection), "--top", "12", "--json", *options]) == 0
@@ -87,7 +87,7 @@ def test_a_text_finds_by_its_code_and_by_its_vector(
         (query,) = json.loads(capsys.readouterr().out)["queries"]
         return query
 
-    query = told()
+    query = answer()
     assert query["text"] == words
     assert [result["distance"] for result in query["results"]] == sorted(distances.tolist())
     assert {result["id"]: result["distance"] for result in query["results"]} == dict(
@@ -95,7 +95,7 @@ def test_a_text_finds_by_its_code_and_by_its_vector(
     )
     kept = open_collection(collection).features(table.ids).astype(np.float64)
     cosines = kept @ vector / np.linalg.norm(kept, axis=1) / np.linalg.norm(vector)
-    best = [result["id"] for result in told("--rerank", "12")["results"]]
+    best = [result["id"] for result in answer("--rerank", "12")["results"]]
     assert best == [table.ids[row] for row in np.argsort(-cosines)]
     assert main(["search", "--text", words, "--collection", str(collection), "--top", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == words

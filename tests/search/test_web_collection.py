@@ -109,7 +109,7 @@ def test_without_features_codes_alone_decide(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
         ("radius=-1", "radius must be from 0 to 64 bits, got -1"),
         ("radius=65", "radius must be from 0 to 64 bits, got 65"),
@@ -124,10 +124,10 @@ def test_without_features_codes_alone_decide(tmp_path: Path) -> None:
         ("similarity=0.9", "similarity is not a parameter here"),
     ],
 )
-def test_what_is_asked_wrongly_is_told(client: TestClient, query: str, told: str) -> None:
+def test_what_is_asked_wrongly_is_told(client: TestClient, query: str, message: str) -> None:
     answer = client.get(f"/api/duplicates?{query}")
     assert answer.status_code == 422
-    assert told in answer.json()["error"]
+    assert message in answer.json()["error"]
 
 
 # --- added photos ---------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_a_photo_that_is_there_is_recognised(client: TestClient, collection: Col
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "told"),
+    ("content", "status", "message"),
     [
         (b"", 422, "empty file"),
         (b"<html>", 422, "a web page, not an image"),
@@ -175,10 +175,10 @@ def test_a_photo_that_is_there_is_recognised(client: TestClient, collection: Col
     ],
 )
 def test_what_is_no_photo_changes_nothing(
-    client: TestClient, collection: Collection, content: bytes, status: int, told: str
+    client: TestClient, collection: Collection, content: bytes, status: int, message: str
 ) -> None:
     answer = client.post("/api/images?name=a.jpg", content=content)
-    assert (answer.status_code, told in answer.json()["error"]) == (status, True), answer.text
+    assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
     assert len(collection) == 6
     assert not (collection.folder / "photos").exists()
 

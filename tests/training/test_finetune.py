@@ -1,4 +1,4 @@
-"""Whole-network training: what is trained, what stays, how dropout is drawn, errors with a way out, the stages."""
+"""Whole-network training: what is trained, what stays, how dropout is drawn, errors that say what to do, the stages."""
 
 import argparse
 import json
@@ -313,7 +313,7 @@ def test_evaluate_measures_a_model_without_training(
 ) -> None:
     fresh(workspace)
     run_stage(workspace, "evaluate")
-    wanted = json.loads((workspace / "metrics/metrics.json").read_text())
+    expected = json.loads((workspace / "metrics/metrics.json").read_text())
     before = results(workspace)
     parser = argparse.ArgumentParser()
     command.register(parser.add_subparsers())
@@ -322,22 +322,24 @@ def test_evaluate_measures_a_model_without_training(
         assert options.run(options) == 0
     result = json.loads((workspace / "found.json").read_text())
     assert result.pop("model") == "models/hashnet.safetensors"
-    assert result == wanted
-    assert f"{wanted['map']:.4f}" in capsys.readouterr().out
+    assert result == expected
+    assert f"{expected['map']:.4f}" in capsys.readouterr().out
     assert results(workspace) == before
     # a hash layer alone, whose features are those of the current parameters, and then are not
     write_params(workspace, tiny_params())
     run_stage(workspace, "train", "encode", "evaluate")
-    wanted = json.loads((workspace / "metrics/metrics.json").read_text())
+    expected = json.loads((workspace / "metrics/metrics.json").read_text())
     modes: list[bool] = []
-    monkeypatch.setattr("ssdh.core.device.make_deterministic", lambda device, wanted: modes.append(wanted))
+    monkeypatch.setattr(
+        "ssdh.core.device.make_deterministic", lambda device, deterministic: modes.append(deterministic)
+    )
     with inside(workspace):
-        assert rounded(measuring.measure(Path("models/hashnet.safetensors"))).items() >= wanted.items()
+        assert rounded(measuring.measure(Path("models/hashnet.safetensors"))).items() >= expected.items()
         assert modes == [True]  # as `encode`
         params = tiny_params()
         params["backbone"]["layer"] = "penultimate"
         write_params(workspace, params)
-        assert measuring.measure(Path("models/hashnet.safetensors"))["map"] == pytest.approx(wanted["map"], abs=1e-6)
+        assert measuring.measure(Path("models/hashnet.safetensors"))["map"] == pytest.approx(expected["map"], abs=1e-6)
         with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
             measuring.measure(Path("gone.safetensors"))
         write_params(workspace, params | {"dataset": "fashion_mnist"})

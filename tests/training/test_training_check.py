@@ -41,7 +41,7 @@ def test_models_to_start_from(tmp_path: Path) -> None:
     save_hashnet(path, seeded_hashnet(1024, 12, 0), {"bits": 12})
     check(init_file=str(path))
     check(init_file=str(path), finetune=True)
-    with pytest.raises(DataError, match=r"has 12 bits on features of 1024 values, wanted are 16 bits on 1024"):
+    with pytest.raises(DataError, match=r"has 12 bits on features of 1024 values, expected are 16 bits on 1024"):
         check(bits=16, init_file=str(path))
     network = seeded_hashnet(1024, 12, 0, build_network("mobilenet_v3_small", "penultimate", 32))
     save_hashnet(path, network, {"bits": 12, "arch": "mobilenet_v3_small", "layer": "penultimate", "size": 32})
@@ -52,20 +52,20 @@ def test_models_to_start_from(tmp_path: Path) -> None:
     others = {"arch": "vgg16", "layer": "fc7", "weights": "imagenet", "size": 64, "mean": [0, 0, 1], "std": [1, 1, 1]}
     for name, value in others.items():
         save_hashnet(path, network, described | {name: value})
-        with pytest.raises(DataError, match=rf"train.init_file .* with {name} .* wanted is .*{name} to the file's"):
+        with pytest.raises(DataError, match=rf"train.init_file .* with {name} .* expected is .*{name} to the file's"):
             check(init_file=str(path), finetune=True)
     save_hashnet(path, seeded_hashnet(1024, 12, 0), described | {"size": 64})  # features alone: any size
     check(init_file=str(path))
     save_hashnet(path, seeded_hashnet(1024, 12, 0), described | {"backbone_precision": "bf16"})
-    with pytest.raises(DataError, match=r"with backbone_precision bf16, wanted is fp32: set backbone.precision to"):
+    with pytest.raises(DataError, match=r"with backbone_precision bf16, expected is fp32: set backbone.precision to"):
         check(init_file=str(path))
     save_hashnet(path, seeded_hashnet(1024, 12, 0, power=0.7), described)
     check(init_file=str(path), power=0.7)
-    with pytest.raises(DataError, match=r"trained with train.power 0.7, wanted is 0: set train.power to 0.7"):
+    with pytest.raises(DataError, match=r"trained with train.power 0.7, expected is 0: set train.power to 0.7"):
         check(init_file=str(path))
     save_hashnet(path, seeded_hashnet(1024, 12, 0, kind="linear"), described)
     check(init_file=str(path), head="linear")
-    with pytest.raises(DataError, match=r"has the head linear, wanted is tanh: set train.head to linear"):
+    with pytest.raises(DataError, match=r"has the head linear, expected is tanh: set train.head to linear"):
         check(init_file=str(path))
     path.write_bytes(b"no model, but longer than the placeholder")
     with pytest.raises(DataError, match=r"model.safetensors is not a whole model file"):

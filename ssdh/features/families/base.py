@@ -67,7 +67,7 @@ class Family(ABC):
         return ImageInput()
 
     def fetch(self, network: str, weights: str) -> None:
-        """Make sure that the pretrained weights are on this machine; DataError with the way out where they are not."""
+        """Make sure that the pretrained weights are on this machine; DataError with what to do where they are not."""
         raise DataError(
             f"{self.name}/{network} has no pretrained weights: set images.weights to random or file (params.yaml: "
             "datasets.<dataset>.images.weights)"
