@@ -14,6 +14,8 @@ from selenium import webdriver
 from tests.helpers.browser import Page, start_browser
 
 QUERY, RADIUS = 12, 3  # digits/0012, a 2
+LOADED = """return [...document.images].every((image) => image.complete
+    || image.getBoundingClientRect().top > innerHeight)"""  # those further down are loaded when one gets there
 SIZES = {"page": (1280, 817, 1.0), "page-phone": (390, 1100, 1.5)}  # width and height in points, pixels a point
 
 
@@ -24,8 +26,8 @@ def picture(browser: webdriver.Chrome, address: str, width: int, height: int, sc
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     page.set_radius(RADIUS)
     page.wait(lambda: page.distances and max(page.distances) <= RADIUS)
-    page.wait(lambda: browser.execute_script("return [...document.images].every((image) => image.complete)"))
     browser.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
+    page.wait(lambda: browser.execute_script(LOADED))
     return base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})["data"])
 
 
