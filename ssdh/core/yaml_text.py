@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+MOST_VALUES = 1_000_000  # of a text with its aliases written out
 _SIGNS_AND_DIGITS = "-+0123456789"
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?(0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9_]+)")
@@ -76,13 +77,33 @@ _Loader.add_constructor("tag:yaml.org,2002:bool", _bool)
 _Loader.add_constructor("tag:yaml.org,2002:value", _no_value)
 
 
+def _refuse_growth(value: Any) -> None:
+    """Raise ValueError where aliases make a value that is endless, or long once it is written out."""
+    sizes: dict[int, int] = {}  # of lists and mappings by id; 0 while they are counted
+
+    def size(part: Any) -> int:
+        if not isinstance(part, (list, dict, set)):
+            return 1
+        if id(part) not in sizes:
+            sizes[id(part)] = 0
+            sizes[id(part)] = 1 + sum(map(size, part.values() if isinstance(part, dict) else part))
+        elif not sizes[id(part)]:
+            raise ValueError("it holds an alias of what it stands in")
+        return sizes[id(part)]
+
+    if size(value) > MOST_VALUES:
+        raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
+
+
 def parse_yaml(text: str) -> Any:
     """The value of a YAML text; raises ValueError with one line where it is none, or declares another version."""
     if re.match(r"\ufeff?%YAML\s+(?!1\.2\s)", text):
         raise ValueError("it declares another version than YAML 1.2: remove its %YAML line")
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        value = yaml.load(text, _Loader)  # a SafeLoader
+        _refuse_growth(value)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ValueError, OverflowError, AttributeError, IndexError, TypeError) as error:
         raise ValueError(" ".join(str(error).split())) from None
+    return value

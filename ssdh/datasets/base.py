@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ssdh.core.cache_dir import raw_folder
-from ssdh.core.errors import ParameterError
+from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.params import Params
 from ssdh.core.split import Rows
 from ssdh.datasets.verify import inspect_files, refuse_bad
@@ -36,6 +36,7 @@ class Protocol:
     train_pool: Rows | None = None
 
 
+MOST_LABEL_BYTES = 4 * 2**30  # of the multi-hot matrix
 FEWEST_TRAIN = 3  # images: two have one distance, which has no distribution
 Count = Annotated[int, Field(strict=True, ge=1)]
 TrainCount = Annotated[int, Field(strict=True, ge=FEWEST_TRAIN)]
@@ -124,6 +125,12 @@ class Dataset(ABC, Generic[P]):
 
 
 AnyDataset = Dataset[Any]
+
+
+def check_label_size(where: str, num_rows: int, num_classes: int) -> None:
+    """Raise DataError where the multi-hot matrix would be too large: a label that each row has for itself is a name."""
+    if num_rows * num_classes > (MOST_LABEL_BYTES if num_rows > 2 * num_classes else MOST_LABEL_BYTES // 16):
+        raise DataError(f"{where}: {num_classes:,} different values in {num_rows:,} rows are names, not classes")
 
 
 def one_hot(classes: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.uint8]:

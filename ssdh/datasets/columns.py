@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.core.inflation import ROW_BYTES, TIMES, refuse_inflation
+from ssdh.datasets.base import check_label_size
 from ssdh.datasets.text_lists import read_lines
 from ssdh.features.embedding_numpy import read_header
 from ssdh.features.embedding_part import choose, missing_package, reading
@@ -21,7 +22,6 @@ from ssdh.features.embedding_tables import hdf5_arrays, parquet_values
 from ssdh.features.embeddings import natural_order
 
 Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or a matrix (N, C)
-MOST_LABEL_BYTES = 4 * 2**30  # of the multi-hot matrix
 
 
 def read_column(path: Path, key: str | None, usual: tuple[str, ...]) -> Column | None:
@@ -214,8 +214,7 @@ def labels_of(column: Column, where: str) -> tuple[tuple[str, ...], NDArray[np.u
     known: dict[str, Any] = {}  # texts that were taken apart
     own = [_labels(value, where, known) for value in values]
     classes = sorted({label for labels in own for label in labels}, key=_numbers_first)
-    if len(classes) * len(own) > MOST_LABEL_BYTES:
-        raise DataError(f"{where}: {len(classes):,} different values in {len(own):,} rows are names, not classes")
+    check_label_size(where, len(own), len(classes))
     column_of = {label: i for i, label in enumerate(classes)}
     labels = np.zeros((len(own), len(classes)), np.uint8)
     for row, names in enumerate(own):

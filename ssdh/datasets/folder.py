@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ssdh.core.errors import DataError
-from ssdh.datasets.base import Dataset, FileParams, Found, Protocol, RawDataset, check_counts, one_hot, refuse_bad_files
+from ssdh.datasets.base import (
+    Dataset,
+    FileParams,
+    Found,
+    Protocol,
+    RawDataset,
+    check_counts,
+    check_label_size,
+    one_hot,
+    refuse_bad_files,
+)
 from ssdh.datasets.label_table import read_labels
 from ssdh.datasets.text_lists import first_few, spelled_as, told_apart
 from ssdh.features.image_files import Listing, image_files, is_text, list_images
@@ -127,7 +137,9 @@ def _folder_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArr
             "datasets.folder.data.labels to none"
         )
     classes = sorted(set(tops))
-    return tuple(classes), one_hot(np.array([classes.index(top) for top in tops]), len(classes))
+    check_label_size(f"sub-folders of {root}", len(names), len(classes))
+    column_of = {name: column for column, name in enumerate(classes)}
+    return tuple(classes), one_hot(np.array([column_of[top] for top in tops]), len(classes))
 
 
 def _csv_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
@@ -150,6 +162,7 @@ def _csv_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[
     classes = sorted(set().union(*result.values()))
     if not classes:
         raise DataError(f"{path} holds no label: write path,label[;label…] lines, or remove it")
+    check_label_size(str(path), len(names), len(classes))
     row_of = {name: row for row, name in enumerate(names)}
     labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
     column_of = {name: column for column, name in enumerate(classes)}

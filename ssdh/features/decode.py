@@ -103,6 +103,8 @@ def _too_much_text(error: ValueError) -> str:
 
 
 def _to_rgb(image: ImageFile.ImageFile, min_side: int | Callable[[int, int], float] | None) -> Pixels:
+    if image.format in ("EPS", "WMF", "EMF"):
+        raise BadImageError(f"{image.format}, a drawing that a program of its own would have to run: save it as a PNG")
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImageError(f"has no pixels ({width}×{height})")

@@ -96,3 +96,24 @@ def test_a_mark_at_the_beginning_is_no_part_of_the_first_key(tmp_path: Path) -> 
     assert read_params(path) == {"bits": 12}
     with pytest.raises(ParameterError, match="cannot be read"):
         read_text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "n0: &n0 [x, x]\n" + "".join(f"n{n}: &n{n} [*n{n - 1}, *n{n - 1}]\n" for n in range(1, 30)),
+            "stand for more than 1,000,000 values",
+        ),
+        ("bits: &a [*a]\n", "an alias of what it stands in"),
+        ("train: &t\n  loss: *t\n", "an alias of what it stands in"),
+    ],
+)
+def test_aliases_that_grow_are_one_line(text: str, reason: str) -> None:
+    """Their text would be billions of letters long: in the message that refuses them, for one."""
+    with pytest.raises(ValueError, match=reason):
+        parse_yaml(text)
+
+
+def test_aliases_are_values_as_any() -> None:
+    assert parse_yaml("a: &a [1, 2]\nb: *a\n") == {"a": [1, 2], "b": [1, 2]}

@@ -380,3 +380,16 @@ def test_list_of_an_unknown_set_or_a_bad_block(workspace: Path, capsys: pytest.C
     code, text = _listing(capsys, "nus_wide_10")
     assert code == 1
     assert "datasets.nus_wide_10.data.num_query" in text
+
+
+def test_a_label_that_each_photo_has_for_itself_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssdh.datasets.base.MOST_LABEL_BYTES", 16 * 50)
+    for number in range(10):
+        photo(tmp_path / f"{number}" / "a.png")
+    with pytest.raises(DataError, match="10 different values in 10 rows are names, not classes"):
+        FOLDER.read(_params(tmp_path))
+    (tmp_path / "labels.csv").write_text("".join(f"{number}/a.png,own {number}\n" for number in range(10)))
+    with pytest.raises(DataError, match=r"labels\.csv: 10 different values in 10 rows are names, not classes"):
+        FOLDER.read(_params(tmp_path))
+    (tmp_path / "labels.csv").write_text("".join(f"{number}/a.png,{number % 3}\n" for number in range(10)))
+    assert FOLDER.read(_params(tmp_path)).classes == ("0", "1", "2")

@@ -235,3 +235,9 @@ def test_a_large_colour_profile_does_not_make_a_picture_bad() -> None:
     assert decode_image(_png(icc_profile=bytes(5_000_000))).shape == (6, 8, 3)
     with pytest.raises(BadImageError, match=r"^holds more than 16 MiB of text or colour profile"):
         decode_image(_png(icc_profile=bytes(17_000_000)))
+
+
+def test_a_drawing_in_postscript_runs_no_program() -> None:
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n"
+    with pytest.raises(BadImageError, match="EPS, a drawing that a program of its own would have to run"):
+        decode_image(data)
