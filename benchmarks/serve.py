@@ -45,8 +45,15 @@ class GreyEncoder:
         """Codes, outputs (n, 64) and features (n, 64)."""
         grey = [np.asarray(Image.fromarray(p).convert("L").resize((8, 8)), float).reshape(64) for p in photos]
         centred = (np.array(grey) - np.mean(grey, axis=1, keepdims=True)).astype(np.float32)
-        outputs = (centred @ self.projection).astype(np.float32)
+        outputs = self._outputs(centred)
         return Encoded(pack(sign_codes(outputs)), outputs, centred)
+
+    def stored_outputs(self, packed: NDArray[np.uint8], features: NDArray[Any]) -> NDArray[np.float32]:
+        """Outputs (n, 64) of features (n, 64)."""
+        return self._outputs(features)
+
+    def _outputs(self, features: NDArray[Any]) -> NDArray[np.float32]:
+        return (features @ self.projection).astype(np.float32)
 
 
 def picture(row: int, side: int = SIDE) -> NDArray[np.uint8]:

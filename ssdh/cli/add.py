@@ -1,10 +1,17 @@
 """`python -m ssdh add COLLECTION PHOTOS…`: codes of photos or embeddings into a folder that grows, made if need be."""
 
 import argparse
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ssdh.cli.arguments import positive
 from ssdh.cli.encode import FEATURES, add_exclude, add_how, add_inputs, how_of
 from ssdh.core.errors import DataError
+
+if TYPE_CHECKING:
+    from ssdh.search.collection import Collection
+    from ssdh.search.encode import How
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -15,22 +22,37 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--features", choices=FEATURES, default="float16", help="of a new collection: what is kept (default: float16)"
     )
+    parser.add_argument(
+        "--watch", type=positive, metavar="SECONDS", help="add again every so many seconds, until Ctrl-C ends it"
+    )
     add_exclude(parser)
     add_how(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Add the photos, all or none, and say what was new."""
+    """Add the photos, all or none, and say what was new; with `--watch` again and again."""
     from ssdh.search.collection import DATABASE, create, open_collection
-    from ssdh.search.collection_add import add_embeddings, add_photos
-    from ssdh.search.encode_embeddings import embeddings_among
 
     how = how_of(options)
     if (options.collection / DATABASE).exists():
         collection = open_collection(options.collection)
     else:
         collection = create(options.collection, options.model, options.features)
+    print(_add(collection, options, how)[0], flush=True)
+    while options.watch:
+        time.sleep(options.watch)
+        message, changed = _add(collection, options, how)
+        if changed:
+            print(message, flush=True)
+    return 0
+
+
+def _add(collection: "Collection", options: argparse.Namespace, how: "How") -> tuple[str, bool]:
+    """What was added, in words, and whether anything changed."""
+    from ssdh.search.collection_add import add_embeddings, add_photos
+    from ssdh.search.encode_embeddings import embeddings_among
+
     embeddings = embeddings_among(options.inputs, collection.model)
     if embeddings is not None and not collection.of_embeddings:
         raise DataError(f"{options.collection} holds photos: embeddings go into one whose model takes them")
@@ -50,5 +72,5 @@ def run(options: argparse.Namespace) -> int:
     ):
         if count:
             parts.append(f"{count:,} {what}")
-    print(f"{options.collection}: {'; '.join(parts)}. It holds {len(collection):,} {many}.")
-    return 0
+    message = f"{options.collection}: {'; '.join(parts)}. It holds {len(collection):,} {many}."
+    return message, bool(added.new or added.copies or added.removed or added.moved)

@@ -20,5 +20,4 @@ def stored_outputs(
     which a value near 0 may come out on its other side.
     """
     outputs = outputs_of(feature_blocks(model, features, device))(np.arange(len(features)))
-    result: NDArray[np.float32] = np.abs(outputs[:, :bits]) * unpack(packed, bits)
-    return result
+    return np.abs(outputs[:, :bits]) * unpack(packed, bits).astype(np.float32)

@@ -267,6 +267,29 @@ def test_a_collection_half_made_is_made_anew(finished: Path, tmp_path: Path, mon
 # --- on the command line --------------------------------------------------------------------------------------------
 
 
+def test_a_watched_folder_is_added_again(
+    finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        """Something new after the first pass alone; the third is broken off."""
+        naps.append(seconds)
+        if len(naps) == 1:
+            disc(99).save(photos / "new.png")
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssdh.cli.add.time.sleep", sleep)
+    how = ["--model", str(finished / "models/hashnet.safetensors"), "--workers", "0", "--device", "cpu"]
+    assert main(["add", "mine", "photos", "--watch", "60", *how]) == 130
+    assert naps == [60, 60, 60]
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mine: "))
+    assert first == "mine: 24 images added. It holds 24 images."
+    assert second.startswith("mine: 1 images added; 24 files were there")
+
+
 def test_commands(
     finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
