@@ -104,8 +104,8 @@ def quality(
 def publish(path: Path, speed: dict[str, float], images: int, bits: int, dim: int) -> None:
     """Write queries a second as multiples of the float scan's, which carry over to other machines better."""
     rows = (
-        (name, f"{value / speed['float']:.3g}", int(name in HAMMING), images, bits, dim)
-        for name, value in speed.items()
+        (name, f"{speed[name] / speed['float']:.3g}", int(name in HAMMING), images, bits, dim)
+        for name in ("float", "ssdh", *METHODS)
     )
     write_csv(path, ("method", "times_float", "hamming", "codes", "bits", "dim"), rows)
 
