@@ -89,7 +89,9 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
     @property
     def _n_features_out(self) -> int:
         """Bytes of a code, for scikit-learn's `get_feature_names_out` and `set_output`."""
-        return -(-int(self.model_.bits) // 8)
+        from ssdh.hashing.codes import width
+
+        return width(int(self.model_.bits))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -40,14 +40,17 @@ def run(options: argparse.Namespace) -> int:
                 path for item in collection.items() for path in item.paths if not Path(path).exists()
             ]
         else:
-            expected = [one for text in options.images for one in _stored(text, collection)]
+            paths: list[Path] = []
+            if not collection.of_embeddings and not all(text.isdecimal() for text in options.images):
+                paths = [Path(path) for item in collection.items() for path in item.paths]
+            expected = [one for text in options.images for one in _stored(text, collection, paths)]
         gone = writer.remove(expected)
     print(f"{options.collection}: {gone:,} images removed. It holds {len(collection):,} images.")
     return 0
 
 
-def _stored(text: str, collection: "Collection") -> Sequence[int | str]:
-    """The id, or the paths, under which the collection has what a person calls `text`.
+def _stored(text: str, collection: "Collection", paths: Sequence[Path]) -> Sequence[int | str]:
+    """The id, or those of the collection's `paths`, under which it has what a person calls `text`.
 
     `add` keeps a folder's links under their own names, and of a link that is named itself the file behind it. What is
     there under neither is looked for among all files of the collection: it may be another link to one of them.
@@ -59,7 +62,6 @@ def _stored(text: str, collection: "Collection") -> Sequence[int | str]:
     path = Path(text)
     behind = path.resolve()
     own = path.parent.resolve() / path.name if path.name not in ("", "..") else behind
-    paths = [Path(one) for item in collection.items() for one in item.paths]
     for name in (own, behind):
         if any(name == one or name in one.parents for one in paths):
             return [name.as_posix()]

@@ -263,10 +263,13 @@ def names_of(column: Column, where: str) -> list[str]:
     names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column]
     if empty := [row for row, (name, value) in enumerate(zip(names, column, strict=True)) if not name or value is None]:
         raise DataError(f"{where}: row {empty[0]} has no name; {len(empty)} of {len(names)} are empty")
-    if len(set(names)) != len(names):
-        repeated = next(name for name, count in Counter(names).items() if count > 1)
-        raise DataError(f"{where}: {repeated!r} stands there more than once, a name is of one row")
+    _refuse_repeated(names, where, "a name is of one row")
     return names
+
+
+def _refuse_repeated(names: Sequence[str], where: str, rule: str) -> None:
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{where}: {repeated[0]!r} stands there more than once, {rule}")
 
 
 ROLE_OF = {"query": "query", "test": "query", "train": "train", "database": "database", "unused": "unused"}
@@ -280,9 +283,7 @@ def roles_of(path: Path, names: list[str]) -> NDArray[Any]:
         given, row_of = table[beside], {name: row for row, name in enumerate(known)}
         if unknown := [name for name in given if name not in row_of]:
             raise DataError(f"{path}: {unknown[0]!r} is no row of the features")
-        if len(set(given)) != len(given):
-            repeated = next(name for name, count in Counter(given).items() if count > 1)
-            raise DataError(f"{path}: {repeated!r} stands there more than once, a row has one role")
+        _refuse_repeated(given, str(path), "a row has one role")
         roles = np.full(len(names), "unused", object)
         roles[[row_of[name] for name in given]] = table[choose(path, list(table), None, ROLES)]
     else:

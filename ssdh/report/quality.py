@@ -6,6 +6,7 @@ Made from `metrics.json` and `baselines.json` alone; empty parts where a run wit
 from collections.abc import Mapping
 from typing import Any
 
+from ssdh.hashing.codes import width
 from ssdh.report.contents import Report
 from ssdh.report.markup import AS_BAR, bar, number, section, table, text
 from ssdh.report.why_hamming import why_hamming
@@ -98,7 +99,7 @@ def _same_picture(report: Report) -> str:
     if not own:
         return ""
     nearest = min(own, key=int)
-    size = -(-int(report.results.metrics.get("bits", 0)) // 8)
+    size = width(int(report.results.metrics.get("bits", 0)))
     result: Ranked = [(own[nearest], "own", "SSDH", f"this run, {number(size)} bytes a code")]
     for method, values in baselines(report, "neighbor_recall_at").items():
         if method != "float":  # what is compared with

@@ -4,10 +4,11 @@ Quality and bytes are the run's own; speeds were measured once, on one machine, 
 --publish`, which writes `search_speed.csv`: method, times_float, hamming, and what was searched: codes, bits, dim.
 """
 
-import csv
 from pathlib import Path
 from typing import Any
 
+from ssdh.core.files import read_table
+from ssdh.hashing.codes import width
 from ssdh.report.contents import Report
 from ssdh.report.markup import number, table, text
 
@@ -17,10 +18,9 @@ scanned several times as fast, and every database that has bit strings compares 
 among the nearest; re-ranking a shortlist of codes by the features brings that back.</p>"""
 
 
-def read_speeds(path: Path = SPEED) -> dict[str, dict[str, str]]:
+def read_speeds() -> dict[str, dict[str, str]]:
     """The rows of `search_speed.csv` by method."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["method"]: row for row in csv.DictReader(file)}
+    return {row["method"]: row for row in read_table(SPEED.read_text(encoding="utf-8"))}
 
 
 def why_hamming(report: Report) -> str:
@@ -29,7 +29,7 @@ def why_hamming(report: Report) -> str:
     if not any(row["hamming"] == "0" and name in known for name, row in speeds.items() if name != "float"):
         return ""
     metrics = report.results.metrics
-    own: dict[str, Any] = {"title": "SSDH", "bytes_per_image": -(-int(metrics.get("bits", 0)) // 8)} | metrics
+    own: dict[str, Any] = {"title": "SSDH", "bytes_per_image": width(int(metrics.get("bits", 0)))} | metrics
     nearest = min(metrics.get("neighbor_recall_at", {}), key=int, default="")
     rows = []
     for name, row in speeds.items():
