@@ -5,8 +5,8 @@
         [--settings chosen,authors,trials]
 
 FILE.npz holds `features` (N, D) and `labels` (N,) classes or (N, C) multi-hot; FILE.npy features of views (V, N, D),
-for recipes that ask for some (the first ones); a file `rows.npy` beside it says, ascending, which rows they are of
-where not of all.
+for recipes that ask for some (the first ones), the default among them, which without trains as `manifold`; a file
+`rows.npy` beside it says, ascending, which rows they are of where not of all.
 A seed draws the split (queries as even over the classes as in the protocols, where there is one class an image), the
 initial weights and the batches. A method is `float`, a file of `ssdh/evaluation/baselines/`, a recipe of
 `ssdh/methods/` or `default`, the one that `params.yaml` names. Settings of a recipe are those of its file (chosen), of
@@ -311,6 +311,8 @@ def main() -> None:
         parser.error(f"--methods {','.join(unknown)}: known are {', '.join(known)}")
     if chosen.json and "default" not in methods:
         methods.insert(0, "default")  # what every method is compared with, query by query
+    if not chosen.views and "default" in methods:
+        print("no --views: the default trains without any", flush=True)
     runs = [(method, settings) for method in methods for settings in runs_of(method, chosen.settings.split(","))]
     features, labels = load(chosen.features)
     results: Results = {}

@@ -57,7 +57,7 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         self,
         bits: int = 32,
         *,
-        recipe: str = "manifold",
+        recipe: str = "manifold_views",
         num_train: int | None = 5000,
         seed: int = 0,
         device: str = "auto",

@@ -23,19 +23,21 @@ FEATURES, VIEWS = Path("features/features.npy"), Path("features/views.npy")
 
 @stage("views")
 def main() -> None:
-    """Write features (V, n, D) float16 of V views of each of the n train images; V = 0 where there can be none.
+    """Write features (V, n, D) float16 of V views of each of the n train images.
 
-    Or where the recipe asks for none.
+    V = 0 where the recipe asks for none, there are no images, or the network's weights are random and the recipe does
+    without.
     """
     params = read_params()
     chosen: ViewsParams = section(params, "views", ViewsParams)
     name: str = section(params, "dataset", str)
     images = image_params(params, name)
     rows = read_split(SPLIT).train
-    if chosen.count and images is None:
+    without = chosen.reason_for_none(images)
+    if chosen.count and without:
         recipe = lookup(params, "recipe")
-        logger.info("views: embeddings have none: recipe {} trains on the features alone, as manifold does", recipe)
-    if not chosen.count or images is None:
+        logger.info("views: {}: recipe {} trains on the features alone, as manifold does", without, recipe)
+    if not chosen.count or without or images is None:
         write_array(VIEWS, np.empty((0, len(rows), read_array(FEATURES).shape[1]), np.float16))
         return
     runtime: RuntimeParams = section(params, "runtime", RuntimeParams)

@@ -1,7 +1,8 @@
 """The recipe `manifold` across views: a step compares one view of each image with another view of each other.
 
 Views are features of random crops (stage `views`) and those of the image itself. The pseudo-labels are of the images;
-what views change about them counts less there (`structure.view_whitening`). Without crops it trains as `manifold`.
+what views change about them counts less there (`structure.view_whitening`). Without crops, as of embeddings or by a
+network with random weights, it trains as `manifold`.
 """
 
 from ssdh.training.loss import PairLoss

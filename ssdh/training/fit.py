@@ -137,6 +137,7 @@ def _network_trainer(
 
     assert inputs.images is not None
     params, rows = run.params, inputs.split.train
+    taken = 0 if run.method.own_view and not len(inputs.views) else run.method.views  # as in `head.views_taken`
     frozen = load_backbone(backbone, images)
     outputs = Outputs(inputs, run, frozen.preprocessing)
     features = take_rows(inputs.features, rows)
@@ -151,7 +152,7 @@ def _network_trainer(
         device=run.device,
         workers=run.workers,
         rank=run.rank,
-        views=max(1, run.method.views),
-        augment=inputs.augment if run.method.views else CROPS,
+        views=max(1, taken),
+        augment=inputs.augment if taken else CROPS,
     )
     return NetworkTrainer(run, model, crops, features, inputs.pairs, outputs.validation()), outputs

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
@@ -120,3 +121,26 @@ def test_no_views_are_an_empty_array_of_the_right_width(tmp_path: Path, passed: 
     assert views.shape == (0, len(read_split(folder / "data/split").train), 1024)
     assert views.dtype == np.float16
     assert passed == []
+
+
+@pytest.mark.parametrize(("recipe", "count"), [("manifold_views", 0), ("crovca", 6)])
+def test_random_weights_are_asked_for_views_only_by_recipes_that_cannot_do_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recipe: str, count: int
+) -> None:
+    folder = write_tiny(tmp_path / "run", tiny_params() | {"recipe": recipe})
+    run_stage(folder, "extract", "views")
+    assert np.load(folder / "features/views.npy").shape == (count, len(read_split(folder / "data/split").train), 1024)
+    said = "random weights see little in them, so none: recipe manifold_views trains on the features alone"
+    assert (said in capsys.readouterr().err) == (count == 0)
+
+
+def test_a_network_with_trained_weights_is_asked_for_views(tmp_path: Path) -> None:
+    params = tiny_params() | {"recipe": "manifold_views"}
+    weights = tmp_path / "weights.pth"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), weights)
+    params["datasets"]["digits"]["images"]["weights"] = "file"
+    params["backbone"]["weights_file"] = str(weights)
+    folder = write_tiny(tmp_path / "run", params)
+    run_stage(folder, "extract", "views")
+    assert np.load(folder / "features/views.npy").shape[0] == 4

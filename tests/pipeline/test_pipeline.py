@@ -124,7 +124,7 @@ def test_a_changed_module_reruns_the_stages_that_import_it(
         ("ssdh/structure/histogram.py", {"check", "structure", "train", "evaluate"}),
         ("ssdh/datasets/digits.py", {"check", "prepare"}),
         ("ssdh/core/split.py", ALL),
-        ("ssdh/methods/manifold.py", {"check", "train"}),  # the chosen recipe's
+        ("ssdh/methods/manifold_views.py", {"check", "train"}),  # the chosen recipe's
     ],
 )
 def test_a_module_is_tracked_by_the_stages_that_import_it(untouched: Clone, module: str, expected: set[str]) -> None:

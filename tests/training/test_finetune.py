@@ -13,7 +13,7 @@ from torch import nn
 from ssdh.cli import evaluate as command
 from ssdh.cli import measure as measuring
 from ssdh.core.errors import DataError, ParameterError, SSDHError
-from ssdh.core.files import rounded
+from ssdh.core.files import rounded, write_array
 from ssdh.features import forward
 from ssdh.features.backbone import build_network, feature_size, shape_of_network
 from ssdh.features.images import ImageSource
@@ -254,6 +254,20 @@ def test_frozen_blocks_keep_their_pretrained_weights(workspace: Path) -> None:
         before = torchvision.models.mobilenet_v3_small(weights=None).state_dict()
     assert torch.equal(trained["backbone.features.3.block.0.0.weight"], before["features.3.block.0.0.weight"])
     assert not torch.equal(trained["backbone.features.4.block.0.0.weight"], before["features.4.block.0.0.weight"])
+
+
+def test_a_recipe_that_can_do_without_views_trains_the_network_on_one(workspace: Path) -> None:
+    """Where the stage `views` wrote none, as by random weights; written ones bring a second view into each step."""
+    no_views = np.load(workspace / "features/views.npy")  # (0, n, D)
+    weights = {}
+    for name, recipe, count in (("one", "manifold", 0), ("none", "manifold_views", 0), ("some", "manifold_views", 2)):
+        write_params(workspace, tiny_params(finetune=True, epochs=1) | {"recipe": recipe})
+        write_array(workspace / "features/views.npy", np.zeros((count, *no_views.shape[1:]), np.float16))
+        run_stage(workspace, "train")
+        weights[name] = load_hashnet(workspace / "models/hashnet.safetensors").state_dict()
+    write_array(workspace / "features/views.npy", no_views)
+    assert all(torch.equal(value, weights["none"][name]) for name, value in weights["one"].items())
+    assert not all(torch.equal(value, weights["some"][name]) for name, value in weights["one"].items())
 
 
 @pytest.mark.long
