@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from tests.helpers.clone import Clone, make_clone
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads would only wait for each other's cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers fill the cores: more threads would only wait for each other's
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -47,6 +47,11 @@ def first_run(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
             clone.commit("first run")
             clone.record.write_text("\n".join(ran), encoding="utf-8")
     return clone
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: long tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
