@@ -14,7 +14,7 @@ from ssdh.core.errors import DataError, SSDHError
 from ssdh.core.params import lookup, section
 from ssdh.datasets import registry
 from ssdh.features.backbone import ensure_weights, image_size, network_to_fill, resolve_layer
-from ssdh.features.params import BackboneParams, image_params
+from ssdh.features.params import BackboneParams, ViewsParams, image_params
 
 QUICK = 10_000  # images: fewer are never too many
 
@@ -69,7 +69,7 @@ def without_network() -> Iterator[None]:
 
 
 def _too_long(params: dict[str, Any], max_hours: float) -> str:
-    """No GPU, and one forward pass over all images would take longer than `max_hours`."""
+    """No GPU, and a forward pass of all images and of the views of train images would take longer than `max_hours`."""
     name = lookup(params, "dataset")
     count = num_images(params)
     if count is None or count <= QUICK or select_device(lookup(params, "runtime.device")).type != "cpu":
@@ -77,6 +77,9 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
     if (images := image_params(params, name)) is None:
         return ""
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    views: ViewsParams = section(params, "views", ViewsParams)
+    if not views.reason_for_none(images):
+        count += views.count * (lookup(params, f"datasets.{name}.data").get("num_train") or 0)
     seconds = count * forward_seconds(backbone, images.weights, image_size(backbone, images))
     if seconds <= max_hours * 3600:
         return ""
