@@ -94,7 +94,7 @@ def queries_a_second(found: dict[str, Search], queries: NDArray[np.float32], rep
 def quality(
     features: NDArray[Any], labels: NDArray[np.uint8], split: Split, bits: int, hasher: Hasher
 ) -> dict[str, dict[str, Any]]:
-    """Metrics of every method, the float features and the default recipe's codes among them."""
+    """Metrics of every method, the float features and `manifold`'s codes among them."""
     metrics, _ = comparison.evaluate_baselines(features, labels, split, bits=bits, topk=TOPK, seed=0, params=PARAMS)
     packed = hasher.transform(features)
     own = evaluate(packed, labels, features, split, bits=bits, topk=TOPK, params=PARAMS).metrics
@@ -128,7 +128,7 @@ def main() -> None:
         features, classes = stored["features"], stored["labels"].astype(int)
     labels = np.eye(classes.max() + 1, dtype=np.uint8)[classes]
     split = draw(len(features), 0)
-    hasher = Hasher(bits=chosen.bits).fit(np.asarray(features[split.train], np.float32))
+    hasher = Hasher(bits=chosen.bits, recipe="manifold").fit(np.asarray(features[split.train], np.float32))
     faiss.omp_set_num_threads(1)
     with one_blas_thread():
         measured = quality(features, labels, split, chosen.bits, hasher)

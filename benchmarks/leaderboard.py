@@ -1,9 +1,10 @@
 """The page of all methods, from the rows that `benchmarks.quality` wrote: `docs/leaderboard.md`.
 
-    python -m benchmarks.quality --features FILE.npz --methods NAME --json benchmarks/results/leaderboard-NAME.json
+    python -m benchmarks.quality --features FILE.npz --views FILE.npy --methods NAME --json LEADERBOARD.json
     python -m benchmarks.leaderboard [benchmarks/results/leaderboard-*.json] [--out docs/leaderboard.md]
 
-The first command measures a method and puts its rows beside those that the file has, the second writes the page: one
+The first command measures a method and puts its rows beside those that LEADERBOARD.json, such as
+`benchmarks/results/leaderboard-cifar10.json`, has, the second writes the page: one
 section a file, whose name says which features it is of (ABOUT).
 """
 
@@ -46,7 +47,7 @@ from the JSON files in `benchmarks/results/`, not by hand. To add a line, measur
 the page:
 
 ```bash parse
-python -m benchmarks.quality --features FILE.npz --bits 32,64 --seeds 2 --methods NAME --json LEADERBOARD.json
+python -m benchmarks.quality --features FILE.npz --views FILE.npy --bits 32,64 --methods NAME --json LEADERBOARD.json
 python -m benchmarks.leaderboard
 ```
 

@@ -311,8 +311,8 @@ def main() -> None:
         parser.error(f"--methods {','.join(unknown)}: known are {', '.join(known)}")
     if chosen.json and "default" not in methods:
         methods.insert(0, "default")  # what every method is compared with, query by query
-    if not chosen.views and "default" in methods:
-        print("no --views: the default trains without any", flush=True)
+    if not chosen.views and chosen.json and any(takes_views(row["method"]) for row in merged(chosen.json, ())):
+        parser.error(f"{chosen.json} has rows of recipes that take views: give --views, or the default would have none")
     runs = [(method, settings) for method in methods for settings in runs_of(method, chosen.settings.split(","))]
     features, labels = load(chosen.features)
     results: Results = {}

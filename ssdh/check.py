@@ -66,11 +66,12 @@ def check(params: dict[str, Any]) -> None:
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     train: TrainParams = section(params, "train", TrainParams)
     bits: int = section(params, "bits", Bits)
-    if (images := image_params(params, name)) is None:
+    recipe, images = str(lookup(params, "recipe")), image_params(params, name)
+    check_views(section(params, "views", ViewsParams), recipe, name, images)
+    if images is None:
         data = lookup(params, f"datasets.{name}.data")
         embeddings = open_embeddings(Path(data["features"]), data["keys"]["features"])
-        views: ViewsParams = section(params, "views", ViewsParams)
-        check_training_on_embeddings(train, views, str(lookup(params, "recipe")), name, embeddings.shape[1], bits)
+        check_training_on_embeddings(train, name, embeddings.shape[1], bits)
         return
     check_precision(runtime.device, [backbone.precision, *([train.precision] if train.finetune else [])])
     ensure_weights(backbone, images)
@@ -243,29 +244,38 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
         initial_hashnet(dim, bits, 0, params.init_file, network, params.power, params.head)
 
 
-def check_training_on_embeddings(
-    params: TrainParams, views: ViewsParams, recipe: str, dataset: str, dim: int, bits: int
-) -> None:
-    """Raise ParameterError where the recipe asks for images, DataError where `train.init_file` does not fit `dim`.
+def check_views(params: ViewsParams, recipe: str, dataset: str, images: ImageParams | None) -> None:
+    """Raise ParameterError where a recipe that compares views would get none, or embeddings are asked for some."""
+    own = read_recipe(recipe)["views"]
+    required = bool(own.get("count")) and own.get("required", True)
+    if required and not params.required:
+        raise ParameterError(
+            f"views.required must be true for recipe {recipe}, which compares views of images: leave it empty "
+            "(params.yaml: views.required)"
+        )
+    if images is not None:
+        return
+    if required:
+        raise ParameterError(
+            f"recipe {recipe} compares views of images, and dataset {dataset} has no images: choose one that can do "
+            "without, such as manifold (params.yaml: recipe)"
+        )
+    if params.count and params.count != own.get("count"):
+        raise ParameterError(no_images("views.count", "0", dataset))
 
-    Imports torch only for a recipe that takes views, which may do without.
-    """
-    takes_views = bool(read_recipe(recipe)["views"].get("count"))
-    count = 0 if takes_views else views.count
-    for name, expected, value in (("train.finetune", "false", params.finetune), ("views.count", "0", count)):
-        if value:
-            raise ParameterError(
-                f"{name} must be {expected} for dataset {dataset}, which has no images: choose another recipe or set "
-                f"it so (params.yaml: {name})"
-            )
-    if takes_views:
-        from ssdh.training.method import load_method
 
-        if not load_method(recipe).own_view:
-            raise ParameterError(
-                f"recipe {recipe} compares views of images, and dataset {dataset} has no images: choose one that can "
-                "do without, such as manifold (params.yaml: recipe)"
-            )
+def no_images(name: str, expected: str, dataset: str) -> str:
+    """The line on a parameter that asks for images where there are none."""
+    return (
+        f"{name} must be {expected} for dataset {dataset}, which has no images: choose another recipe or set it so "
+        f"(params.yaml: {name})"
+    )
+
+
+def check_training_on_embeddings(params: TrainParams, dataset: str, dim: int, bits: int) -> None:
+    """Raise ParameterError where the recipe trains on images, DataError where `train.init_file` does not fit `dim`."""
+    if params.finetune:
+        raise ParameterError(no_images("train.finetune", "false", dataset))
     if not is_placeholder(Path(params.init_file)):
         from ssdh.hashing.model_file import check_for_embeddings, initial_hashnet
 

@@ -101,7 +101,8 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
     def fit(self, X: Any, y: Any = None, *, views: Any = None) -> Self:
         """Learn the hash network from features X (n, D); y is ignored.
 
-        views: (V, n, D) features of V random crops of each image, for recipes that compare two views. Returns self.
+        views: (V, n, D) features of V random crops of each image, for recipes that compare two views; the default
+        recipe trains as `manifold` without. Returns self.
         """
         from ssdh.structure.fit import fit_recipe
         from ssdh.structure.pseudo_labels import PairLabels

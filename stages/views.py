@@ -36,7 +36,7 @@ def main() -> None:
     without = chosen.reason_for_none(images)
     if chosen.count and without:
         recipe = lookup(params, "recipe")
-        logger.info("views: {}: recipe {} trains on the features alone, as manifold does", without, recipe)
+        logger.info("views: none, since {}; recipe {} trains on the features alone, as manifold does", without, recipe)
     if not chosen.count or without or images is None:
         write_array(VIEWS, np.empty((0, len(rows), read_array(FEATURES).shape[1]), np.float16))
         return

@@ -4,7 +4,7 @@
     python -m benchmarks.studies.duplicates --million
 
 Every photo is changed in eight ways; a data set is the photos and one change of each, whose true pairs are known. The
-hash layer is trained on the photos alone, by the default recipe. Writes `benchmarks/studies/duplicates.json`;
+hash layer is trained on the photos alone, by `manifold`. Writes `benchmarks/studies/duplicates.json`;
 `--million` times a synthetic million of codes instead (`duplicates_million.json`).
 """
 
@@ -101,7 +101,7 @@ def scores(pairs: NDArray[np.int64], count: int) -> dict[str, float]:
 
 def measure(features: dict[str, NDArray[np.float32]]) -> list[dict[str, Any]]:
     """Recall and false pairs of each change, code length, radius and least similarity; None: that one is not asked."""
-    params, count = read_params(), len(features[""])
+    params, count = read_params() | {"recipe": "manifold"}, len(features[""])
     train = np.arange(count)
     labels = recipe_pairs(features[""], section(params, "structure", StructureParams), SEED)
     everything = np.concatenate(list(features.values()))

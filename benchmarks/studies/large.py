@@ -2,7 +2,7 @@
 
     python -m benchmarks.studies.large --features FILE.npz [--images 100000] [--bits 64]
 
-The default recipe of `params.yaml` on the first rows of FILE.npz; where it holds too few, mixtures of two of its rows
+The recipe `manifold` on the first rows of FILE.npz; where it holds too few, mixtures of two of its rows
 follow. No pseudo-label matrix is written: `train` computes the labels of each batch from the embedding.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--bits", type=int, default=64)
     chosen = parser.parse_args()
-    params = read_params()
+    params = read_params() | {"recipe": "manifold"}
     structure: StructureParams = section(params, "structure", StructureParams)
     features = enough(load(chosen.features)[0], chosen.images)
     seconds: dict[str, float] = {}

@@ -2,7 +2,7 @@
 
 For disjoint subsets of the features and several seeds each: the largest distance between the thresholds of a fit of
 `structure.max_pairs` sampled pairs and those of the fit of all pairs, in feature space (recipe `published`) and on the
-manifold (the default recipe).
+manifold (the recipe `manifold`).
 """
 
 import argparse

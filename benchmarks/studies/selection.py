@@ -63,10 +63,11 @@ class Data:
 
 
 def chosen_of(settings: Settings) -> tuple[StructureParams, Method]:
-    """The default recipe with these settings: the parameters of its structure, and its method."""
+    """`manifold` with these settings: the parameters of its structure, and its method."""
     values = dict(zip(SPACE, settings, strict=True))
     power = values.pop("power")
-    params = with_values(read_params(), values | {"structure.power": power, "train.power": power})
+    own = read_params() | {"recipe": "manifold"}
+    params = with_values(own, values | {"structure.power": power, "train.power": power})
     return section(params, "structure", StructureParams), chosen_method(params)
 
 

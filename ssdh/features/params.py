@@ -89,19 +89,18 @@ class AugmentParams(Params):
 class ViewsParams(AugmentParams):
     """The `views` block: how many views of each train image a recipe asks for (0: none), and how they are drawn.
 
-    random_weights: whether a network with random weights is asked for them too; one that has learned nothing takes a
-    crop far from its image.
+    required: whether the recipe cannot train without. Where it can, there are none by random weights, which take a crop
+    far from its image.
     """
 
     count: int = Field(default=0, ge=0, le=1000)
-    random_weights: bool = True
+    required: bool = True
 
     def reason_for_none(self, images: ImageParams | None) -> str:
         """Why there can be no views of a data set (None: embeddings); empty where there can."""
         if images is None:
             return "embeddings have none"
-        unasked = images.weights == "random" and not self.random_weights
-        return "random weights see little in them, so none" if unasked else ""
+        return "random weights see little in them" if images.weights == "random" and not self.required else ""
 
 
 class BackboneParams(Params):

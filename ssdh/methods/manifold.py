@@ -1,4 +1,4 @@
-"""SSDH (IJCAI 2018) with distances along the neighbour graph and unknown pairs regressed to 0: the default.
+"""SSDH (IJCAI 2018) with distances along the neighbour graph and unknown pairs regressed to 0.
 
 Its nearest relatives are MLS3RDUH (Tu, Mao, Wei, IJCAI 2020), which also takes neighbours along the manifold, and CIMON
 (Luo et al., IJCAI 2021), which weights pairs by confidence. `docs/method.md` has what each step adds.

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from ssdh.core.cache_dir import raw_folder
 from ssdh.core.errors import DataError
 from ssdh.core.files import read_array
-from ssdh.core.params import effective, lookup
+from ssdh.core.params import effective, lookup, section
 from ssdh.core.split import Split, read_split
+from ssdh.features.params import ViewsParams, image_params
 from ssdh.hashing.codes import check_packed
 from ssdh.report.contents import Report
 from ssdh.report.gallery import TYPICAL, WORST, Pictures, show, worst_and_typical
@@ -76,9 +77,16 @@ def parameters(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         **(network if block["images"]["weights"] != "none" else {}),  # no network runs on embeddings
         "structure": effective(params, "structure"),
         "train": effective(params, "train"),
-        "views": effective(params, "views"),
+        "views": views_made(params),
         "evaluate": params["evaluate"],
     }
+
+
+def views_made(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the views, or why there are none although the recipe asks for some."""
+    chosen: ViewsParams = section(params, "views", ViewsParams)
+    reason = chosen.reason_for_none(image_params(params, str(lookup(params, "dataset"))))
+    return {"none": reason} if chosen.count and reason else effective(params, "views")
 
 
 def bit_shares(codes: NDArray[np.uint8], rows: NDArray[np.int64], bits: int) -> NDArray[np.float64]:

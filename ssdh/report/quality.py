@@ -31,7 +31,8 @@ SAME_KIND, SAME_PICTURE = "Same kind?", "Same picture?"
 SERVES = """<p>The two questions want different codes. <em>Same kind</em>: the recipes <code>manifold</code>,
 <code>manifold_views</code> and <code>soft</code> learn from the graph of neighbours and draw {unit} of one kind
 together, at the cost of the order among them. <em>Same picture</em>: the recipe <code>neighbors</code> learns which
-{unit} are nearest, and ITQ keeps distances. <code>train.neighbor_weight</code> leads from the one to the other.</p>"""
+{unit} are nearest, and ITQ keeps distances. <code>train.neighbor_weight</code> leads from the one to the other,
+farthest with <code>recipe: manifold</code>.</p>"""
 
 
 def quality(report: Report) -> str:

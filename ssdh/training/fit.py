@@ -21,7 +21,7 @@ from ssdh.hashing.encoder import feature_blocks
 from ssdh.hashing.model_file import check_for_embeddings, check_same_backbone, initial_hashnet, starts_afresh
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
-from ssdh.training.head import HeadTrainer
+from ssdh.training.head import HeadTrainer, trains_without_views
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.params import TrainParams
 from ssdh.training.validation import (
@@ -137,7 +137,7 @@ def _network_trainer(
 
     assert inputs.images is not None
     params, rows = run.params, inputs.split.train
-    taken = 0 if run.method.own_view and not len(inputs.views) else run.method.views  # as in `head.views_taken`
+    taken = 0 if trains_without_views(run.method, len(inputs.views)) else run.method.views
     frozen = load_backbone(backbone, images)
     outputs = Outputs(inputs, run, frozen.preprocessing)
     features = take_rows(inputs.features, rows)

@@ -148,7 +148,7 @@ class HeadTrainer(Trainer):
         if params.centre and starts_afresh(params.init_file):
             centre(model, values)
         self.features = model.prepared(values)  # (n, D)
-        crops = [torch.from_numpy(np.array(view)).to(run.device, run.dtype) for view in views]
+        crops = (torch.from_numpy(np.array(view)).to(run.device, run.dtype) for view in views)
         self.views = [self.features] * method.own_view + [model.prepared(crop) for crop in crops]
         method.prepare(self.features, self.views, structure)
         self.closed: ClosedFormStep | None = None
@@ -204,13 +204,18 @@ def view_numbers(epoch: int, taken: int, count: int) -> list[int]:
     return [(epoch * taken + number) % count for number in range(taken)]
 
 
+def trains_without_views(method: Method, count: int) -> bool:
+    """Whether a method that counts an image's own features among its views has no crops beside them."""
+    return method.own_view and not count
+
+
 def views_taken(method: Method, count: int) -> int:
     """How many views a step takes of each image, of `count` crops; 0: its features as they are.
 
-    A method that counts these among the views can do without crops. Raises DataError where another takes more than
+    Raises DataError where another takes more than
     there are.
     """
-    if method.own_view and not count:
+    if trains_without_views(method, count):
         return 0
     if method.views > count + method.own_view:
         raise DataError(

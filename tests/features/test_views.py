@@ -130,7 +130,7 @@ def test_random_weights_are_asked_for_views_only_by_recipes_that_cannot_do_witho
     folder = write_tiny(tmp_path / "run", tiny_params() | {"recipe": recipe})
     run_stage(folder, "extract", "views")
     assert np.load(folder / "features/views.npy").shape == (count, len(read_split(folder / "data/split").train), 1024)
-    said = "random weights see little in them, so none: recipe manifold_views trains on the features alone"
+    said = "none, since random weights see little in them; recipe manifold_views trains on the features alone"
     assert (said in capsys.readouterr().err) == (count == 0)
 
 

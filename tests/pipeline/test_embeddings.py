@@ -239,6 +239,8 @@ def test_a_file_that_changed_since_prepare_is_refused_by_extract(
     [
         ({"train.finetune": True}, "train.finetune must be false for dataset embeddings, which has no images"),
         ({"views.count": 2}, "views.count must be 0 for dataset embeddings, which has no images"),
+        ({"recipe": "manifold_views", "views.count": 2}, "views.count must be 0 for dataset embeddings"),
+        ({"recipe": "crovca", "views.required": False}, "views.required must be true for recipe crovca"),
         ({"recipe": "cibhash"}, "recipe cibhash compares views of images, and dataset embeddings has no images"),
         ({"recipe": "cimon", "views.count": 0}, "recipe cimon compares views of images"),
         ({"recipe": "crovca"}, "choose one that can do without, such as manifold"),

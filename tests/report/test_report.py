@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from ssdh.core.errors import DataError
+from ssdh.core.params import read_params
 from ssdh.report import charts, sections
-from ssdh.report.collect import PUBLISHED, collect
+from ssdh.report.collect import PUBLISHED, collect, parameters
 from ssdh.report.contents import Report
 from ssdh.report.gallery import nearest, worst_and_typical
 from ssdh.report.inputs import Results, published_rows, read_results
@@ -235,6 +236,13 @@ def test_published_values_are_those_of_the_source(project: Path) -> None:
         ("cifar10", 16, 0.2511), ("cifar10", 32, 0.2414), ("cifar10", 64, 0.2695), ("cifar10", 128, 0.2871),
         ("flickr25k", 16, 0.7737), ("flickr25k", 32, 0.7461), ("flickr25k", 64, 0.7583), ("flickr25k", 128, 0.7415),
     ]  # fmt: skip
+
+
+def test_views_that_were_not_made_are_not_listed(project: Path) -> None:
+    params = read_params(project / "params.yaml")
+    assert parameters(params)["views"] == {"none": "random weights see little in them"}
+    params["datasets"]["digits"]["images"]["weights"] = "imagenet"
+    assert parameters(params)["views"]["count"] == 4
 
 
 def test_random_weights_are_called_a_smoke_run(run: SmallRun) -> None:
