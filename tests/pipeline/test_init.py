@@ -73,7 +73,7 @@ def test_init_writes_a_pipeline_that_runs_and_notices_other_code(site: Path, tmp
     assert (folder / "metrics/report.html").is_file()
     second = run(site, folder, "dvc", "repro").stdout
     assert re.findall(r"Running stage '(\w+)'", second) == ["check"]
-    recipe = folder / "methods/manifold.py"
+    recipe = folder / "methods/manifold_views.py"
     recipe.write_text(recipe.read_text(encoding="utf-8") + "# my own\n", encoding="utf-8")
     third = run(site, folder, "dvc", "repro").stdout
     assert re.findall(r"Running stage '(\w+)'", third) == ["check", "train"]
