@@ -62,7 +62,8 @@ benchmarks.studies.rivals`, every run in `benchmarks/studies/rivals.json`. **Col
 constant bit, or fewer than one code in a hundred images); such a row stays as it is. *Same picture* is the share of
 the ten nearest images by features among the first ten and the first hundred by code. *Seconds* are processor time of
 one core: fit, and codes of all images. *Tier* says what a method is given besides features. *The default's lead* is
-the mean difference of average precision on the same queries, with the 95% interval of the paired bootstrap over them.
+the mean difference of average precision on the same queries, of the seeds that were measured beside today's default
+(two or more; empty: none were), with the 95% interval of the paired bootstrap over them.
 """
 
 ABSENT = """## What is not here
