@@ -153,7 +153,11 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def overview(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Lines of a table of mAP, a line each method and settings, a column each length; best first."""
+    """Lines of a table of mAP, a line each method and settings, a column each length; best first.
+
+    A row of fewer seeds than others says so: other splits have other means.
+    """
+    most = max(row["seeds"] for row in rows)
     lengths = sorted({row["bits"] for row in rows})
     methods: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in rows:
@@ -164,7 +168,9 @@ def overview(rows: Sequence[dict[str, Any]]) -> list[str]:
         methods.items(), key=lambda item: -max(r["map_mean"] for r in item[1].values())
     ):
         cells = [f"{own[bits]['map_mean']:.4f}{spread(own[bits])}" if bits in own else "" for bits in lengths]
-        lines.append("| " + " | ".join((title(method), settings, *cells)) + " |")
+        seeds = max(row["seeds"] for row in own.values())
+        note = settings if seeds == most else f"{settings}, {seeds} of {most} seeds"
+        lines.append("| " + " | ".join((title(method), note, *cells)) + " |")
     return lines
 
 
