@@ -3,9 +3,9 @@
     python -m benchmarks.quality --features FILE.npz --views FILE.npy --methods NAME --json LEADERBOARD.json
     python -m benchmarks.leaderboard [benchmarks/results/leaderboard-*.json] [--out docs/leaderboard.md]
 
-The first command measures a method and puts its rows beside those that LEADERBOARD.json, such as
-`benchmarks/results/leaderboard-cifar10.json`, has, the second writes the page: one
-section a file, whose name says which features it is of (ABOUT).
+The first command measures a method and puts its rows beside those that LEADERBOARD.json has, such as
+`benchmarks/results/leaderboard-cifar10.json`; the second writes the page: one section a file, whose name says which
+features it is of (ABOUT).
 """
 
 import argparse

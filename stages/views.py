@@ -34,7 +34,7 @@ def main() -> None:
     images = image_params(params, name)
     rows = read_split(SPLIT).train
     without = chosen.reason_for_none(images)
-    if chosen.count and without:
+    if without:
         recipe = lookup(params, "recipe")
         logger.info("views: none, since {}; recipe {} trains on the features alone, as manifold does", without, recipe)
     if not chosen.count or without or images is None:

@@ -97,7 +97,9 @@ class ViewsParams(AugmentParams):
     required: bool = True
 
     def reason_for_none(self, images: ImageParams | None) -> str:
-        """Why there can be no views of a data set (None: embeddings); empty where there can."""
+        """Why a recipe that asks for views gets none of these images (None: embeddings); empty where it gets them."""
+        if not self.count:
+            return ""
         if images is None:
             return "embeddings have none"
         return "random weights see little in them" if images.weights == "random" and not self.required else ""

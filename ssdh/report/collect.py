@@ -86,7 +86,7 @@ def views_made(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters of the views, or why there are none although the recipe asks for some."""
     chosen: ViewsParams = section(params, "views", ViewsParams)
     reason = chosen.reason_for_none(image_params(params, str(lookup(params, "dataset"))))
-    return {"none": reason} if chosen.count and reason else effective(params, "views")
+    return {"none": reason} if reason else effective(params, "views")
 
 
 def bit_shares(codes: NDArray[np.uint8], rows: NDArray[np.int64], bits: int) -> NDArray[np.float64]:

@@ -212,8 +212,7 @@ def trains_without_views(method: Method, count: int) -> bool:
 def views_taken(method: Method, count: int) -> int:
     """How many views a step takes of each image, of `count` crops; 0: its features as they are.
 
-    Raises DataError where another takes more than
-    there are.
+    Raises DataError for a method that takes more than there are, unless it trains without.
     """
     if trains_without_views(method, count):
         return 0
