@@ -10,9 +10,11 @@ number of images. Random crops are in `ssdh.features.augment`.
 
 import functools
 import shutil
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -145,7 +147,9 @@ class BlockLoader:
         """Yield dataset[key] for every key, in their order."""
         self.keys[:] = keys
         try:
-            for block in self.loader:
+            with _handler_kept():
+                blocks = iter(self.loader)  # starts the workers
+            for block in blocks:
                 yield _checked(block)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
@@ -154,6 +158,19 @@ class BlockLoader:
                 f"one of {self.workers} worker processes was killed, most likely for lack of memory: fewer workers "
                 "need less (params.yaml: runtime.workers)"
             ) from None
+
+
+@contextmanager
+def _handler_kept() -> Iterator[None]:
+    """Undo PyTorch's handler of ended child processes, which raises wherever the main thread happens to be.
+
+    Without it a killed worker is noticed, within 5 seconds, by the consumer that waits for a block.
+    """
+    child = getattr(signal, "SIGCHLD", None)  # None: Windows
+    before = child and signal.getsignal(child)
+    yield
+    if child and signal.getsignal(child) != before:
+        signal.signal(child, before or signal.SIG_DFL)
 
 
 def _affordable(workers: int, block_bytes: int) -> int:

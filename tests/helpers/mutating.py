@@ -1,7 +1,6 @@
 """Mutated files for readers of untrusted input; a reader may read them, or say in one line why not."""
 
 import json
-import resource
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -69,11 +68,6 @@ def read_or_one_line(read: Callable[[], Any], *expected: type[Exception], lines:
         except SSDHError as error:
             said = str(error)
     assert 1 <= len(said.strip().split("\n")) <= lines
-
-
-def peak() -> int:
-    """The most bytes that this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def reader_of(path: Path, read: Callable[[Path], Any], *expected: type[Exception]) -> Callable[[bytes], None]:

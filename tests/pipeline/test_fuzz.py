@@ -22,7 +22,8 @@ from ssdh.datasets.text_lists import read_binary_rows, read_names
 from ssdh.features.decode import BadImageError, decode_image
 from ssdh.features.embedding_numpy import open_npy
 from ssdh.hashing.model_file import initial_hashnet, load_hashnet, read_metadata, save_hashnet
-from tests.helpers.mutating import BOUND, LONG, QUICK, mutations, peak, reader_of
+from tests.helpers.memory import peak
+from tests.helpers.mutating import BOUND, LONG, QUICK, mutations, reader_of
 
 
 def picture(kind: str) -> bytes:

@@ -39,7 +39,8 @@ from ssdh.hashing.encoder import load_encoder
 from ssdh.hashing.model_file import describe_backbone, initial_hashnet, save_hashnet
 from ssdh.search.index import Index
 from ssdh.search.web.upload import photo_of
-from tests.helpers.mutating import BOUND, LONG, QUICK, as_json, mutations, odd_json, peak, read_or_one_line, reader_of
+from tests.helpers.memory import peak
+from tests.helpers.mutating import BOUND, LONG, QUICK, as_json, mutations, odd_json, read_or_one_line, reader_of
 
 FEATURES = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
 TEXTS = [f"n{row}" for row in range(12)]
