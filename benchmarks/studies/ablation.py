@@ -1,12 +1,13 @@
 """What each step of the method adds: variants of the recipes on the same splits, with a label-free number.
 
-    python -m benchmarks.studies.ablation --features FILE.npz [--groups steps,k,…] [--table OUT.md]
+    python -m benchmarks.studies.ablation --features FILE.npz --views FILE.npy [--groups steps,k,…] [--table OUT.md]
 
-A variant is a recipe of `ssdh/methods` with some values replaced. Results go to `benchmarks/studies/ablation.json` run
-by run (variant, bits, seed): what is there is not measured again, so it can be stopped and go on; `--plot OUT.svg`
-draws it. For each run the mAP, `ssdh.evaluation.manifold_recall`'s recall of manifold neighbours on 5000 images that
-did not train, and the mAP of 1000 of these as validation queries: settings may be chosen by either, and the test
-queries choose nothing.
+A variant is a recipe of `ssdh/methods` with some values replaced. FILE.npy holds features of views, as for
+`benchmarks.quality`; without it the variants that take views are left out. Results go to
+`benchmarks/studies/ablation.json` run by run (variant, bits, seed): what is there is not measured again, so it can be
+stopped and go on; `--plot OUT.svg` draws it. For each run the mAP, `ssdh.evaluation.manifold_recall`'s recall of
+manifold neighbours on 5000 images that did not train, and the mAP of 1000 of these as validation queries: settings may
+be chosen by either, and the test queries choose nothing.
 """
 
 import argparse
@@ -23,16 +24,19 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.common import STUDIES, write_results
-from benchmarks.quality import draw, load, recipe_codes, recipe_pairs, score
+from benchmarks.quality import draw, load, load_views, recipe_codes, recipe_pairs, score
+from benchmarks.settings import takes_views
 from ssdh.core.params import read_params, section
 from ssdh.core.split import Split
 from ssdh.evaluation.manifold_recall import DECAY, GRAPH_NEIGHBORS, POWER, RANK, STEPS, neighbor_share
+from ssdh.features.params import ViewsParams
 from ssdh.structure.manifold import diffusion_embedding
 from ssdh.structure.params import StructureParams
 from ssdh.structure.vectors import power_normalise
 from ssdh.training.method import chosen_method
 
 ADAM = {"epochs": 50, "optimizer": "adam", "weight_decay": 0.0, "batch_size": 256}
+VIEWS = "manifold_views"
 HELD_OUT, VALIDATION, SHARE = 5000, 1000, 0.02
 
 
@@ -45,11 +49,12 @@ class Variant:
     recipe: str = "manifold"
     structure: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    views: dict[str, Any] = field(default_factory=dict)
     num_train: int = 5000
 
 
 def variants() -> Iterator[Variant]:
-    """Every variant, by group; `steps` goes from the published recipe to `manifold`, one step at a time."""
+    """Every variant, by group; `steps` goes from the published recipe to the default, one step at a time."""
     plain: dict[str, Any] = {"power": 0.0}
     feature: dict[str, Any] = {"space": "feature", "power": 0.0}
     yield Variant("steps", "published", "published")
@@ -58,12 +63,14 @@ def variants() -> Iterator[Variant]:
     yield Variant("steps", "+ unknown pairs to 0", structure=feature, train=plain)
     yield Variant("steps", "+ manifold", structure=plain, train=plain)
     yield Variant("steps", "+ power-normalised features (manifold)")
-    yield Variant("steps", "soft targets instead", "soft")
+    yield Variant("steps", "+ views (manifold_views)", VIEWS)
+    yield Variant("steps", "manifold, soft targets instead", "soft")
     yield Variant("steps", "manifold, unknown pairs left out", train={"unknown_weight": 0.0})
     yield Variant("steps", "manifold, feature distances", structure={"space": "feature"})
     yield Variant("steps", "manifold, published optimiser", "published",
                   {"space": "manifold", "power": 0.7, "rank": 48},
                   {"centre": True, "power": 0.7, "unknown_weight": 0.5})  # fmt: skip
+    yield from changed_default()
     for power in (0.5, 1.0):
         yield Variant("power", str(power), structure={"power": power}, train={"power": power})
     for k in (10, 40):
@@ -82,25 +89,43 @@ def variants() -> Iterator[Variant]:
         yield Variant("train images", str(count), num_train=count)
 
 
+def changed_default() -> Iterator[Variant]:
+    """The default with one value changed."""
+    for count in (1, 2):
+        yield Variant("views", f"{count} of 4", VIEWS, views={"count": count})
+    for strength in (0.0, 1.0, 10.0):
+        yield Variant("views", f"whitening {strength}", VIEWS, {"view_whitening": strength})
+    yield Variant("views", "feature distances", VIEWS, {"space": "feature"})
+    for power in (0.5, 1.0):
+        yield Variant("views", f"power {power}", VIEWS, {"power": power}, {"power": power})
+    for k in (10, 40):
+        yield Variant("views", f"k {k}", VIEWS, {"neighbors": k})
+    for rank in (24, 96):
+        yield Variant("views", f"r {rank}", VIEWS, {"rank": rank})
+    for weight in (0.0, 0.25, 1.0):
+        yield Variant("views", f"unknown weight {weight}", VIEWS, train={"unknown_weight": weight})
+    yield Variant("views", "soft targets", VIEWS, train={"target": "soft"})
+
+
 def run(
     variant: Variant, features: NDArray[np.float32], labels: NDArray[np.uint8], references: dict[Any, Any],
-    *, bits: list[int], seed: int, topk: int,
+    *, bits: list[int], seed: int, topk: int, views: Path | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One row for each code length: mAP and recall of manifold neighbours without labels."""
     params = read_params() | {"recipe": variant.recipe}
-    params = params | {
-        name: params[name] | values for name, values in (("structure", variant.structure), ("train", variant.train))
-    }
+    params = params | {name: params[name] | getattr(variant, name) for name in ("structure", "train", "views")}
     method = chosen_method(params)
     split = draw(labels, 1000, variant.num_train, seed)
     started = time.perf_counter()
     structure: StructureParams = section(params, "structure", StructureParams)
-    pairs = recipe_pairs(features[split.train], structure, seed)
+    asked: ViewsParams = section(params, "views", ViewsParams)
+    made = load_views(views, split)[: asked.count] if views and asked.count else ()
+    pairs = recipe_pairs(features[split.train], structure, seed, made)
     shared = time.perf_counter() - started
     rows = []
     for k in bits:
         started = time.perf_counter()
-        packed = recipe_codes(features, split, pairs, method, k, seed)
+        packed = recipe_codes(features, split, pairs, method, k, seed, made)
         seconds = time.perf_counter() - started + shared
         row = {"group": variant.group, "variant": variant.name, "bits": k, "seed": seed, "seconds": seconds}
         row["map"] = score(packed, labels, split, k, topk)
@@ -189,6 +214,7 @@ def main() -> None:
     """Measure what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, help=".npz with features and labels; without it, only table and plot")
+    parser.add_argument("--views", type=Path, help=".npy with features of views (V, N, D)")
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--groups", help="only these groups of variants")
     parser.add_argument("--bits", default="32")
@@ -201,6 +227,8 @@ def main() -> None:
     bits = [int(k) for k in chosen.bits.split(",")]
     rows = json.loads(chosen.json.read_text(encoding="utf-8"))["results"] if chosen.json.exists() else []
     expected = [v for v in variants() if not chosen.groups or v.group in chosen.groups.split(",")]
+    if not chosen.views:
+        expected = [v for v in expected if not takes_views(v.recipe)]
     if chosen.features:
         features, labels = load(chosen.features)
         references: dict[Any, Any] = {}
@@ -214,7 +242,8 @@ def main() -> None:
                 missing = [k for k in bits if k not in done]
                 if not missing:
                     continue
-                rows += run(variant, features, labels, references, bits=missing, seed=seed, topk=chosen.topk)
+                rows += run(variant, features, labels, references, bits=missing, seed=seed, topk=chosen.topk,
+                            views=chosen.views)  # fmt: skip
                 write_results("ablation", rows, chosen.json)
             print(markdown(summary(rows, [(variant.group, variant.name)])).splitlines()[-1], flush=True)
     result = summary(rows, [(v.group, v.name) for v in variants()])
