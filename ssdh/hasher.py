@@ -117,10 +117,6 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         rows = _sample(len(X), num_train, seed)
         features = _floats(X[rows])
         chosen = () if views is None else _views(views, X.shape)[:, rows]
-        fitted = fit_recipe(features, structure, seed=seed, views=chosen)
-        large = len(rows) ** 2 / 2**30 > structure.max_matrix_gib
-        matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
-        pairs = PairLabels(fitted.pairs.features, fitted.structure, matrix)
         method = load_method(self.recipe)
         needed = method.views
         if len(chosen) < needed and not method.own_view:
@@ -128,6 +124,10 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
                 f"recipe {self.recipe} compares {needed} views of each image: give their features as fit(X, views=…), "
                 f"({needed}, n, D), or choose another recipe"
             )
+        fitted = fit_recipe(features, structure, seed=seed, views=chosen)
+        large = len(rows) ** 2 / 2**30 > structure.max_matrix_gib
+        matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
+        pairs = PairLabels(fitted.pairs.features, fitted.structure, matrix)
         self._train(train, bits, seed, features, pairs, chosen)
         self.structure_ = fitted.structure
         return self
@@ -202,7 +202,10 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     @classmethod
     def from_run(cls, path: str | Path = ".") -> "Hasher":
-        """Open the hash layer of a finished run of the pipeline in the folder `path`."""
+        """Open the hash layer of a finished run of the pipeline in the folder `path`.
+
+        Its file does not name the recipe: `fit` would train with the default one.
+        """
         return cls.load(Path(path) / "models/hashnet.safetensors")
 
     def _sections(self) -> tuple[StructureParams, TrainParams]:

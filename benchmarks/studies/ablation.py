@@ -173,9 +173,18 @@ def summary(rows: list[dict[str, Any]], order: list[tuple[str, str]]) -> list[di
 
 
 def rank_correlation(result: list[dict[str, Any]], bits: int) -> float:
-    """Spearman's correlation of mAP and recall over the variants (of `found`) at one code length."""
+    """Spearman's correlation of mAP and recall over the variants of `result` at one code length."""
     own = [row for row in result if row["bits"] == bits]
     return float(spearmanr([r["map"] for r in own], [r["manifold_recall"] for r in own]).statistic)
+
+
+def views_apart(result: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The variants without views, and those with some."""
+    with_views = {(v.group, v.name) for v in variants() if takes_views(v.recipe)}
+    apart: tuple[list[dict[str, Any]], list[dict[str, Any]]] = [], []
+    for row in result:
+        apart[(row["group"], row["variant"]) in with_views].append(row)
+    return apart
 
 
 def markdown(result: list[dict[str, Any]]) -> str:
@@ -203,10 +212,14 @@ def plot(result: list[dict[str, Any]], path: Path, bits: int) -> None:
               color="#4c72b0")  # fmt: skip
     left.invert_yaxis()
     left.set_xlabel(f"mAP@5000 at {bits} bits")
-    right.scatter([r["manifold_recall"] for r in own], [r["map"] for r in own], s=14, color="#4c72b0")
+    titles = []
+    for name, color, part in zip(("no views", "views"), ("#4c72b0", "#dd8452"), views_apart(own), strict=True):
+        right.scatter([r["manifold_recall"] for r in part], [r["map"] for r in part], s=14, color=color, label=name)
+        titles.append(f"{name} {rank_correlation(part, bits):.2f}")
+    right.legend()
     right.set_xlabel("manifold neighbours found (no labels)")
     right.set_ylabel("mAP@5000")
-    right.set_title(f"rank correlation {rank_correlation(result, bits):.2f}", fontsize=10)
+    right.set_title(f"rank correlation: {', '.join(titles)}", fontsize=10)
     figure.savefig(path)
 
 
@@ -248,11 +261,12 @@ def main() -> None:
             print(markdown(summary(rows, [(variant.group, variant.name)])).splitlines()[-1], flush=True)
     result = summary(rows, [(v.group, v.name) for v in variants()])
     for k in bits:
-        coarse = "steps", "train images"
-        fine = [row for row in result if row["group"] not in coarse or "(manifold)" in row["variant"]]
+        plain, with_views = views_apart(result)
+        fine = [row for row in plain if row["group"] not in ("steps", "train images") or "(manifold)" in row["variant"]]
         print(
-            f"Spearman's rank correlation of mAP and neighbours found, {k} bits: {rank_correlation(result, k):.3f}; "
-            f"where one value of manifold was changed: {rank_correlation(fine, k):.3f}"
+            f"Spearman's rank correlation of mAP and neighbours found, {k} bits: {rank_correlation(plain, k):.2f} "
+            f"without views, {rank_correlation(fine, k):.2f} where one value of manifold was changed, "
+            f"{rank_correlation(with_views, k):.2f} with views"
         )
     if chosen.table:
         chosen.table.write_text(markdown(result), encoding="utf-8")

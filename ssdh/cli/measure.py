@@ -60,6 +60,7 @@ def measure(path: Path, weights_file: Path | None = None) -> dict[str, Any]:
         bits=int(metadata["bits"]),
         topk=section(params, f"datasets.{dataset}.topk", TopK),
         params=section(params, "evaluate", EvaluateParams),
+        nested=metadata.get("train", {}).get("nested", []),
     )
     if (recall := manifold_recall(codes, features, split, bits=int(metadata["bits"]))) is not None:
         result.metrics["manifold_recall"] = recall

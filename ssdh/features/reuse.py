@@ -43,7 +43,10 @@ def reusing(store: FeatureStore, digests: Digests, blocks_of: Blocks) -> Blocks:
                 if not new.all():
                     values.append(_read(store, old, blocks_of, rows[part][~new]))
                 block = np.concatenate(values)  # the new rows, then the old ones
-                yield block[np.argsort(np.argsort(~new, kind="stable"))]
+                apart = np.concatenate(values)  # the new rows, then the old ones
+                block = np.empty_like(apart)
+                block[new], block[~new] = np.split(apart, [new.sum()])
+                yield block
 
     return reused
 

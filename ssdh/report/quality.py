@@ -15,6 +15,7 @@ MEASURES = {  # metrics with a number in their name, or in their keys, have it i
     "map_lowest": "mAP, the lowest of any order of ties",
     "map_highest": "mAP, the highest of any order of ties",
     "map_at": "mAP@{}",
+    "map_by_bits": "mAP of the codes’ first {} bits",
     "map_stable": "mAP, ties in the database’s order",
     "map_without_train": "mAP, database without what was trained on",
     "precision_at": "precision@{}",

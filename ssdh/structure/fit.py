@@ -17,7 +17,7 @@ from ssdh.structure.distances import Block, PairDistances
 from ssdh.structure.histogram import distance_range, fullest_bin, histogram
 from ssdh.structure.manifold import Float32, diffusion_embedding
 from ssdh.structure.params import StructureParams
-from ssdh.structure.thresholds import Structure, count_labels, reach_pairs
+from ssdh.structure.thresholds import Structure, apply_thresholds, reach_pairs
 from ssdh.structure.vectors import power_normalise
 from ssdh.structure.whitening import Views, view_factor, whiten
 
@@ -56,19 +56,7 @@ def fit_pairs(
     fullest = fullest_bin(pairs, counts, edges)
     mode = float(edges[fullest] + edges[fullest + 1]) / 2
     sigma_left, sigma_right = _half_gaussians(pairs, mode)
-    similar, dissimilar = mode - alpha * sigma_left, mode + beta * sigma_right
-    num_similar, num_dissimilar = count_labels(pairs, similar, dissimilar)
-    structure = Structure(
-        mode=mode,
-        sigma_left=sigma_left,
-        sigma_right=sigma_right,
-        threshold_similar=similar,
-        threshold_dissimilar=dissimilar,
-        num_pairs=pairs.num_pairs,
-        fraction_similar=num_similar / pairs.num_pairs,
-        fraction_dissimilar=num_dissimilar / pairs.num_pairs,
-    )
-    return structure, counts, edges
+    return apply_thresholds(pairs, mode, sigma_left, sigma_right, alpha, beta), counts, edges
 
 
 def _half_gaussians(pairs: PairDistances, mode: float) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Thresholds to ternary pseudo-labels: which pairs are similar, dissimilar, unknown."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,24 @@ def pseudo_labels(features: NDArray[Any] | PairDistances, structure: Structure, 
     return out
 
 
+def apply_thresholds(
+    pairs: PairDistances, mode: float, sigma_left: float, sigma_right: float, alpha: float, beta: float
+) -> Structure:
+    """The structure whose pairs are similar below m − α·σ_left and dissimilar above m + β·σ_right, and how many are."""
+    similar, dissimilar = mode - alpha * sigma_left, mode + beta * sigma_right
+    num_similar, num_dissimilar = count_labels(pairs, similar, dissimilar)
+    return Structure(
+        mode=mode,
+        sigma_left=sigma_left,
+        sigma_right=sigma_right,
+        threshold_similar=similar,
+        threshold_dissimilar=dissimilar,
+        num_pairs=pairs.num_pairs,
+        fraction_similar=num_similar / pairs.num_pairs,
+        fraction_dissimilar=num_dissimilar / pairs.num_pairs,
+    )
+
+
 def count_labels(pairs: PairDistances, similar: float, dissimilar: float) -> tuple[int, int]:
     """The numbers of similar and of dissimilar pairs by these thresholds."""
 
@@ -92,16 +110,8 @@ def reach_pairs(
     that has pairs stays as it is; so does one that `HALVINGS` leave without any.
     """
 
-    def with_factors(similar: float, dissimilar: float) -> Structure:
-        low, high = structure.mode - similar * structure.sigma_left, structure.mode + dissimilar * structure.sigma_right
-        num_similar, num_dissimilar = count_labels(pairs, low, high)
-        return replace(
-            structure,
-            threshold_similar=low,
-            threshold_dissimilar=high,
-            fraction_similar=num_similar / pairs.num_pairs,
-            fraction_dissimilar=num_dissimilar / pairs.num_pairs,
-        )
+    def with_factors(alpha: float, beta: float) -> Structure:
+        return apply_thresholds(pairs, structure.mode, structure.sigma_left, structure.sigma_right, alpha, beta)
 
     halves = [2.0**-n for n in range(1, HALVINGS + 1)]
     if not structure.fraction_similar:

@@ -165,11 +165,9 @@ class Trainer(ABC):
         return float(change / torch.linalg.norm(self._drawn.float()).clamp_min(1e-30))
 
     def _set_learning_rate(self, iteration: int, steps: int) -> None:
-        params = self.run.params
-        if params.schedule != "constant":
-            factor = learning_rate_factor(params, iteration, steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+        factor = learning_rate_factor(self.run.params, iteration, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
 
     def _restore(self) -> Progress:
         """Put the last snapshot, if one fits, into model and optimizer; returns where the run goes on."""

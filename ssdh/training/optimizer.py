@@ -94,8 +94,11 @@ def make_optimizer(groups: list[dict[str, Any]], params: TrainParams) -> torch.o
 def learning_rate_factor(params: TrainParams, iteration: int, steps: int) -> float:
     """What the learning rates are multiplied by at an iteration (from 0) of a run with `steps` an epoch.
 
-    cosine: from 1 to a thousandth over the run, each step; drop: 1, a tenth once `lr_drop` of the epochs are over.
+    constant: 1; cosine: from 1 to a thousandth over the run, each step; drop: 1, a tenth once `lr_drop` of the epochs
+    are over.
     """
+    if params.schedule == "constant":
+        return 1.0
     if params.schedule == "cosine":
         share = iteration / max(1, params.epochs * steps - 1)
         return LAST_FACTOR + (1 - LAST_FACTOR) * (1 + math.cos(math.pi * share)) / 2

@@ -1,6 +1,7 @@
 """Shorter codes of a nested model: the first bits, in search, export and evaluation; other lengths are refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from ssdh.__main__ import main
-from ssdh.core.split import Split
+from ssdh.core.split import Split, write_split
 from ssdh.evaluation.metrics import evaluate
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing.codes import first_bits, pack, unpack
@@ -107,3 +108,17 @@ def test_evaluate_reports_every_length() -> None:
         for bits in (4, 9, BITS)
     }
     assert result.metrics["map_by_bits"] == expected
+
+
+def test_the_command_evaluate_reports_every_length_of_the_model(
+    nested: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(nested, tmp_path / "run")
+    monkeypatch.chdir(folder)
+    rows = np.arange(len(np.load("features/features.npy")))
+    write_split(Path("data/split"), Split(query=rows[:6], train=rows[6:], database=rows[6:]), len(rows))
+    np.save("data/labels.npy", np.eye(3, dtype=np.uint8)[rows % 3])
+    assert main(["evaluate", "--json", "evaluated.json"]) == 0
+    metrics = json.loads(Path("evaluated.json").read_text(encoding="utf-8"))
+    assert list(metrics["map_by_bits"]) == ["4", "9", "12"]
+    assert metrics["map_by_bits"]["12"] == metrics["map"]
