@@ -86,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
     hashes = fixed_files(params)
     code = code_of(hashes)
     blank = {cell.key: _blank(cell, params, code, " ".join(options.set)) for cell in cells}
+    # before the results are read: one that ends between the two looks is then in both, not in neither
+    waiting = set() if options.known or options.dry_run else unfinished()
     rows = known_rows(blank, code, hashes, read_rows(options.csv))
     reasons = {name: _why_not(name, cells, params, options) for name in datasets}
     todo = [cell for cell in cells if cell.key not in rows and not reasons[cell.dataset]]
@@ -97,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         if options.known:
             failed = {cell.key: "not yet (make table)" for cell in todo}
         else:
-            run_cells(todo, settings, options.jobs)
+            run_cells(todo, waiting, settings, options.jobs)
             rows = known_rows(blank, code, hashes, read_rows(options.csv))
             unknown = {cell.key: "did not run: dvc queue status" for cell in todo}
             failed = {key: why for key, why in (unknown | failures()).items() if key not in rows}
@@ -211,9 +213,8 @@ def failures() -> dict[str, str]:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def run_cells(todo: Sequence[Cell], settings: dict[str, object], jobs: int) -> None:
-    """Queue what is not queued yet and wait. One cell of each set goes first: it extracts for the others."""
-    waiting = unfinished()
+def run_cells(todo: Sequence[Cell], waiting: set[str | None], settings: dict[str, object], jobs: int) -> None:
+    """Queue what is not `waiting` yet and wait. One cell of each set goes first: it extracts for the others."""
     first = {cell.dataset: cell for cell in reversed(todo)}
     rest = [cell for cell in todo if cell not in first.values()]
     for part, workers in ((list(first.values()), 1), (rest, jobs)):

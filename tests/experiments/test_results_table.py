@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -228,7 +229,7 @@ def test_an_experiment_of_something_else_is_passed_over(
     blank = row(params, 16, 0)
     assert known_rows({blank["key"]: blank}, CODE, {}, []) == {}
     assert command.failures() == {}
-    command.run_cells([], {}, 1)
+    assert command.unfinished() == set()
 
 
 def test_only_a_cell_without_a_result_is_a_failure(
@@ -242,12 +243,28 @@ def test_only_a_cell_without_a_result_is_a_failure(
     done = row(params, 16, 0, 0.4)
     monkeypatch.setattr(command, "failures", lambda: {done["key"]: "failed: train: out of memory"})
     monkeypatch.setattr(command, "run_cells", lambda *_: None)
+    monkeypatch.setattr(command, "unfinished", set)
     monkeypatch.setattr(command, "known_rows", lambda *_: {})
     assert main(words) == 1
     assert "out of memory" in (tmp_path / "page.md").read_text()
     monkeypatch.setattr(command, "known_rows", lambda *_: {done["key"]: done})
     assert main(words) == 0
     assert "out of memory" not in (tmp_path / "page.md").read_text()
+
+
+def test_a_cell_that_ends_between_two_looks_is_not_run_again(
+    project: Path, tmp_path: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs at the first look, whichever that is, and has its result at every later one."""
+    monkeypatch.chdir(project)
+    done = row(params, 16, 0, 0.4)
+    looks, commands = itertools.count(), []
+    monkeypatch.setattr(command, "unfinished", lambda: set() if next(looks) else {done["key"]})
+    monkeypatch.setattr(command, "known_rows", lambda *_: {done["key"]: done} if next(looks) else {})
+    monkeypatch.setattr(command, "dvc", lambda *words, **_: commands.append(words) or "[]")  # type: ignore[func-returns-value]
+    words = ["table", "--datasets", "digits", "--recipes", "published", "--bits", "16", "--seeds", "0"]
+    assert main([*words, "--page", str(tmp_path / "page.md"), "--csv", str(tmp_path / "table.csv")]) == 0
+    assert not any("--queue" in words for words in commands)
 
 
 def test_settings_are_read_as_yaml_and_must_exist(params: dict[str, Any]) -> None:

@@ -260,9 +260,10 @@ def test_killed_worker_is_one_line(file_set: FileImages, tmp_path: Path) -> None
 
 def test_worker_killed_while_the_consumer_is_busy_is_told_with_a_later_block(file_set: FileImages) -> None:
     """PyTorch's own handler raises wherever the main thread is, past every `except` of the loader."""
+    others = multiprocessing.active_children()
     blocks = eval_loader(file_set, PLAIN, batch_size=1, workers=1)
     next(blocks)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = (child for child in multiprocessing.active_children() if child not in others)
     worker.kill()
     os.waitid(os.P_PID, worker.pid or 0, os.WEXITED | os.WNOWAIT)
     assert not worker.is_alive()
@@ -319,7 +320,7 @@ def test_extraction_of_ten_times_more_images_needs_no_more_memory(tmp_path: Path
         features = np.load(folder / "features.npy", mmap_mode="r")
         assert features.shape == (count, 192)
         np.testing.assert_array_equal(np.flatnonzero(features[:, 0]), np.arange(0, count, count // 10))
-    assert peaks[1] - peaks[0] < 15_000, peaks  # KiB; pixels and features 135,000 each
+    assert peaks[1] - peaks[0] < 50_000, peaks  # KiB; pixels and features 135,000 each; 8,000 to 18,000 were seen
 
 
 def test_list_of_many_files_is_compact(tmp_path: Path) -> None:
