@@ -56,11 +56,12 @@ def _hash_layer(device: torch.device, options: Options) -> Iterator[Row]:
 
 def _stages(workspace: Workspace, options: Options) -> Iterator[Row]:
     """structure, train (the hash layer) and encode of both recipes, as processes, on the CPU and on the device."""
-    for recipe in ("published", "manifold"):
+    for recipe in ("published", "manifold_views"):
+        workspace.set(recipe=recipe, bits=64, train__finetune=None, train__epochs=None, train__precision=None)
+        workspace.run("views")
         result: dict[str, tuple[bytes, Codes, dict[str, float]]] = {}
         for place, where in (("cpu", "cpu"), ("device", options.device)):
             run = workspace.copy(options.work / f"cached-{recipe}-{place}")
-            run.set(recipe=recipe, bits=64, train__finetune=None, train__epochs=None, train__precision=None)
             run.set(runtime__device=where)
             started = time.perf_counter()
             seconds = run.run("structure", "train", "encode")

@@ -59,7 +59,7 @@ class Cifar10(Dataset[Cifar10Params]):
 
     name = "cifar10"
     title = "CIFAR-10"
-    num_images = 60_000
+    num_images = NUM_IMAGES
     size = "10 classes, 163 MiB to download"
     Params = Cifar10Params
 

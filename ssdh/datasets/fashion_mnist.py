@@ -61,7 +61,7 @@ class FashionMnist(Dataset[FashionMnistParams]):
 
     name = "fashion_mnist"
     title = "Fashion-MNIST"
-    num_images = 70_000
+    num_images = NUM_IMAGES
     size = "10 classes, 29 MiB to download"
     Params = FashionMnistParams
 

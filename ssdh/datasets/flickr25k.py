@@ -58,7 +58,7 @@ class Flickr25k(Dataset[Flickr25kParams]):
 
     name = "flickr25k"
     title = "MIRFLICKR-25K"
-    num_images = 25_000
+    num_images = NUM_IMAGES
     size = "24 or 38 labels, 2.9 GiB to download"
     Params = Flickr25kParams
 

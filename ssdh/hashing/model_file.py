@@ -18,6 +18,7 @@ from ssdh.core.params import Bits, Params, validate
 from ssdh.features.backbone import network_to_fill, resolve_layer, resolve_preprocessing
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.hashing.params import HeadName
 
 EMBEDDINGS = "embeddings"  # what the metadata `input` says of a model that takes them
 
@@ -30,7 +31,7 @@ class Metadata(Params):
     bits: Bits
     dim: int = Field(default=1, ge=1)
     power: float = Field(default=0.0, ge=0)
-    head: Literal["tanh", "linear", "mlp", "mlp_bn", "gelu_bn"] = "tanh"
+    head: HeadName = "tanh"
     arch: str = ""
     layer: str = ""
     size: int = Field(default=8, ge=8, le=2048)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from ssdh.core.params import Bits, Params
+from ssdh.hashing.params import HeadName
 
 OF_NEIGHBORS = {"neighbor_weight", "neighbor_temperature", "code_temperature"}  # of the pair loss
 
@@ -49,7 +50,7 @@ class TrainParams(Params):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     init_file: str
-    head: Literal["tanh", "linear", "mlp", "mlp_bn", "gelu_bn"] = "tanh"
+    head: HeadName = "tanh"
     schedule: Literal["constant", "cosine", "drop"] = "constant"
     lr_drop: float = Field(default=0.8, gt=0, lt=1)  # share of the epochs after which schedule drop divides lr by 10
     loss: dict[str, float] = Field(default_factory=dict)  # what the method's own loss takes

@@ -1,7 +1,7 @@
 """The hash network and its file: same bytes each time, refusals that say what to do, whole and head-only models."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,8 +23,15 @@ from ssdh.hashing.model_file import (
     save_hashnet,
 )
 from ssdh.hashing.network import HashNet, centre, seeded_hashnet
+from ssdh.hashing.params import HeadName
 
 METADATA: dict[str, Any] = {"bits": 12, "arch": "squeezenet1_1", "layer": "penultimate", "size": 32, "mean": [0.1, 0.2]}
+
+
+def test_every_head_has_a_name_and_every_name_its_layers() -> None:
+    assert set(get_args(HeadName)) == {"tanh", "linear", *network.HIDDEN}
+    for name in get_args(HeadName):
+        assert HashNet(6, 4, kind=name).eval()(torch.ones(2, 6)).shape == (2, 4)
 
 
 def test_outputs_by_hand() -> None:
