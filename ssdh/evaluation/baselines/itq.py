@@ -1,15 +1,25 @@
 """Iterative quantisation: the first principal components, rotated so that their signs lose least.
 
-Gong and Lazebnik, *Iterative quantization: a procrustean approach to learning binary codes*, CVPR 2011. As in faiss's
-ITQTransform, it learns from centred rows of length 1, which changes no sign.
+Gong and Lazebnik, *Iterative quantization: a procrustean approach to learning binary codes*, CVPR 2011, section 2.2,
+from centred rows of length 1, which changes no sign. Not faiss's ITQMatrix: up to 1.15 its step leaves one factor of
+the singular value decomposition untransposed, and its rotation is as good as a random one.
 """
 
-import faiss
+import numpy as np
+from numpy.typing import NDArray
 
-from ssdh.evaluation.baseline import FAISS_SEEDS, Codes, Float32
-from ssdh.evaluation.linear import Affine, check_components, mean_of, principal_components, unit_rows
+from ssdh.evaluation.baseline import Codes, Float32
+from ssdh.evaluation.linear import (
+    Affine,
+    check_components,
+    mean_of,
+    principal_components,
+    random_rotation,
+    unit_rows,
+)
 
 TITLE, ABOUT, TIER = "ITQ", "rotated principal components", "images only"
+ITERATIONS = 50  # of the paper's experiments
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:
@@ -18,7 +28,19 @@ def fit(train: Float32, bits: int, seed: int) -> Codes:
     mean = mean_of(train)
     rows = unit_rows(train, mean)
     components = principal_components(rows, bits)
-    itq = faiss.ITQMatrix(bits)
-    itq.seed = seed & FAISS_SEEDS
-    itq.train(rows @ components.T)
-    return Affine.through(faiss.vector_to_array(itq.A).reshape(bits, bits) @ components, mean)
+    rotation = fit_rotation((rows @ components.T).astype(np.float64), random_rotation(bits, bits, seed))
+    return Affine.through((rotation @ components).astype(np.float32), mean)
+
+
+def fit_rotation(projected: NDArray[np.float64], rotation: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The rotation R (K, K) that brings V·Rᵀ of projected rows V (n, K) near its signs B, from a first one.
+
+    By turns B = sign(V·Rᵀ), and the R that minimises ‖B − V·Rᵀ‖ for this B (orthogonal Procrustes): U·Wᵀ of
+    Bᵀ·V = U·S·Wᵀ. Neither step raises the loss.
+    """
+    result = rotation.astype(np.float64)
+    for _ in range(ITERATIONS):
+        signs = np.where(projected @ result.T >= 0, 1.0, -1.0)
+        left, _, right = np.linalg.svd(signs.T @ projected)
+        result = left @ right
+    return result
