@@ -33,7 +33,7 @@ from ssdh.structure.thresholds import Structure
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.finetune import AugmentedImages, NetworkTrainer
 from ssdh.training.head import HeadTrainer
-from ssdh.training.loop import Run, epoch_batches
+from ssdh.training.loop import Run, epoch_batches, epoch_steps
 from ssdh.training.loss import PairBatches, ssdh_loss
 from ssdh.training.optimizer import HeadOptimizer, make_optimizer
 from ssdh.training.params import TrainParams
@@ -125,7 +125,7 @@ def head(device: torch.device, repeats: int) -> list[dict[str, Any]]:
         features, labels = torch.from_numpy(values), torch.from_numpy(matrix).to(device)
         structure = PairLabels(values, NOTHING, matrix)
         for batch in (24, 256):
-            steps = -(-IMAGES // batch)
+            steps = epoch_steps(IMAGES, batch)
             ours = our_epoch(values, structure, batch, device)
 
             usual = functools.partial(usual_epoch, features, labels, batch, device)

@@ -122,7 +122,7 @@ class Trainer(ABC):
         """Train for `train.epochs`, from the last snapshot if one fits; returns the curves."""
         run, params = self.run, self.run.params
         progress = self._restore()
-        steps = -(-self.count // params.batch_size)  # of an epoch; the last batch may be smaller
+        steps = epoch_steps(self.count, params.batch_size)
         if params.batch_size > max(self.count, LARGEST_BATCH) and run.rank.first:
             logger.warning(
                 "train.batch_size {:,} is more than the {:,} train images: each epoch is one step (params.yaml: "
@@ -187,9 +187,22 @@ class Trainer(ABC):
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """The batches of an epoch: all train-image numbers once, in the order that (seed, epoch) gives."""
+    """The batches of an epoch: all train-image numbers once, in the order that (seed, epoch) gives.
+
+    The last batch may be smaller. An image that would be one of its own joins the batch before: alone it has no pairs,
+    nor statistics that a head could be normalised by.
+    """
     order: Rows = np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(count).astype(np.int64)
-    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    return np.split(order, range(batch_size, epoch_steps(count, batch_size) * batch_size, batch_size))
+
+
+def epoch_steps(count: int, batch_size: int) -> int:
+    """The number of batches of an epoch, for batches of at least two.
+
+    >>> [epoch_steps(count, 12) for count in (24, 25, 26)]
+    [2, 2, 3]
+    """
+    return max(1, -(-(count - 1) // batch_size))
 
 
 def _due(interval: int, iteration: int) -> bool:

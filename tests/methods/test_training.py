@@ -113,17 +113,24 @@ def test_without_views_a_method_with_its_own_view_trains_as_the_one_without(blob
     assert not torch.equal(one["hash.weight"], plain["hash.weight"])
 
 
-@pytest.mark.parametrize("name", ["greedyhash", "crovca"])
-def test_the_whole_network_trains_with_the_same_file(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["crovca", "sdc"])
+def test_an_image_that_a_batch_of_others_leaves_over_trains_too(name: str, blobs: Any, tmp_path: Path) -> None:
+    """A head with batch normalisation has no statistics of one image, SDC's loss no pairs of it."""
+    model, _ = trained(name, blobs, tmp_path, epochs=1, batch_size=TRAIN - 1)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(("name", "count"), [("greedyhash", 24), ("crovca", 24), ("crovca", 25)])
+def test_the_whole_network_trains_with_the_same_file(name: str, count: int, tmp_path: Path) -> None:
     """Two views come from images; the statistics of the head's normalisation are learned, the backbone's stay."""
-    write_array(tmp_path / "images.npy", tiny_images()[0][:24])
+    write_array(tmp_path / "images.npy", tiny_images()[0][:count])
     write_csv(tmp_path / "manifest.csv", ("row", "path", "sha256"), [])
     values = read_recipe(name)["train"] | {"init_file": "none", "epochs": 2, "batch_size": 8, "power": 0.0}
     method = load_method(name)(TrainParams(**values))
     source = AugmentedImages(
         open_images(tmp_path),
         Preprocessing(16, 16, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)),
-        np.arange(24),
+        np.arange(count),
         seed=0,
         device=torch.device("cpu"),
         views=max(1, method.views),
@@ -132,7 +139,7 @@ def test_the_whole_network_trains_with_the_same_file(name: str, tmp_path: Path) 
     views = next(iter(source.batches([np.arange(8)], 0)))
     assert [tuple(view.shape) for view in views] == [(8, 3, 16, 16)] * len(views)
     assert len(views) == 1 or not torch.equal(*views)
-    features = np.random.default_rng(0).normal(size=(24, 16)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(count, 16)).astype(np.float32)
     network = seeded_hashnet(16, K, 0, Backbone(), kind=method.params.head)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     trainer = NetworkTrainer(Run(method, K, 0), network, source, features, PairLabels(features, NO_STRUCTURE))

@@ -22,7 +22,7 @@ from ssdh.structure.thresholds import Structure, pseudo_labels
 from ssdh.training import loop as training
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.head import HeadTrainer, train_head
-from ssdh.training.loop import Run, epoch_batches
+from ssdh.training.loop import Run, epoch_batches, epoch_steps
 from ssdh.training.loss import ssdh_loss, weighted_loss
 from ssdh.training.method import Batch, Method
 from ssdh.training.params import TrainParams
@@ -207,7 +207,17 @@ def test_every_epoch_is_a_permutation_of_its_own() -> None:
     assert sorted(first) == sorted(second) == list(range(N))
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, np.concatenate(epoch_batches(N, 12, 5, 0)))
-    assert [len(batch) for batch in epoch_batches(N, 12, 4, 0)] == [12, 12, 12, 12, 5]
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(53, [12] * 4 + [5]), (48, [12] * 4), (50, [12] * 4 + [2]), (49, [12] * 3 + [13]), (13, [13]), (1, [1])],
+)
+def test_no_image_is_a_batch_of_its_own(count: int, sizes: list[int]) -> None:
+    batches = epoch_batches(count, 12, 4, 0)
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(np.concatenate(batches)) == list(range(count))
+    assert epoch_steps(count, 12) == len(sizes)
 
 
 @pytest.mark.parametrize("target", ["ternary", "soft"])
