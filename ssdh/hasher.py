@@ -23,7 +23,7 @@ from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.params import Bits, Seed, overridden, read_recipe, validate
 from ssdh.core.split import Split
 from ssdh.structure.params import StructureParams
-from ssdh.training.params import TrainParams
+from ssdh.training.params import TrainParams, check_train_params
 
 if TYPE_CHECKING:
     from ssdh.structure.pseudo_labels import PairLabels
@@ -113,6 +113,7 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         seed: int = validate(Seed, _plain(self.seed), "seed", "Hasher")
         num_train: int | None = validate(NumTrain, _plain(self.num_train), "num_train", "Hasher")
         structure, train = self._sections()
+        check_train_params(train, bits, "Hasher")
         X = self._checked(X, reset=True)
         rows = _sample(len(X), num_train, seed)
         features = _floats(X[rows])

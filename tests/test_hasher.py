@@ -155,6 +155,8 @@ def test_the_score_is_one_where_codes_keep_all_neighbours() -> None:
         ({"device": "cuda:99"}, "cuda"),
         ({"finetune": True}, "finetune trains a whole network"),
         ({"recipe": "cibhash"}, "views"),
+        ({"epochs": 0}, r"epochs 0 keeps a trained model, but train.init_file names none: .*\(Hasher: train.init_file"),
+        ({"nested": [4, 8]}, r"nested must hold lengths below bits \(8\), got 8: .*\(Hasher: train.nested\)"),
     ],
 )
 def test_a_mistake_is_named(arguments: dict[str, Any], message: str) -> None:

@@ -137,11 +137,6 @@ def load_hashnet(path: Path) -> HashNet:
     return model.eval()
 
 
-def starts_afresh(init_file: str) -> bool:
-    """Whether `train.init_file` is empty or the placeholder: training starts from fresh weights."""
-    return not init_file or is_placeholder(Path(init_file))
-
-
 def initial_hashnet(
     dim: int,
     bits: int,
@@ -156,7 +151,7 @@ def initial_hashnet(
     Raises DataError where a model from a file does not fit the features, the code length, `power`, the head's kind or
     the backbone.
     """
-    if starts_afresh(init_file):
+    if not init_file or is_placeholder(Path(init_file)):
         return seeded_hashnet(dim, bits, seed, backbone, power, kind)
     path = Path(init_file)
     given = load_hashnet(path)

@@ -18,7 +18,7 @@ from ssdh.features.forward import image_blocks
 from ssdh.features.images import ImageSource
 from ssdh.features.params import AugmentParams, BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.encoder import feature_blocks
-from ssdh.hashing.model_file import check_for_embeddings, check_same_backbone, initial_hashnet, starts_afresh
+from ssdh.hashing.model_file import check_for_embeddings, check_same_backbone, initial_hashnet
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import HeadTrainer, trains_without_views
@@ -90,7 +90,7 @@ def fit(
     Raises DataError where `train.init_file` or the views do not fit.
     """
     params = run.params
-    if not starts_afresh(params.init_file):
+    if not params.starts_afresh:
         if images is None:
             check_for_embeddings(Path(params.init_file))
         else:
@@ -111,7 +111,7 @@ def fit(
     of_train = outputs(trainer.model, inputs.split.train)
     statistics = collapse_statistics(of_train)
     warn_of_saturation(of_train, "lower train.lr (params.yaml: train.lr)")
-    if starts_afresh(params.init_file):
+    if params.starts_afresh:
         losses = [loss for _, _, loss in progress.epochs]
         other = "lower train.weight_decay, change train.lr or choose another recipe (params.yaml: train)"
         warn_of_no_learning(losses, trainer.moved(), other)
@@ -142,7 +142,7 @@ def _network_trainer(
     outputs = Outputs(inputs, run, frozen.preprocessing)
     features = take_rows(inputs.features, rows)
     model = initial_hashnet(frozen.dim, run.bits, run.seed, params.init_file, frozen.module, params.power, params.head)
-    if params.centre and starts_afresh(params.init_file):
+    if params.centre and params.starts_afresh:
         centre(model, torch.from_numpy(features))
     crops = AugmentedImages(
         inputs.images,

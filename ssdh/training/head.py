@@ -17,7 +17,7 @@ from ssdh.core.device import threads, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, all_reduce, share
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import share_out
-from ssdh.hashing.model_file import initial_hashnet, starts_afresh
+from ssdh.hashing.model_file import initial_hashnet
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.whitening import Views
@@ -145,7 +145,7 @@ class HeadTrainer(Trainer):
         model = model.to(run.device, run.dtype)
         super().__init__(run, model, len(features), structure, validate)
         values = torch.from_numpy(features).to(run.device, run.dtype)
-        if params.centre and starts_afresh(params.init_file):
+        if params.centre and params.starts_afresh:
             centre(model, values)
         self.features = model.prepared(values)  # (n, D)
         crops = (torch.from_numpy(np.array(view)).to(run.device, run.dtype) for view in views)
