@@ -224,14 +224,14 @@ def check_training(params: TrainParams, backbone: BackboneParams, images: ImageP
         layer = resolve_layer(backbone, images.weights)
         freeze(shape_of_network(backbone.arch, layer, image_size(backbone, images)), params.freeze_until)
     if not params.starts_afresh:
-        from ssdh.hashing.model_file import check_same_backbone, initial_hashnet
+        from ssdh.training.init_file import check_same_backbone, initial_hashnet
 
         check_same_backbone(Path(params.init_file), backbone, images)
         layer = resolve_layer(backbone, images.weights)
         size = image_size(backbone, images)
         dim = feature_size(backbone.arch, layer, size)
         network = shape_of_network(backbone.arch, layer, size) if params.finetune else None
-        initial_hashnet(dim, bits, 0, params.init_file, network, params.power, params.head)
+        initial_hashnet(dim, bits, 0, params, network)
 
 
 def check_views(params: ViewsParams, recipe: str, dataset: str, images: ImageParams | None) -> None:
@@ -267,7 +267,7 @@ def check_training_on_embeddings(params: TrainParams, dataset: str, dim: int, bi
     if params.finetune:
         raise ParameterError(no_images("train.finetune", "false", dataset))
     if not params.starts_afresh:
-        from ssdh.hashing.model_file import check_for_embeddings, initial_hashnet
+        from ssdh.training.init_file import check_for_embeddings, initial_hashnet
 
         check_for_embeddings(Path(params.init_file))
-        initial_hashnet(dim, bits, 0, params.init_file, None, params.power, params.head)
+        initial_hashnet(dim, bits, 0, params)

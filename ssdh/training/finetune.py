@@ -116,7 +116,7 @@ class NetworkTrainer(Trainer):
         params = run.params
         if run.rank.count > 1 and not isinstance(model.norm, nn.Identity):
             raise ParameterError(
-                f"train.head {model.kind} normalises over the batch, which one process must hold: set "
+                f"train.head {model.head_name} normalises over the batch, which one process must hold: set "
                 "runtime.processes to 1 (params.yaml: runtime.processes)"
             )
         backbone = model.backbone

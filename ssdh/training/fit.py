@@ -18,10 +18,10 @@ from ssdh.features.forward import image_blocks
 from ssdh.features.images import ImageSource
 from ssdh.features.params import AugmentParams, BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.encoder import feature_blocks
-from ssdh.hashing.model_file import check_for_embeddings, check_same_backbone, initial_hashnet
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import HeadTrainer, trains_without_views
+from ssdh.training.init_file import check_for_embeddings, check_same_backbone, initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.params import TrainParams
 from ssdh.training.validation import (
@@ -141,7 +141,7 @@ def _network_trainer(
     frozen = load_backbone(backbone, images)
     outputs = Outputs(inputs, run, frozen.preprocessing)
     features = take_rows(inputs.features, rows)
-    model = initial_hashnet(frozen.dim, run.bits, run.seed, params.init_file, frozen.module, params.power, params.head)
+    model = initial_hashnet(frozen.dim, run.bits, run.seed, params, frozen.module)
     if params.centre and params.starts_afresh:
         centre(model, torch.from_numpy(features))
     crops = AugmentedImages(

@@ -17,10 +17,10 @@ from ssdh.core.device import threads, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, all_reduce, share
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import share_out
-from ssdh.hashing.model_file import initial_hashnet
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.whitening import Views
+from ssdh.training.init_file import initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.loss import FeatureCosines, PairLoss
 from ssdh.training.method import NO_PAIRS, Batch, Method, batch_loss
@@ -139,9 +139,7 @@ class HeadTrainer(Trainer):
     ) -> None:
         params, method = run.params, run.method
         self.taken = views_taken(method, len(views))
-        model = initial_hashnet(
-            features.shape[1], run.bits, run.seed, params.init_file, power=params.power, kind=params.head
-        )
+        model = initial_hashnet(features.shape[1], run.bits, run.seed, params)
         model = model.to(run.device, run.dtype)
         super().__init__(run, model, len(features), structure, validate)
         values = torch.from_numpy(features).to(run.device, run.dtype)

@@ -84,16 +84,16 @@ def test_codes_of_separated_gaussians_are_near_perfect(name: str, blobs: Any, tm
 @pytest.mark.parametrize("name", ["greedyhash", "sdc", "cibhash", "crovca"])
 def test_a_head_is_the_same_after_it_was_saved(name: str, blobs: Any, tmp_path: Path) -> None:
     model, method = trained(name, blobs, tmp_path, epochs=2)
-    assert model.kind == method.params.head != "tanh"
+    assert model.head_name == method.params.head != "tanh"
     save_hashnet(tmp_path / "model.safetensors", model, {"bits": K})
     again = load_hashnet(tmp_path / "model.safetensors")
-    assert (again.kind, again.bits, again.dim) == (model.kind, K, D)
+    assert (again.head_name, again.bits, again.dim) == (model.head_name, K, D)
     features = torch.from_numpy(blobs[0])
     assert torch.equal(again(features), model(features))
     torch.testing.assert_close(again(features[:3]), model(features)[:3])  # no statistic of the batch at hand
     other = {"epochs": 1, "init_file": str(tmp_path / "model.safetensors"), "head": "linear"}
-    if model.kind != "linear":
-        with pytest.raises(DataError, match=rf"has the head {model.kind}, expected is linear: set train.head"):
+    if model.head_name != "linear":
+        with pytest.raises(DataError, match=rf"has the head {model.head_name}, expected is linear: set train.head"):
             trained(name, blobs, tmp_path, **other)
 
 
@@ -140,7 +140,7 @@ def test_the_whole_network_trains_with_the_same_file(name: str, count: int, tmp_
     assert [tuple(view.shape) for view in views] == [(8, 3, 16, 16)] * len(views)
     assert len(views) == 1 or not torch.equal(*views)
     features = np.random.default_rng(0).normal(size=(count, 16)).astype(np.float32)
-    network = seeded_hashnet(16, K, 0, Backbone(), kind=method.params.head)
+    network = seeded_hashnet(16, K, 0, Backbone(), head=method.params.head)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     trainer = NetworkTrainer(Run(method, K, 0), network, source, features, PairLabels(features, NO_STRUCTURE))
     progress = trainer.train()

@@ -63,7 +63,7 @@ def test_models_to_start_from(tmp_path: Path) -> None:
     check(init_file=str(path), power=0.7)
     with pytest.raises(DataError, match=r"trained with train.power 0.7, expected is 0: set train.power to 0.7"):
         check(init_file=str(path))
-    save_hashnet(path, seeded_hashnet(1024, 12, 0, kind="linear"), described)
+    save_hashnet(path, seeded_hashnet(1024, 12, 0, head="linear"), described)
     check(init_file=str(path), head="linear")
     with pytest.raises(DataError, match=r"has the head linear, expected is tanh: set train.head to linear"):
         check(init_file=str(path))
