@@ -128,8 +128,8 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         fitted = fit_recipe(features, structure, seed=seed, views=chosen)
         large = len(rows) ** 2 / 2**30 > structure.max_matrix_gib
         matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
-        pairs = PairLabels(fitted.pairs.features, fitted.structure, matrix)
-        self._train(train, bits, seed, features, pairs, chosen)
+        pair_labels = PairLabels(fitted.pairs.features, fitted.structure, matrix)
+        self._train(train, bits, seed, features, pair_labels, chosen)
         self.structure_ = fitted.structure
         return self
 
@@ -231,7 +231,7 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         bits: int,
         seed: int,
         features: NDArray[np.float32],
-        pairs: "PairLabels",
+        pair_labels: "PairLabels",
         views: Any,
     ) -> None:
         from ssdh.core.device import use_device
@@ -247,7 +247,7 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
         device = use_device(self.device, deterministic=True)
         run = Run(load_method(self.recipe)(params), bits, seed, device, verbose=self.verbose)
-        trainer = HeadTrainer(run, features, pairs, views=views)
+        trainer = HeadTrainer(run, features, pair_labels, views=views)
         progress = trainer.train()
         self.model_ = trainer.model.cpu()
         self.losses_ = np.array([loss for _, _, loss in progress.epochs])

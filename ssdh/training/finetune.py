@@ -110,7 +110,7 @@ class NetworkTrainer(Trainer):
         model: HashNet,
         images: AugmentedImages,
         features: NDArray[np.floating[Any]],
-        structure: PairLabels,
+        pair_labels: PairLabels,
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         params = run.params
@@ -124,7 +124,7 @@ class NetworkTrainer(Trainer):
         exact_pooling(backbone)
         freeze(backbone, params.freeze_until)
         model = model.to(run.device).to(memory_format=torch.channels_last)
-        super().__init__(run, model, len(images), structure, validate)
+        super().__init__(run, model, len(images), pair_labels, validate)
         self.images = images
         groups = [{"params": model.head_parameters(), "lr": params.lr}]
         body = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
@@ -134,7 +134,7 @@ class NetworkTrainer(Trainer):
         self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
         with torch.no_grad():
             self.features = model.prepared(torch.from_numpy(features).to(run.device, run.dtype))  # (n, D)
-        run.method.prepare(self.features, [], structure)
+        run.method.prepare(self.features, [], pair_labels)
         self.dropouts = share_dropout(model)
         training_mode(model)
         network: nn.Module = model

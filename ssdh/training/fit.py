@@ -46,7 +46,7 @@ class Inputs:
     features: NDArray[Any]
     images: ImageSource | None
     split: Split
-    pairs: PairLabels
+    pair_labels: PairLabels
     labels: NDArray[np.uint8]
     views: NDArray[np.floating[Any]]
     augment: AugmentParams
@@ -104,7 +104,7 @@ def fit(
         else:
             outputs = Outputs(inputs, run)
             features = np.asarray(take_rows(inputs.features, inputs.split.train), np.float32)
-            trainer = HeadTrainer(run, features, inputs.pairs, views=inputs.views, validate=outputs.validation())
+            trainer = HeadTrainer(run, features, inputs.pair_labels, views=inputs.views, validate=outputs.validation())
         progress = trainer.train()
     if not run.rank.first:
         return trainer.model, progress, {}
@@ -155,4 +155,4 @@ def _network_trainer(
         views=max(1, taken),
         augment=inputs.augment if taken else CROPS,
     )
-    return NetworkTrainer(run, model, crops, features, inputs.pairs, outputs.validation()), outputs
+    return NetworkTrainer(run, model, crops, features, inputs.pair_labels, outputs.validation()), outputs

@@ -132,7 +132,7 @@ class HeadTrainer(Trainer):
         self,
         run: Run,
         features: NDArray[np.floating[Any]],
-        structure: PairLabels,
+        pair_labels: PairLabels,
         *,
         views: Views = (),
         validate: Callable[[HashNet], float] | None = None,
@@ -141,14 +141,14 @@ class HeadTrainer(Trainer):
         self.taken = views_taken(method, len(views))
         model = initial_hashnet(features.shape[1], run.bits, run.seed, params)
         model = model.to(run.device, run.dtype)
-        super().__init__(run, model, len(features), structure, validate)
+        super().__init__(run, model, len(features), pair_labels, validate)
         values = torch.from_numpy(features).to(run.device, run.dtype)
         if params.centre and params.starts_afresh:
             centre(model, values)
         self.features = model.prepared(values)  # (n, D)
         crops = (torch.from_numpy(np.array(view)).to(run.device, run.dtype) for view in views)
         self.views = [self.features] * method.own_view + [model.prepared(crop) for crop in crops]
-        method.prepare(self.features, self.views, structure)
+        method.prepare(self.features, self.views, pair_labels)
         self.closed: ClosedFormStep | None = None
         self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
         plain = not (self.taken or params.neighbor_weight or params.nested)
@@ -224,7 +224,7 @@ def views_taken(method: Method, count: int) -> int:
 
 def train_head(
     features: NDArray[np.floating[Any]],
-    structure: PairLabels,
+    pair_labels: PairLabels,
     run: Run,
     *,
     views: Views = (),
@@ -232,8 +232,8 @@ def train_head(
 ) -> tuple[HashNet, Progress]:
     """Train the hash layer on features (n, D) of the train images; returns the network and its curves.
 
-    structure: pseudo-labels of the n images; views: (V, n, D) features of their crops, for methods that take some.
+    pair_labels: pseudo-labels of the n images; views: (V, n, D) features of their crops, for methods that take some.
     """
-    trainer = HeadTrainer(run, features, structure, views=views, validate=validate)
+    trainer = HeadTrainer(run, features, pair_labels, views=views, validate=validate)
     progress = trainer.train()
     return trainer.model, progress

@@ -81,7 +81,7 @@ class Progress:
 class Trainer(ABC):
     """Trains `model` in place on `count` images; a subclass reads the inputs of the batches and takes the step.
 
-    structure: pseudo-labels of the train images, looked up for methods that ask for pairs.
+    pair_labels: pseudo-labels of the train images, looked up for methods that ask for pairs.
     """
 
     optimizer: Optimizer
@@ -91,7 +91,7 @@ class Trainer(ABC):
         run: Run,
         model: HashNet,
         count: int,
-        structure: PairLabels,
+        pair_labels: PairLabels,
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         self.run, self.model, self.count, self.validate = run, model, count, validate
@@ -100,7 +100,7 @@ class Trainer(ABC):
         self.pairs: PairBatches | None = None
         if run.method.pairs:
             self.pairs = PairBatches(
-                structure,
+                pair_labels,
                 run.device,
                 unknown_weight=params.unknown_weight,
                 target=params.target,

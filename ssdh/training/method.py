@@ -61,11 +61,11 @@ class Method(ABC):
     def __init__(self, params: TrainParams) -> None:
         self.params = params
 
-    def prepare(self, features: Tensor, views: Sequence[Tensor], structure: PairLabels) -> None:  # noqa: B027
+    def prepare(self, features: Tensor, views: Sequence[Tensor], pair_labels: PairLabels) -> None:  # noqa: B027
         """Compute once, before training, what the loss needs of all n train images; nothing by default.
 
         features: (n, D) as in `Batch`; views: (n, D) of random crops, none where the whole network is trained;
-        structure: pseudo-labels and affinities of any pairs of the n images.
+        pair_labels: pseudo-labels and affinities of any pairs of the n images.
         """
 
     @abstractmethod

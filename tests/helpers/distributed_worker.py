@@ -82,10 +82,10 @@ def run_case(folder: Path, name: str, rank: Rank) -> HashNet:
     params = params_of(folder, optimizer, epochs, whole)
     features = np.random.default_rng(2).normal(size=(COUNT, 16)).astype(np.float32) + 1
     structure = fit_structure(features, alpha=0.7, beta=0.7, bins=30)
-    pairs = PairLabels(features, structure, None)
+    pair_labels = PairLabels(features, structure, None)
     run = Run(Published(params), BITS, 6, rank=rank, dtype=dtype)
     if not whole:
-        return train_head(features, pairs, run)[0]
+        return train_head(features, pair_labels, run)[0]
     images = folder / f"images-{rank.index}"
     write_array(images / "images.npy", tiny_images()[0])
     write_csv(images / "manifest.csv", ("row", "path", "sha256"), [])
@@ -96,7 +96,7 @@ def run_case(folder: Path, name: str, rank: Rank) -> HashNet:
     preprocessing = Preprocessing(16, 16, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
     rows = np.arange(COUNT, dtype=np.int64) * 3
     source = AugmentedImages(open_images(images), preprocessing, rows, seed=6, device=CPU, rank=rank, dtype=dtype)
-    trainer = NetworkTrainer(run, model, source, features, pairs)
+    trainer = NetworkTrainer(run, model, source, features, pair_labels)
     trainer.train()
     return trainer.model
 

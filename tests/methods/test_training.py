@@ -67,8 +67,8 @@ def trained(name: str, blobs: Any, tmp_path: Path, **more: Any) -> tuple[HashNet
     structure = StructureParams(**(recipe["structure"] | few))
     chosen = views if method.views else ()
     fitted = fit_recipe(features[:TRAIN], structure, seed=0, views=chosen)
-    pairs = PairLabels(fitted.pairs.features, fitted.structure)
-    return train_head(features[:TRAIN], pairs, Run(method, K, 0), views=chosen)[0], method
+    pair_labels = PairLabels(fitted.pairs.features, fitted.structure)
+    return train_head(features[:TRAIN], pair_labels, Run(method, K, 0), views=chosen)[0], method
 
 
 @pytest.mark.parametrize("name", recipe_names())

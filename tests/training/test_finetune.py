@@ -54,7 +54,7 @@ def trainer(network: HashNet, *, seed: int = 0, **more: Any) -> NetworkTrainer:
     """Of the published method; the images are given to its step."""
     method = Published(train_params(**more))
     size = 7
-    structure = PairLabels(np.eye(size, network.dim), Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0))
+    pair_labels = PairLabels(np.eye(size, network.dim), Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0))
     images = AugmentedImages(
         cast("ImageSource", None),  # never read
         Preprocessing(9, 9, (0.5,) * 3, (0.5,) * 3),
@@ -63,7 +63,7 @@ def trainer(network: HashNet, *, seed: int = 0, **more: Any) -> NetworkTrainer:
         device=CPU,
     )
     frozen = np.zeros((size, network.dim), np.float32)
-    return NetworkTrainer(Run(method, network.bits, seed), network, images, frozen, structure)
+    return NetworkTrainer(Run(method, network.bits, seed), network, images, frozen, pair_labels)
 
 
 def step(

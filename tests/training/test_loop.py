@@ -65,9 +65,9 @@ def fitted(
     **more: Any,
 ) -> tuple[HashNet, training.Progress]:
     features, structure, labels = data
-    pairs = PairLabels(features, structure, labels.copy() if matrix else None)
+    pair_labels = PairLabels(features, structure, labels.copy() if matrix else None)
     validate = more.pop("validate", None)
-    return train_head(features, pairs, Run(kind(params), K, 4, **more), validate=validate)
+    return train_head(features, pair_labels, Run(kind(params), K, 4, **more), validate=validate)
 
 
 def test_a_given_model_without_a_centre_starts_with_its_own_codes(
