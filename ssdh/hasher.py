@@ -27,6 +27,7 @@ from ssdh.training.params import TrainParams, check_train_params
 
 if TYPE_CHECKING:
     from ssdh.structure.pseudo_labels import PairLabels
+    from ssdh.training.method import Method
 
 NumTrain = Annotated[int, Field(strict=True, ge=2)] | None
 SAMPLE_STREAM = 41  # of the seed's random streams
@@ -118,18 +119,13 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         rows = _sample(len(X), num_train, seed)
         features = _floats(X[rows])
         chosen = () if views is None else _views(views, X.shape)[:, rows]
-        method = load_method(self.recipe)
-        needed = method.views
-        if len(chosen) < needed and not method.own_view:
-            raise ParameterError(
-                f"recipe {self.recipe} compares {needed} views of each image: give their features as fit(X, views=…), "
-                f"({needed}, n, D), or choose another recipe"
-            )
+        method = load_method(self.recipe)(train)
+        method.check_crops(len(chosen), "give them as fit(X, views=…), (crops, n, D)")
         fitted = fit_recipe(features, structure, seed=seed, views=chosen)
         large = len(rows) ** 2 / 2**30 > structure.max_matrix_gib
         matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
         pair_labels = PairLabels(fitted.pairs.features, fitted.structure, matrix)
-        self._train(train, bits, seed, features, pair_labels, chosen)
+        self._train(method, bits, seed, features, pair_labels, chosen)
         self.structure_ = fitted.structure
         return self
 
@@ -227,7 +223,7 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     def _train(
         self,
-        params: TrainParams,
+        method: "Method",
         bits: int,
         seed: int,
         features: NDArray[np.float32],
@@ -237,7 +233,6 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         from ssdh.core.device import use_device
         from ssdh.training.head import HeadTrainer
         from ssdh.training.loop import Run
-        from ssdh.training.method import load_method
         from ssdh.training.validation import (
             collapse_statistics,
             warn_of_collapse,
@@ -246,7 +241,7 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         )
 
         device = use_device(self.device, deterministic=True)
-        run = Run(load_method(self.recipe)(params), bits, seed, device, verbose=self.verbose)
+        run = Run(method, bits, seed, device, verbose=self.verbose)
         trainer = HeadTrainer(run, features, pair_labels, views=views)
         progress = trainer.train()
         self.model_ = trainer.model.cpu()

@@ -154,7 +154,7 @@ def test_the_score_is_one_where_codes_keep_all_neighbours() -> None:
         ({"num_train": "all"}, "num_train must be a valid integer, got 'all'"),
         ({"device": "cuda:99"}, "cuda"),
         ({"finetune": True}, "finetune trains a whole network"),
-        ({"recipe": "cibhash"}, "views"),
+        ({"recipe": "cibhash"}, r"2 or more random crops of each image, here are 0: give them as fit\(X, views=…\)"),
         ({"epochs": 0}, r"epochs 0 keeps a trained model, but train.init_file names none: .*\(Hasher: train.init_file"),
         ({"nested": [4, 8]}, r"nested must hold lengths below bits \(8\), got 8: .*\(Hasher: train.nested\)"),
     ],

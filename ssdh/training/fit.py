@@ -20,7 +20,7 @@ from ssdh.features.params import AugmentParams, BackboneParams, ImageParams, Pre
 from ssdh.hashing.encoder import feature_blocks
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
-from ssdh.training.head import HeadTrainer, trains_without_views
+from ssdh.training.head import HeadTrainer
 from ssdh.training.init_file import check_for_embeddings, check_same_backbone, initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.params import TrainParams
@@ -87,7 +87,7 @@ def fit(
 
     No epochs leave the network of `train.init_file` as it is.
 
-    Raises DataError where `train.init_file` or the views do not fit.
+    Raises DataError where `train.init_file`, ParameterError where the views do not fit.
     """
     params = run.params
     if not params.starts_afresh:
@@ -137,7 +137,7 @@ def _network_trainer(
 
     assert inputs.images is not None
     params, rows = run.params, inputs.split.train
-    taken = 0 if trains_without_views(run.method, len(inputs.views)) else run.method.views
+    taken = run.method.views_taken(len(inputs.views))
     frozen = load_backbone(backbone, images)
     outputs = Outputs(inputs, run, frozen.preprocessing)
     features = take_rows(inputs.features, rows)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ssdh.core.device import threads, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, all_reduce, share
-from ssdh.core.errors import DataError
 from ssdh.core.runtime import share_out
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
@@ -23,7 +22,7 @@ from ssdh.structure.whitening import Views
 from ssdh.training.init_file import initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.loss import FeatureCosines, PairLoss
-from ssdh.training.method import NO_PAIRS, Batch, Method, batch_loss
+from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import HeadOptimizer
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
@@ -138,7 +137,8 @@ class HeadTrainer(Trainer):
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         params, method = run.params, run.method
-        self.taken = views_taken(method, len(views))
+        method.check_crops(len(views))
+        self.taken = method.views_taken(len(views))
         model = initial_hashnet(features.shape[1], run.bits, run.seed, params)
         model = model.to(run.device, run.dtype)
         super().__init__(run, model, len(features), pair_labels, validate)
@@ -200,26 +200,6 @@ def view_numbers(epoch: int, taken: int, count: int) -> list[int]:
     [[0, 1], [2, 3], [4, 0]]
     """
     return [(epoch * taken + number) % count for number in range(taken)]
-
-
-def trains_without_views(method: Method, count: int) -> bool:
-    """Whether a method that counts an image's own features among its views has no crops beside them."""
-    return method.own_view and not count
-
-
-def views_taken(method: Method, count: int) -> int:
-    """How many views a step takes of each image, of `count` crops; 0: its features as they are.
-
-    Raises DataError for a method that takes more than there are, unless it trains without.
-    """
-    if trains_without_views(method, count):
-        return 0
-    if method.views > count + method.own_view:
-        raise DataError(
-            f"recipe {type(method).__module__.rpartition('.')[2]} takes {method.views} views of each train image, "
-            f"features/views.npy has {count}: set views.count to {method.views} or more, or choose another recipe"
-        )
-    return method.views
 
 
 def train_head(

@@ -100,7 +100,8 @@ def test_a_head_is_the_same_after_it_was_saved(name: str, blobs: Any, tmp_path: 
 def test_a_method_without_its_views_is_refused(blobs: Any, tmp_path: Path) -> None:
     features, labels, views = blobs
     for few in (views[:0], views[:1]):
-        with pytest.raises(DataError, match=r"recipe cibhash takes 2 views .* has [01]: set views.count to 2 or more"):
+        message = rf"cibhash compares features of 2 or more random crops .* here are {len(few)}: set views.count so, or"
+        with pytest.raises(ParameterError, match=message):
             trained("cibhash", (features, labels, few), tmp_path)
 
 
