@@ -231,14 +231,9 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         views: Any,
     ) -> None:
         from ssdh.core.device import use_device
+        from ssdh.training.collapse import WaysOut, examine_training
         from ssdh.training.head import HeadTrainer
         from ssdh.training.loop import Run
-        from ssdh.training.validation import (
-            collapse_statistics,
-            warn_of_collapse,
-            warn_of_no_learning,
-            warn_of_saturation,
-        )
 
         device = use_device(self.device, deterministic=True)
         run = Run(method, bits, seed, device, verbose=self.verbose)
@@ -247,12 +242,12 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         self.model_ = trainer.model.cpu()
         self.losses_ = np.array([loss for _, _, loss in progress.epochs])
         outputs = np.concatenate(list(self._outputs(features)))
-        statistics = collapse_statistics(outputs)
-        warn_of_saturation(outputs, "lower lr")
-        warn_of_no_learning(
-            self.losses_.tolist(), trainer.moved(), "lower weight_decay, change lr or choose another recipe"
+        ways_out = WaysOut(
+            saturation="lower lr",
+            no_learning="lower weight_decay, change lr or choose another recipe",
+            collapse="lower lr or choose another recipe",
         )
-        warn_of_collapse(statistics, len(features), bits, "lower lr or choose another recipe")
+        examine_training(trainer, progress, outputs, ways_out)
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:
         """X as an array (n, D) of numbers, not copied; its values are looked at block by block where they are used."""

@@ -120,6 +120,14 @@ def test_the_bytes_of_codes_have_names(fitted: Hasher) -> None:
     assert set(table.dtypes) == {np.dtype(np.uint8)}
 
 
+def test_no_epochs_keep_a_given_model(fitted: Hasher, tmp_path: Path) -> None:
+    X, _ = clusters()
+    fitted.save(tmp_path / "h.safetensors")
+    kept = Hasher(bits=20, epochs=0, init_file=str(tmp_path / "h.safetensors")).fit(X)
+    np.testing.assert_array_equal(kept.transform(X), fitted.transform(X))
+    assert kept.losses_.shape == (0,)
+
+
 @pytest.mark.parametrize("shape", [(400, 24), (2, 5, 24), (2, 400, 3)])
 def test_views_of_other_rows_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"views must have the shape \(V, 400, 24\)"):

@@ -20,18 +20,12 @@ from ssdh.features.params import AugmentParams, BackboneParams, ImageParams, Pre
 from ssdh.hashing.encoder import feature_blocks
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
+from ssdh.training.collapse import WaysOut, examine_training
 from ssdh.training.head import HeadTrainer
 from ssdh.training.init_file import check_for_embeddings, check_same_backbone, initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.params import TrainParams
-from ssdh.training.validation import (
-    collapse_statistics,
-    draw_validation,
-    validation_map,
-    warn_of_collapse,
-    warn_of_no_learning,
-    warn_of_saturation,
-)
+from ssdh.training.validation import draw_validation, validation_map
 
 
 @dataclass(frozen=True)
@@ -108,23 +102,22 @@ def fit(
         progress = trainer.train()
     if not run.rank.first:
         return trainer.model, progress, {}
-    of_train = outputs(trainer.model, inputs.split.train)
-    statistics = collapse_statistics(of_train)
-    warn_of_saturation(of_train, "lower train.lr (params.yaml: train.lr)")
-    if params.starts_afresh:
-        losses = [loss for _, _, loss in progress.epochs]
-        other = "lower train.weight_decay, change train.lr or choose another recipe (params.yaml: train)"
-        warn_of_no_learning(losses, trainer.moved(), other)
-    warn_of_collapse(statistics, len(inputs.split.train), run.bits, _way_out_of_collapse(params))
+    statistics = examine_training(trainer, progress, outputs(trainer.model, inputs.split.train), _ways_out(params))
     return trainer.model, progress, statistics
 
 
-def _way_out_of_collapse(params: TrainParams) -> str:
+def _ways_out(params: TrainParams) -> WaysOut:
     if params.finetune:
-        return "lower train.lr_backbone or train.lr"
-    if not params.centre:
-        return "features may share a large mean: set train.centre to true or choose another recipe"
-    return "lower train.lr or choose another recipe"
+        collapse = "lower train.lr_backbone or train.lr"
+    elif not params.centre:
+        collapse = "features may share a large mean: set train.centre to true or choose another recipe"
+    else:
+        collapse = "lower train.lr or choose another recipe"
+    return WaysOut(
+        saturation="lower train.lr (params.yaml: train.lr)",
+        no_learning="lower train.weight_decay, change train.lr or choose another recipe (params.yaml: train)",
+        collapse=collapse,
+    )
 
 
 def _network_trainer(
