@@ -34,8 +34,9 @@ from ssdh.training.checkpoint import Snapshots
 from ssdh.training.finetune import AugmentedImages, NetworkTrainer
 from ssdh.training.head import HeadTrainer
 from ssdh.training.loop import Run, epoch_batches, epoch_steps
-from ssdh.training.loss import PairBatches, ssdh_loss
+from ssdh.training.loss import weighted_loss
 from ssdh.training.optimizer import HeadOptimizer, make_optimizer
+from ssdh.training.pairs import PairBatches
 from ssdh.training.params import TrainParams
 
 IMAGES, BITS, SEED = 5000, 32, 0
@@ -80,7 +81,8 @@ def _usual_epoch(
     losses = []
     for x, index in DataLoader(data, batch_sampler=order, num_workers=workers):
         rows = index.to(device)
-        loss = ssdh_loss(model(x.to(device)), labels[rows][:, rows])
+        expected = labels[rows][:, rows].float()
+        loss = weighted_loss(model(x.to(device)), expected, expected.abs())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -232,14 +232,13 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
     ) -> None:
         from ssdh.core.device import use_device
         from ssdh.training.collapse import WaysOut, examine_training
-        from ssdh.training.head import HeadTrainer
+        from ssdh.training.head import train_head
         from ssdh.training.loop import Run
 
         device = use_device(self.device, deterministic=True)
         run = Run(method, bits, seed, device, verbose=self.verbose)
-        trainer = HeadTrainer(run, features, pair_labels, views=views)
-        progress = trainer.train()
-        self.model_ = trainer.model.cpu()
+        model, progress = train_head(features, pair_labels, run, views=views)
+        self.model_ = model.cpu()
         self.losses_ = np.array([loss for _, _, loss in progress.epochs])
         outputs = np.concatenate(list(self._outputs(features)))
         ways_out = WaysOut(
@@ -247,7 +246,7 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
             no_learning="lower weight_decay, change lr or choose another recipe",
             collapse="lower lr or choose another recipe",
         )
-        examine_training(trainer, progress, outputs, ways_out)
+        examine_training(run, progress, outputs, ways_out)
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:
         """X as an array (n, D) of numbers, not copied; its values are looked at block by block where they are used."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import SSDHError
 from ssdh.hashing.codes import pack, sign_codes
-from ssdh.training.loop import Progress, Trainer
+from ssdh.training.loop import Progress, Run
 
 SATURATED = 0.99  # share of outputs of a tanh at exactly ±1; 0 to 0.4 after training as it should be
 HUGE = 1e3  # median of outputs that nothing bounds; about 1 after training as it should be
@@ -29,16 +29,16 @@ class WaysOut:
     collapse: str
 
 
-def examine_training(trainer: Trainer, progress: Progress, outputs: NDArray[Any], ways_out: WaysOut) -> dict[str, int]:
+def examine_training(run: Run, progress: Progress, outputs: NDArray[Any], ways_out: WaysOut) -> dict[str, int]:
     """Say loudly what is wrong with the outputs (n, K) for the train images; returns `collapse_statistics` of them.
 
     A model of `train.init_file` has nothing to learn, so only fresh weights are asked whether they have.
     """
     statistics = collapse_statistics(outputs)
     warn_of_saturation(outputs, ways_out.saturation)
-    if trainer.run.params.starts_afresh:
+    if run.params.starts_afresh:
         losses = [loss for _, _, loss in progress.epochs]
-        warn_of_no_learning(losses, trainer.moved(), ways_out.no_learning)
+        warn_of_no_learning(losses, progress.moved, ways_out.no_learning)
     warn_of_collapse(statistics, len(outputs), outputs.shape[1], ways_out.collapse)
     return statistics
 

@@ -26,9 +26,9 @@ from ssdh.features.params import AugmentParams, Preprocessing
 from ssdh.hashing.network import HashNet
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.loop import Rows, Run, Trainer
-from ssdh.training.loss import FeatureCosines
 from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import make_optimizer
+from ssdh.training.pairs import FeatureCosines
 
 
 def freeze(backbone: nn.Module, until: str | None) -> None:

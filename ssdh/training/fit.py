@@ -21,7 +21,7 @@ from ssdh.hashing.encoder import feature_blocks
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.collapse import WaysOut, examine_training
-from ssdh.training.head import HeadTrainer
+from ssdh.training.head import train_head
 from ssdh.training.init_file import check_for_embeddings, check_same_backbone, initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.params import TrainParams
@@ -95,15 +95,17 @@ def fit(
         if params.finetune:
             assert images is not None  # `check` refuses embeddings
             trainer, outputs = _network_trainer(inputs, run, backbone, images)
+            model, progress = trainer.model, trainer.train()
         else:
             outputs = Outputs(inputs, run)
             features = np.asarray(take_rows(inputs.features, inputs.split.train), np.float32)
-            trainer = HeadTrainer(run, features, inputs.pair_labels, views=inputs.views, validate=outputs.validation())
-        progress = trainer.train()
+            model, progress = train_head(
+                features, inputs.pair_labels, run, views=inputs.views, validate=outputs.validation()
+            )
     if not run.rank.first:
-        return trainer.model, progress, {}
-    statistics = examine_training(trainer, progress, outputs(trainer.model, inputs.split.train), _ways_out(params))
-    return trainer.model, progress, statistics
+        return model, progress, {}
+    statistics = examine_training(run, progress, outputs(model, inputs.split.train), _ways_out(params))
+    return model, progress, statistics
 
 
 def _ways_out(params: TrainParams) -> WaysOut:

@@ -21,9 +21,10 @@ from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.whitening import Views
 from ssdh.training.init_file import initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
-from ssdh.training.loss import FeatureCosines, PairLoss
+from ssdh.training.loss import PairLoss
 from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import HeadOptimizer
+from ssdh.training.pairs import FeatureCosines
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
 LONG_SUM = 2**12  # terms from which a single sum in float32 loses digits

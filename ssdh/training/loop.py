@@ -23,9 +23,9 @@ from ssdh.core.errors import SSDHError
 from ssdh.hashing.network import HashNet
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.checkpoint import Snapshots
-from ssdh.training.loss import PairBatches
 from ssdh.training.method import NO_PAIRS, Method
 from ssdh.training.optimizer import Optimizer, learning_rate_factor
+from ssdh.training.pairs import PairBatches
 from ssdh.training.params import TrainParams
 
 ORDER_STREAM = 11  # of the seed's random streams
@@ -65,6 +65,7 @@ class Progress:
     losses: list[Tensor] = field(default_factory=list)  # of the steps of the present epoch, scalars on the device
     epochs: list[tuple[int, int, float]] = field(default_factory=list)  # (epoch, iteration, mean loss)
     validation: list[tuple[int, float]] = field(default_factory=list)  # (iteration, mAP)
+    moved: float = 0.0  # how far training took the hash layer's weights, as a share of their length
 
     def end_epoch(self, epoch: int) -> None:
         """Note the mean loss of the epoch's steps; raises SSDHError where it is no longer a finite number."""
@@ -157,10 +158,10 @@ class Trainer(ABC):
         if run.snapshots:
             run.snapshots.finish()
         self.model.eval()
+        progress.moved = self._moved()
         return progress
 
-    def moved(self) -> float:
-        """How far the hash layer's weights are from where training began, as a share of their length."""
+    def _moved(self) -> float:
         change = torch.linalg.norm(self.model.hash.weight.detach().cpu().float() - self._drawn.float())
         return float(change / torch.linalg.norm(self._drawn.float()).clamp_min(1e-30))
 

@@ -16,8 +16,9 @@ from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import HeadTrainer, train_head
 from ssdh.training.loop import Run
-from ssdh.training.loss import FeatureCosines, neighbor_loss
+from ssdh.training.loss import neighbor_loss
 from ssdh.training.method import Batch, batch_loss, load_method
+from ssdh.training.pairs import FeatureCosines
 from ssdh.training.params import TrainParams, check_train_params
 from tests.methods import references as ref
 

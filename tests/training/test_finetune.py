@@ -35,7 +35,7 @@ from ssdh.training.finetune import (
     training_mode,
 )
 from ssdh.training.loop import Run
-from ssdh.training.loss import ssdh_loss
+from ssdh.training.loss import weighted_loss
 from ssdh.training.optimizer import make_optimizer
 from ssdh.training.params import TrainParams
 from tests.helpers.distributed_worker import Backbone
@@ -94,7 +94,7 @@ def test_a_step_is_the_textbook_step_without_dropout() -> None:
     loss = step(trainer(ours), 0, images, labels.float(), labels.abs().float())
     plain.train()
     plain.backbone.stem[1].eval()  # type: ignore[union-attr,index]
-    expected = ssdh_loss(plain(images), labels)
+    expected = weighted_loss(plain(images), labels.float(), labels.abs().float())
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
     for (name, one), two in zip(ours.named_parameters(), plain.parameters(), strict=True):

@@ -23,8 +23,9 @@ from ssdh.training import loop as training
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.head import HeadTrainer, train_head
 from ssdh.training.loop import Run, epoch_batches, epoch_steps
-from ssdh.training.loss import ssdh_loss, weighted_loss
+from ssdh.training.loss import weighted_loss
 from ssdh.training.method import Batch, Method
+from ssdh.training.pairs import pair_weights
 from ssdh.training.params import TrainParams
 
 N, D, K = 53, 6, 8
@@ -116,11 +117,10 @@ def plain_loop(
     losses = []
     for epoch in range(params.epochs):
         for rows in epoch_batches(N, params.batch_size, 4, epoch):
-            loss = ssdh_loss(
-                model(x[rows]),
-                torch.from_numpy(labels[np.ix_(rows, rows)]),
-                unknown_weight=params.unknown_weight,
-                targets=affinities[np.ix_(rows, rows)] if params.target == "soft" else None,
+            known = torch.from_numpy(labels[np.ix_(rows, rows)])
+            expected = affinities[np.ix_(rows, rows)] if params.target == "soft" else known
+            loss = weighted_loss(
+                model(x[rows]), expected.to(dtype), pair_weights(known, params.unknown_weight).to(dtype)
             )
             optimizer.zero_grad()
             loss.backward()
@@ -231,7 +231,7 @@ def test_labels_on_the_fly_give_the_same_bits(data: Any, tmp_path: Path, target:
 def test_small_chunks_of_pairs_change_nothing(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = train_params(tmp_path / "none")
     whole, _ = fitted(data, params)
-    monkeypatch.setattr("ssdh.training.loss.CHUNK_PAIRS", 1)
+    monkeypatch.setattr("ssdh.training.pairs.CHUNK_PAIRS", 1)
     cut, _ = fitted(data, params)
     assert torch.equal(whole.hash.weight, cut.hash.weight)
 
