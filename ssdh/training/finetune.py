@@ -73,12 +73,11 @@ class AugmentedImages:
         device: torch.device,
         workers: int = 0,
         rank: Rank = Rank(),  # noqa: B008 (immutable)
-        dtype: torch.dtype = torch.float32,
         views: int = 1,
         augment: AugmentParams = CROPS,
     ) -> None:
         self.augmentation = Augmentation(images, preprocessing, workers=workers, device=device)
-        self.rows, self.seed, self.rank, self.dtype = rows, seed, rank, dtype
+        self.rows, self.seed, self.rank = rows, seed, rank
         self.views, self.augment = views, augment
 
     def __len__(self) -> int:
@@ -92,7 +91,7 @@ class AugmentedImages:
         images = self.augmentation.batches([(rows, draw_row) for rows in own for draw_row in draws])
         for _ in own:
             views = itertools.islice(images, self.views)
-            yield [view.to(self.dtype).contiguous(memory_format=torch.channels_last) for view in views]
+            yield [view.contiguous(memory_format=torch.channels_last) for view in views]
 
     def _draw(self, epoch: int, view: int, row: int) -> Draw:
         return draw((self.seed, epoch, row, view), self.augment)
