@@ -38,7 +38,7 @@ from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import train_head
 from ssdh.training.loop import Run
-from ssdh.training.loss import ssdh_loss
+from ssdh.training.loss import weighted_loss
 from ssdh.training.method import chosen_method
 
 RECIPES = ("centred", "manifold")
@@ -118,7 +118,8 @@ def usual_training(model: torch.nn.Module, train: torch.Tensor, pseudo: torch.Te
     loader = DataLoader(TensorDataset(train, torch.arange(len(train))), batch_size=24, shuffle=True)
     for _ in range(50):
         for x, rows in loader:
-            loss = ssdh_loss(model(x), pseudo[rows][:, rows])
+            expected = pseudo[rows][:, rows].float()
+            loss = weighted_loss(model(x), expected, expected.abs())
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -58,10 +58,10 @@ from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import pseudo_labels
 from ssdh.structure.whitening import Views
+from ssdh.training.collapse import collapse_statistics, have_collapsed
 from ssdh.training.head import train_head
 from ssdh.training.loop import Run
 from ssdh.training.method import Method, chosen_method
-from ssdh.training.validation import collapse_statistics, have_collapsed
 
 PROJECT = Path(__file__).resolve().parents[1]
 METHODS = ("float", "lsh", "pcah", "itq", "published", "default", "soft")

@@ -42,8 +42,8 @@ from ssdh.structure.fit import fit_pairs
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import Structure, pseudo_labels
 from ssdh.training.head import ClosedFormStep, FeatureSource
-from ssdh.training.loss import PairBatches
 from ssdh.training.optimizer import HeadOptimizer
+from ssdh.training.pairs import PairBatches
 
 Points = list[dict[str, Any]]
 BITS, QUERIES, TOP = 64, 500, 20
@@ -123,7 +123,7 @@ def training(largest: int) -> Points:
                     continue
                 matrix = np.zeros((n, n), np.int8) if way == "matrix" else None
                 pairs = PairBatches(PairLabels(values, structure, matrix), torch.device("cpu"))
-                pairs.labels.block(np.arange(2), np.arange(2))  # the unit vectors are made once
+                pairs.pair_labels.block(np.arange(2), np.arange(2))  # the unit vectors are made once
                 seconds = steps_seconds(x, pairs, batch)
                 points.append({"curve": f"batch {batch}, {way}", "n": n, "seconds": seconds})
     return points

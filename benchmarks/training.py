@@ -33,9 +33,10 @@ from ssdh.structure.thresholds import Structure
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.finetune import AugmentedImages, NetworkTrainer
 from ssdh.training.head import HeadTrainer
-from ssdh.training.loop import Run, epoch_batches
-from ssdh.training.loss import PairBatches, ssdh_loss
+from ssdh.training.loop import Run, epoch_batches, epoch_steps
+from ssdh.training.loss import weighted_loss
 from ssdh.training.optimizer import HeadOptimizer, make_optimizer
+from ssdh.training.pairs import PairBatches
 from ssdh.training.params import TrainParams
 
 IMAGES, BITS, SEED = 5000, 32, 0
@@ -80,7 +81,8 @@ def _usual_epoch(
     losses = []
     for x, index in DataLoader(data, batch_sampler=order, num_workers=workers):
         rows = index.to(device)
-        loss = ssdh_loss(model(x.to(device)), labels[rows][:, rows])
+        expected = labels[rows][:, rows].float()
+        loss = weighted_loss(model(x.to(device)), expected, expected.abs())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -100,11 +102,11 @@ class NotingTrainer(HeadTrainer):
 
 
 def our_epoch(
-    features: NDArray[np.float32], structure: PairLabels, batch: int, device: torch.device
+    features: NDArray[np.float32], pair_labels: PairLabels, batch: int, device: torch.device
 ) -> Callable[[], list[float]]:
     """One epoch of `HeadTrainer`, everything in place; returns the losses of its steps."""
     method = Published(train_params(batch_size=batch))
-    trainer = NotingTrainer(Run(method, BITS, SEED, device), features, structure)
+    trainer = NotingTrainer(Run(method, BITS, SEED, device), features, pair_labels)
     start = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
     def run() -> list[float]:
@@ -123,10 +125,10 @@ def head(device: torch.device, repeats: int) -> list[dict[str, Any]]:
     for dim in (512, 4096):
         values, matrix = sample(dim)
         features, labels = torch.from_numpy(values), torch.from_numpy(matrix).to(device)
-        structure = PairLabels(values, NOTHING, matrix)
+        pair_labels = PairLabels(values, NOTHING, matrix)
         for batch in (24, 256):
-            steps = -(-IMAGES // batch)
-            ours = our_epoch(values, structure, batch, device)
+            steps = epoch_steps(IMAGES, batch)
+            ours = our_epoch(values, pair_labels, batch, device)
 
             usual = functools.partial(usual_epoch, features, labels, batch, device)
             gap = float(np.abs(np.array(usual(0, 1)) - np.array(ours())).max())
@@ -163,7 +165,7 @@ def network(
     count = batch * steps
     rng = np.random.default_rng(0)
     labels = rng.choice(np.array([-1, 0, 1], np.int8), (count, count))
-    structure = PairLabels(rng.normal(size=(count, 2)), NOTHING, np.triu(labels) + np.triu(labels, 1).T)
+    pair_labels = PairLabels(rng.normal(size=(count, 2)), NOTHING, np.triu(labels) + np.triu(labels, 1).T)
     params = train_params(finetune=True, batch_size=batch, precision=precision, **more)
 
     def fresh() -> HashNet:
@@ -178,7 +180,7 @@ def network(
     bare_optimizer = make_optimizer([{"params": list(bare_model.parameters()), "lr": 1e-3}], params)
     images = torch.randn(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
     rows = np.arange(batch)
-    (targets, weights), *_ = PairBatches(structure, device).of([rows])
+    (targets, weights), *_ = PairBatches(pair_labels, device).of([rows])
 
     def bare() -> None:
         for _ in range(steps):
@@ -195,7 +197,7 @@ def network(
         preprocessing = Preprocessing(size, size, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         source = AugmentedImages(open_images(Path(folder)), preprocessing, np.arange(count), seed=SEED, device=device)
         frozen = np.zeros((count, dim), np.float32)
-        trainer = NetworkTrainer(Run(Published(params), BITS, SEED, device), fresh(), source, frozen, structure)
+        trainer = NetworkTrainer(Run(Published(params), BITS, SEED, device), fresh(), source, frozen, pair_labels)
 
         def ours() -> None:
             trainer.train()

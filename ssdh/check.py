@@ -8,7 +8,6 @@ from ssdh.core.cache_dir import check_home
 from ssdh.core.device import check_device, check_precision
 from ssdh.core.distributed import wanted_processes
 from ssdh.core.errors import DataError, ParameterError
-from ssdh.core.files import is_placeholder
 from ssdh.core.package import check_package
 from ssdh.core.params import (
     RECIPE_SECTIONS,
@@ -31,7 +30,7 @@ from ssdh.features.backbone import ensure_weights, feature_size, image_size, res
 from ssdh.features.embeddings import open_embeddings
 from ssdh.features.params import BackboneParams, ImageParams, ViewsParams, image_params
 from ssdh.structure.params import StructureParams
-from ssdh.training.params import OF_NEIGHBORS, TrainParams
+from ssdh.training.params import OF_NEIGHBORS, TrainParams, check_train_params
 
 KINDS: dict[str, Any] = {
     "bits": Bits,
@@ -66,6 +65,7 @@ def check(params: dict[str, Any]) -> None:
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     train: TrainParams = section(params, "train", TrainParams)
     bits: int = section(params, "bits", Bits)
+    check_train_params(train, bits)
     recipe, images = str(lookup(params, "recipe")), image_params(params, name)
     check_views(section(params, "views", ViewsParams), recipe, name, images)
     if images is None:
@@ -214,34 +214,24 @@ def read_method(recipe: str) -> None:
 
 
 def check_training(params: TrainParams, backbone: BackboneParams, images: ImageParams, bits: int) -> None:
-    """Raise ParameterError or DataError where `freeze_until`, `init_file`, `epochs` or `nested` of `train` do not fit.
+    """Raise ParameterError where `freeze_until` of `train`, DataError where its `init_file` does not fit.
 
-    Imports torch only where one of the first two is set.
+    Imports torch only where one of them is set.
     """
-    if params.nested and params.nested[-1] >= bits:
-        raise ParameterError(
-            f"train.nested must hold lengths below bits ({bits}), got {params.nested[-1]}: bits is the longest code "
-            "(params.yaml: train.nested)"
-        )
-    if not params.epochs and is_placeholder(Path(params.init_file)):
-        raise ParameterError(
-            "train.epochs 0 keeps a trained model, but train.init_file names none: name its file, or train at least "
-            "one epoch (params.yaml: train.init_file)"
-        )
     if params.finetune and params.freeze_until is not None:
         from ssdh.training.finetune import freeze
 
         layer = resolve_layer(backbone, images.weights)
         freeze(shape_of_network(backbone.arch, layer, image_size(backbone, images)), params.freeze_until)
-    if not is_placeholder(Path(params.init_file)):
-        from ssdh.hashing.model_file import check_same_backbone, initial_hashnet
+    if not params.starts_afresh:
+        from ssdh.training.init_file import check_same_backbone, initial_hashnet
 
         check_same_backbone(Path(params.init_file), backbone, images)
         layer = resolve_layer(backbone, images.weights)
         size = image_size(backbone, images)
         dim = feature_size(backbone.arch, layer, size)
         network = shape_of_network(backbone.arch, layer, size) if params.finetune else None
-        initial_hashnet(dim, bits, 0, params.init_file, network, params.power, params.head)
+        initial_hashnet(dim, bits, 0, params, network)
 
 
 def check_views(params: ViewsParams, recipe: str, dataset: str, images: ImageParams | None) -> None:
@@ -276,8 +266,8 @@ def check_training_on_embeddings(params: TrainParams, dataset: str, dim: int, bi
     """Raise ParameterError where the recipe trains on images, DataError where `train.init_file` does not fit `dim`."""
     if params.finetune:
         raise ParameterError(no_images("train.finetune", "false", dataset))
-    if not is_placeholder(Path(params.init_file)):
-        from ssdh.hashing.model_file import check_for_embeddings, initial_hashnet
+    if not params.starts_afresh:
+        from ssdh.training.init_file import check_for_embeddings, initial_hashnet
 
         check_for_embeddings(Path(params.init_file))
-        initial_hashnet(dim, bits, 0, params.init_file, None, params.power, params.head)
+        initial_hashnet(dim, bits, 0, params)

@@ -23,10 +23,11 @@ from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.params import Bits, Seed, overridden, read_recipe, validate
 from ssdh.core.split import Split
 from ssdh.structure.params import StructureParams
-from ssdh.training.params import TrainParams
+from ssdh.training.params import TrainParams, check_train_params
 
 if TYPE_CHECKING:
     from ssdh.structure.pseudo_labels import PairLabels
+    from ssdh.training.method import Method
 
 NumTrain = Annotated[int, Field(strict=True, ge=2)] | None
 SAMPLE_STREAM = 41  # of the seed's random streams
@@ -113,22 +114,18 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
         seed: int = validate(Seed, _plain(self.seed), "seed", "Hasher")
         num_train: int | None = validate(NumTrain, _plain(self.num_train), "num_train", "Hasher")
         structure, train = self._sections()
+        check_train_params(train, bits, "Hasher")
         X = self._checked(X, reset=True)
         rows = _sample(len(X), num_train, seed)
         features = _floats(X[rows])
         chosen = () if views is None else _views(views, X.shape)[:, rows]
-        method = load_method(self.recipe)
-        needed = method.views
-        if len(chosen) < needed and not method.own_view:
-            raise ParameterError(
-                f"recipe {self.recipe} compares {needed} views of each image: give their features as fit(X, views=…), "
-                f"({needed}, n, D), or choose another recipe"
-            )
+        method = load_method(self.recipe)(train)
+        method.check_crops(len(chosen), "give them as fit(X, views=…), (crops, n, D)")
         fitted = fit_recipe(features, structure, seed=seed, views=chosen)
         large = len(rows) ** 2 / 2**30 > structure.max_matrix_gib
         matrix = None if large else pseudo_labels(fitted.pairs, fitted.structure)
-        pairs = PairLabels(fitted.pairs.features, fitted.structure, matrix)
-        self._train(train, bits, seed, features, pairs, chosen)
+        pair_labels = PairLabels(fitted.pairs.features, fitted.structure, matrix)
+        self._train(method, bits, seed, features, pair_labels, chosen)
         self.structure_ = fitted.structure
         return self
 
@@ -226,37 +223,30 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     def _train(
         self,
-        params: TrainParams,
+        method: "Method",
         bits: int,
         seed: int,
         features: NDArray[np.float32],
-        pairs: "PairLabels",
+        pair_labels: "PairLabels",
         views: Any,
     ) -> None:
         from ssdh.core.device import use_device
-        from ssdh.training.head import HeadTrainer
+        from ssdh.training.collapse import WaysOut, examine_training
+        from ssdh.training.head import train_head
         from ssdh.training.loop import Run
-        from ssdh.training.method import load_method
-        from ssdh.training.validation import (
-            collapse_statistics,
-            warn_of_collapse,
-            warn_of_no_learning,
-            warn_of_saturation,
-        )
 
         device = use_device(self.device, deterministic=True)
-        run = Run(load_method(self.recipe)(params), bits, seed, device, verbose=self.verbose)
-        trainer = HeadTrainer(run, features, pairs, views=views)
-        progress = trainer.train()
-        self.model_ = trainer.model.cpu()
+        run = Run(method, bits, seed, device, verbose=self.verbose)
+        model, progress = train_head(features, pair_labels, run, views=views)
+        self.model_ = model.cpu()
         self.losses_ = np.array([loss for _, _, loss in progress.epochs])
         outputs = np.concatenate(list(self._outputs(features)))
-        statistics = collapse_statistics(outputs)
-        warn_of_saturation(outputs, "lower lr")
-        warn_of_no_learning(
-            self.losses_.tolist(), trainer.moved(), "lower weight_decay, change lr or choose another recipe"
+        ways_out = WaysOut(
+            saturation="lower lr",
+            no_learning="lower weight_decay, change lr or choose another recipe",
+            collapse="lower lr or choose another recipe",
         )
-        warn_of_collapse(statistics, len(features), bits, "lower lr or choose another recipe")
+        examine_training(run, progress, outputs, ways_out)
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:
         """X as an array (n, D) of numbers, not copied; its values are looked at block by block where they are used."""

@@ -59,11 +59,12 @@ def main() -> None:
         return fingerprint([*INPUTS, *files], settings | {"stage": "train"} | device_key(device, runtime.deterministic))
 
     with process_group(device) as rank, shared_work(rank, key) as folder:
-        pairs = open_pair_labels(STRUCTURE, read_array(PSEUDO, mode="c"), features)
+        pair_labels = open_pair_labels(STRUCTURE, read_array(PSEUDO, mode="c"), features)
         root = raw_folder(name, lookup(params, f"datasets.{name}.data"))
         source = None if images is None else open_images(IMAGES, root)
         augment: ViewsParams = section(params, "views", ViewsParams)
-        inputs = Inputs(features, source, read_split(SPLIT), pairs, read_array(LABELS), read_array(VIEWS), augment)
+        split, labels, views = read_split(SPLIT), read_array(LABELS), read_array(VIEWS)
+        inputs = Inputs(features, source, split, pair_labels, labels, views, augment)
         snapshots = Snapshots(folder, folder.name, rank)
         run = Run(method, bits, seed, device, rank, runtime.num_workers, snapshots)
         model, curves, statistics = fit(inputs, run, backbone, images)

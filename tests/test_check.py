@@ -116,6 +116,23 @@ def test_a_value_or_section_that_no_recipe_has_is_named(params: dict[str, Any], 
     assert second == "train.lr must be greater than 0, got -1 (ssdh/methods/soft.yaml: train.lr)"
 
 
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"epochs": 0}, "train.epochs 0 keeps a trained model, but train.init_file names none"),
+        ({"nested": [16, 32]}, r"train.nested must hold lengths below bits \(32\), got 32"),
+    ],
+)
+def test_training_that_does_not_fit_itself_is_named(
+    params: dict[str, Any], tmp_path: Path, train: dict[str, Any], message: str
+) -> None:
+    params["backbone"]["weights_file"] = params["train"]["init_file"] = str(tmp_path / "none.safetensors")
+    (tmp_path / "none.safetensors").touch()
+    params["train"] |= train
+    with pytest.raises(ParameterError, match=message):
+        check(params)
+
+
 def test_an_environment_that_a_later_stage_could_not_use(
     params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,14 @@ def test_the_bytes_of_codes_have_names(fitted: Hasher) -> None:
     assert set(table.dtypes) == {np.dtype(np.uint8)}
 
 
+def test_no_epochs_keep_a_given_model(fitted: Hasher, tmp_path: Path) -> None:
+    X, _ = clusters()
+    fitted.save(tmp_path / "h.safetensors")
+    kept = Hasher(bits=20, epochs=0, init_file=str(tmp_path / "h.safetensors")).fit(X)
+    np.testing.assert_array_equal(kept.transform(X), fitted.transform(X))
+    assert kept.losses_.shape == (0,)
+
+
 @pytest.mark.parametrize("shape", [(400, 24), (2, 5, 24), (2, 400, 3)])
 def test_views_of_other_rows_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"views must have the shape \(V, 400, 24\)"):
@@ -154,7 +162,9 @@ def test_the_score_is_one_where_codes_keep_all_neighbours() -> None:
         ({"num_train": "all"}, "num_train must be a valid integer, got 'all'"),
         ({"device": "cuda:99"}, "cuda"),
         ({"finetune": True}, "finetune trains a whole network"),
-        ({"recipe": "cibhash"}, "views"),
+        ({"recipe": "cibhash"}, r"2 or more random crops of each image, here are 0: give them as fit\(X, views=…\)"),
+        ({"epochs": 0}, r"epochs 0 keeps a trained model, but train.init_file names none: .*\(Hasher: train.init_file"),
+        ({"nested": [4, 8]}, r"nested must hold lengths below bits \(8\), got 8: .*\(Hasher: train.nested\)"),
     ],
 )
 def test_a_mistake_is_named(arguments: dict[str, Any], message: str) -> None:

@@ -82,8 +82,8 @@ def _weights(options: Options, device: torch.device, rank: Rank) -> list[torch.T
     preprocessing = Preprocessing(options.size, options.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     source = AugmentedImages(no_images, preprocessing, rows, seed=SEED, device=device, rank=rank)
     features = np.zeros((BATCH, dim), np.float32)
-    structure = PairLabels(features, NO_STRUCTURE)
-    trainer = NetworkTrainer(Run(method, BITS, SEED, device, rank), model, source, features, structure)
+    pair_labels = PairLabels(features, NO_STRUCTURE)
+    trainer = NetworkTrainer(Run(method, BITS, SEED, device, rank), model, source, features, pair_labels)
     rng = np.random.default_rng(0)
     targets = torch.eye(BATCH, device=device)
     for iteration in range(STEPS):

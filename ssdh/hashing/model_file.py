@@ -9,15 +9,14 @@ import torch
 from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from ssdh import __version__
 from ssdh.core.errors import DataError, ParameterError
-from ssdh.core.files import atomic_path, is_placeholder, missing_result
+from ssdh.core.files import atomic_path, missing_result
 from ssdh.core.params import Bits, Params, validate
 from ssdh.features.backbone import network_to_fill, resolve_layer, resolve_preprocessing
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
-from ssdh.hashing.network import HashNet, seeded_hashnet
+from ssdh.hashing.network import HashNet
 from ssdh.hashing.params import HeadName
 
 EMBEDDINGS = "embeddings"  # what the metadata `input` says of a model that takes them
@@ -57,8 +56,8 @@ def save_hashnet(path: Path, model: HashNet, metadata: dict[str, Any]) -> None:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if model.power:
         metadata = metadata | {"power": model.power}
-    if model.kind != "tanh":
-        metadata = metadata | {"head": model.kind}
+    if model.head_name != "tanh":
+        metadata = metadata | {"head": model.head_name}
     text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
     with atomic_path(path) as temporary:
         temporary.touch()
@@ -137,52 +136,7 @@ def load_hashnet(path: Path) -> HashNet:
     return model.eval()
 
 
-def starts_afresh(init_file: str) -> bool:
-    """Whether `train.init_file` is empty or the placeholder: training starts from fresh weights."""
-    return not init_file or is_placeholder(Path(init_file))
-
-
-def initial_hashnet(
-    dim: int,
-    bits: int,
-    seed: int,
-    init_file: str,
-    backbone: nn.Module | None = None,
-    power: float = 0.0,
-    kind: str = "tanh",
-) -> HashNet:
-    """The network that training starts from: fresh from `seed`, or the model in `train.init_file` (placeholder: none).
-
-    Raises DataError where a model from a file does not fit the features, the code length, `power`, the head's kind or
-    the backbone.
-    """
-    if starts_afresh(init_file):
-        return seeded_hashnet(dim, bits, seed, backbone, power, kind)
-    path = Path(init_file)
-    given = load_hashnet(path)
-    if (given.bits, given.dim) != (bits, dim):
-        raise DataError(
-            f"train.init_file {path} has {given.bits} bits on features of {given.dim} values, expected "
-            f"are {bits} bits on {dim}: set bits and backbone to the file's (params.yaml: train.init_file)"
-        )
-    if given.power != power:
-        raise DataError(
-            f"train.init_file {path} was trained with train.power {given.power:g}, expected is {power:g}: set "
-            f"train.power to {given.power:g} (params.yaml: train.init_file)"
-        )
-    if given.kind != kind:
-        raise DataError(
-            f"train.init_file {path} has the head {given.kind}, expected is {kind}: set train.head to {given.kind} "
-            "(params.yaml: train.init_file)"
-        )
-    if given.backbone is not None and backbone is None:
-        raise DataError(f"train.init_file {path} holds a whole network: set train.finetune to true to train it on")
-    if given.backbone is None:
-        given.backbone = backbone
-    return given.requires_grad_(True)
-
-
-# --- the file of a trained network ----------------------------------------------------------------------------------
+# --- what its metadata say ------------------------------------------------------------------------------------------
 
 
 def takes_embeddings(metadata: dict[str, Any]) -> bool:
@@ -212,38 +166,6 @@ def describe_backbone(backbone: BackboneParams, images: ImageParams) -> dict[str
     if preprocessing.interpolation != "bicubic":
         described["interpolation"] = preprocessing.interpolation
     return described
-
-
-def check_same_backbone(path: Path, backbone: BackboneParams, images: ImageParams) -> None:
-    """Raise DataError where the model at `path` (`train.init_file`) belongs to another frozen network than the given.
-
-    Of a whole network the preprocessing must be the same too. What the file does not say is not compared.
-    """
-    metadata = read_metadata(path)
-    if takes_embeddings(metadata):
-        raise DataError(
-            f"train.init_file {path} was trained on embeddings, not on images (params.yaml: train.init_file)"
-        )
-    expected = describe_backbone(backbone, images)
-    places = {"arch": "backbone.arch", "layer": "backbone.layer", "weights": "datasets.<dataset>.images.weights"}
-    if metadata["has_backbone"]:
-        places |= {name: f"datasets.<dataset>.images.{name}" for name in ("size", "mean", "std")}
-    else:
-        places["backbone_precision"] = "backbone.precision"  # of the features that it was trained on
-    for name, place in places.items():
-        if name in metadata and metadata[name] != expected[name]:
-            raise DataError(
-                f"train.init_file {path} was trained with {name} {metadata[name]}, expected is {expected[name]}: set "
-                f"{place} to the file's (params.yaml: train.init_file)"
-            )
-
-
-def check_for_embeddings(path: Path) -> None:
-    """Raise DataError where the model at `path` (`train.init_file`) was trained on images."""
-    if not takes_embeddings(read_metadata(path)):
-        raise DataError(
-            f"train.init_file {path} was trained on images, not on embeddings (params.yaml: train.init_file)"
-        )
 
 
 def model_preprocessing(metadata: dict[str, Any]) -> Preprocessing:

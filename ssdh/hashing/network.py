@@ -30,7 +30,7 @@ class HashNet(nn.Module):
     (n, D), or None. `power` p > 0: features become sign(φ)·|φ|^p at unit length. `center` (D,) is subtracted from them:
     their train mean, or zeros; `scale` () multiplies what is left.
 
-    kind, the head: tanh (one linear layer, outputs in (−1, 1)), linear (the same without tanh), mlp (D-1024-ReLU-K),
+    head: tanh (one linear layer, outputs in (−1, 1)), linear (the same without tanh), mlp (D-1024-ReLU-K),
     mlp_bn (D-D-ReLU-K, batch normalisation), gelu_bn (D-D-GELU-K, batch normalisation).
     """
 
@@ -38,17 +38,17 @@ class HashNet(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, dim: int, bits: int, backbone: nn.Module | None = None, power: float = 0.0, kind: str = "tanh"
+        self, dim: int, bits: int, backbone: nn.Module | None = None, power: float = 0.0, head: str = "tanh"
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.power = power
-        self.kind = kind
+        self.head_name = head
         self.register_buffer("center", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(()))
-        width, self.hidden = HIDDEN[kind](dim) if kind in HIDDEN else (dim, nn.Identity())
+        width, self.hidden = HIDDEN[head](dim) if head in HIDDEN else (dim, nn.Identity())
         self.hash = nn.Linear(width, bits)
-        self.norm = nn.BatchNorm1d(bits) if kind.endswith("_bn") else nn.Identity()
+        self.norm = nn.BatchNorm1d(bits) if head.endswith("_bn") else nn.Identity()
 
     @property
     def dim(self) -> int:
@@ -69,7 +69,7 @@ class HashNet(nn.Module):
     def head(self, prepared: Tensor) -> Tensor:
         """Outputs (n, K) of prepared features (n, D)."""
         outputs: Tensor = self.norm(self.hash(self.hidden(prepared)))
-        return torch.tanh(outputs) if self.kind == "tanh" else outputs
+        return torch.tanh(outputs) if self.head_name == "tanh" else outputs
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters of the head, without the backbone's."""
@@ -122,12 +122,12 @@ class HashNet(nn.Module):
 
 
 def seeded_hashnet(
-    dim: int, bits: int, seed: int, backbone: nn.Module | None = None, power: float = 0.0, kind: str = "tanh"
+    dim: int, bits: int, seed: int, backbone: nn.Module | None = None, power: float = 0.0, head: str = "tanh"
 ) -> HashNet:
     """A network whose head has PyTorch's usual initial weights, drawn from `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HashNet(dim, bits, backbone, power, kind)
+        return HashNet(dim, bits, backbone, power, head)
 
 
 @torch.no_grad()

@@ -134,7 +134,6 @@ def stable_average_precisions(
     bits: int,
     topk: int | None = None,
     counts: DistanceCounts | None = None,
-    threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Average precision where items at equal distance keep the database's order; float64 (q,).
 
@@ -159,7 +158,7 @@ def stable_average_precisions(
             if len(ranks):
                 result[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
 
-    _each_core(rank, np.arange(pairs.num_queries), threads)
+    _each_core(rank, np.arange(pairs.num_queries))
     return result
 
 
@@ -257,7 +256,7 @@ class _Block:
         return np.bincount(self.key, minlength=2 * (self.pairs.bits + 1))
 
 
-def _each_core(work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64], threads: int | None) -> None:
+def _each_core(work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64], threads: int | None = None) -> None:
     """Share `rows` out to one thread a core (numpy releases the interpreter's lock in most of its loops)."""
     shares = [share for share in np.array_split(rows, threads or num_cores()) if len(share)]
     with ThreadPoolExecutor(max(len(shares), 1)) as pool:

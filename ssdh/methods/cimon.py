@@ -28,7 +28,7 @@ class CIMON(Method):
 
     views = 2
 
-    def prepare(self, features: Tensor, views: Sequence[Tensor], structure: PairLabels) -> None:
+    def prepare(self, features: Tensor, views: Sequence[Tensor], pair_labels: PairLabels) -> None:
         """The distribution of the distances, and a cluster of each image."""
         from sklearn.cluster import KMeans
 

@@ -22,7 +22,7 @@ UNCONNECTED = 1e-6  # of rounding, beside a diagonal of 1 and more
 class MLS3RDUH(Method):
     """mean_ij log cosh(h_iᵀh_j / K − S_ij)."""
 
-    def prepare(self, features: Tensor, views: Sequence[Tensor], structure: PairLabels) -> None:
+    def prepare(self, features: Tensor, views: Sequence[Tensor], pair_labels: PairLabels) -> None:
         """S of all pairs from the features (n, D); the shares of neighbours and α are `train.loss`."""
         similarity = cosines(features)  # (n, n)
         n, values = len(features), self.params.loss

@@ -26,9 +26,9 @@ from ssdh.features.params import AugmentParams, Preprocessing
 from ssdh.hashing.network import HashNet
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.loop import Rows, Run, Trainer
-from ssdh.training.loss import FeatureCosines
 from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import make_optimizer
+from ssdh.training.pairs import FeatureCosines
 
 
 def freeze(backbone: nn.Module, until: str | None) -> None:
@@ -73,12 +73,11 @@ class AugmentedImages:
         device: torch.device,
         workers: int = 0,
         rank: Rank = Rank(),  # noqa: B008 (immutable)
-        dtype: torch.dtype = torch.float32,
         views: int = 1,
         augment: AugmentParams = CROPS,
     ) -> None:
         self.augmentation = Augmentation(images, preprocessing, workers=workers, device=device)
-        self.rows, self.seed, self.rank, self.dtype = rows, seed, rank, dtype
+        self.rows, self.seed, self.rank = rows, seed, rank
         self.views, self.augment = views, augment
 
     def __len__(self) -> int:
@@ -92,7 +91,7 @@ class AugmentedImages:
         images = self.augmentation.batches([(rows, draw_row) for rows in own for draw_row in draws])
         for _ in own:
             views = itertools.islice(images, self.views)
-            yield [view.to(self.dtype).contiguous(memory_format=torch.channels_last) for view in views]
+            yield [view.contiguous(memory_format=torch.channels_last) for view in views]
 
     def _draw(self, epoch: int, view: int, row: int) -> Draw:
         return draw((self.seed, epoch, row, view), self.augment)
@@ -110,13 +109,13 @@ class NetworkTrainer(Trainer):
         model: HashNet,
         images: AugmentedImages,
         features: NDArray[np.floating[Any]],
-        structure: PairLabels,
+        pair_labels: PairLabels,
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         params = run.params
         if run.rank.count > 1 and not isinstance(model.norm, nn.Identity):
             raise ParameterError(
-                f"train.head {model.kind} normalises over the batch, which one process must hold: set "
+                f"train.head {model.head_name} normalises over the batch, which one process must hold: set "
                 "runtime.processes to 1 (params.yaml: runtime.processes)"
             )
         backbone = model.backbone
@@ -124,7 +123,7 @@ class NetworkTrainer(Trainer):
         exact_pooling(backbone)
         freeze(backbone, params.freeze_until)
         model = model.to(run.device).to(memory_format=torch.channels_last)
-        super().__init__(run, model, len(images), structure, validate)
+        super().__init__(run, model, len(images), pair_labels, validate)
         self.images = images
         groups = [{"params": model.head_parameters(), "lr": params.lr}]
         body = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
@@ -134,7 +133,7 @@ class NetworkTrainer(Trainer):
         self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
         with torch.no_grad():
             self.features = model.prepared(torch.from_numpy(features).to(run.device, run.dtype))  # (n, D)
-        run.method.prepare(self.features, [], structure)
+        run.method.prepare(self.features, [], pair_labels)
         self.dropouts = share_dropout(model)
         training_mode(model)
         network: nn.Module = model

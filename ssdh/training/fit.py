@@ -18,20 +18,14 @@ from ssdh.features.forward import image_blocks
 from ssdh.features.images import ImageSource
 from ssdh.features.params import AugmentParams, BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.encoder import feature_blocks
-from ssdh.hashing.model_file import check_for_embeddings, check_same_backbone, initial_hashnet, starts_afresh
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
-from ssdh.training.head import HeadTrainer, trains_without_views
+from ssdh.training.collapse import WaysOut, examine_training
+from ssdh.training.head import train_head
+from ssdh.training.init_file import check_for_embeddings, check_same_backbone, initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
 from ssdh.training.params import TrainParams
-from ssdh.training.validation import (
-    collapse_statistics,
-    draw_validation,
-    validation_map,
-    warn_of_collapse,
-    warn_of_no_learning,
-    warn_of_saturation,
-)
+from ssdh.training.validation import draw_validation, validation_map
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class Inputs:
     features: NDArray[Any]
     images: ImageSource | None
     split: Split
-    pairs: PairLabels
+    pair_labels: PairLabels
     labels: NDArray[np.uint8]
     views: NDArray[np.floating[Any]]
     augment: AugmentParams
@@ -87,10 +81,10 @@ def fit(
 
     No epochs leave the network of `train.init_file` as it is.
 
-    Raises DataError where `train.init_file` or the views do not fit.
+    Raises DataError where `train.init_file`, ParameterError where the views do not fit.
     """
     params = run.params
-    if not starts_afresh(params.init_file):
+    if not params.starts_afresh:
         if images is None:
             check_for_embeddings(Path(params.init_file))
         else:
@@ -101,30 +95,31 @@ def fit(
         if params.finetune:
             assert images is not None  # `check` refuses embeddings
             trainer, outputs = _network_trainer(inputs, run, backbone, images)
+            model, progress = trainer.model, trainer.train()
         else:
             outputs = Outputs(inputs, run)
             features = np.asarray(take_rows(inputs.features, inputs.split.train), np.float32)
-            trainer = HeadTrainer(run, features, inputs.pairs, views=inputs.views, validate=outputs.validation())
-        progress = trainer.train()
+            model, progress = train_head(
+                features, inputs.pair_labels, run, views=inputs.views, validate=outputs.validation()
+            )
     if not run.rank.first:
-        return trainer.model, progress, {}
-    of_train = outputs(trainer.model, inputs.split.train)
-    statistics = collapse_statistics(of_train)
-    warn_of_saturation(of_train, "lower train.lr (params.yaml: train.lr)")
-    if starts_afresh(params.init_file):
-        losses = [loss for _, _, loss in progress.epochs]
-        other = "lower train.weight_decay, change train.lr or choose another recipe (params.yaml: train)"
-        warn_of_no_learning(losses, trainer.moved(), other)
-    warn_of_collapse(statistics, len(inputs.split.train), run.bits, _way_out_of_collapse(params))
-    return trainer.model, progress, statistics
+        return model, progress, {}
+    statistics = examine_training(run, progress, outputs(model, inputs.split.train), _ways_out(params))
+    return model, progress, statistics
 
 
-def _way_out_of_collapse(params: TrainParams) -> str:
+def _ways_out(params: TrainParams) -> WaysOut:
     if params.finetune:
-        return "lower train.lr_backbone or train.lr"
-    if not params.centre:
-        return "features may share a large mean: set train.centre to true or choose another recipe"
-    return "lower train.lr or choose another recipe"
+        collapse = "lower train.lr_backbone or train.lr"
+    elif not params.centre:
+        collapse = "features may share a large mean: set train.centre to true or choose another recipe"
+    else:
+        collapse = "lower train.lr or choose another recipe"
+    return WaysOut(
+        saturation="lower train.lr (params.yaml: train.lr)",
+        no_learning="lower train.weight_decay, change train.lr or choose another recipe (params.yaml: train)",
+        collapse=collapse,
+    )
 
 
 def _network_trainer(
@@ -137,12 +132,12 @@ def _network_trainer(
 
     assert inputs.images is not None
     params, rows = run.params, inputs.split.train
-    taken = 0 if trains_without_views(run.method, len(inputs.views)) else run.method.views
+    taken = run.method.views_taken(len(inputs.views))
     frozen = load_backbone(backbone, images)
     outputs = Outputs(inputs, run, frozen.preprocessing)
     features = take_rows(inputs.features, rows)
-    model = initial_hashnet(frozen.dim, run.bits, run.seed, params.init_file, frozen.module, params.power, params.head)
-    if params.centre and starts_afresh(params.init_file):
+    model = initial_hashnet(frozen.dim, run.bits, run.seed, params, frozen.module)
+    if params.centre and params.starts_afresh:
         centre(model, torch.from_numpy(features))
     crops = AugmentedImages(
         inputs.images,
@@ -155,4 +150,4 @@ def _network_trainer(
         views=max(1, taken),
         augment=inputs.augment if taken else CROPS,
     )
-    return NetworkTrainer(run, model, crops, features, inputs.pairs, outputs.validation()), outputs
+    return NetworkTrainer(run, model, crops, features, inputs.pair_labels, outputs.validation()), outputs

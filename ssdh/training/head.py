@@ -15,16 +15,16 @@ from torch import Tensor
 
 from ssdh.core.device import threads, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, all_reduce, share
-from ssdh.core.errors import DataError
 from ssdh.core.runtime import share_out
-from ssdh.hashing.model_file import initial_hashnet, starts_afresh
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.whitening import Views
+from ssdh.training.init_file import initial_hashnet
 from ssdh.training.loop import Progress, Rows, Run, Trainer
-from ssdh.training.loss import FeatureCosines, PairLoss
-from ssdh.training.method import NO_PAIRS, Batch, Method, batch_loss
+from ssdh.training.loss import PairLoss
+from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import HeadOptimizer
+from ssdh.training.pairs import FeatureCosines
 
 GATHERED = 2**18  # feature values looked up at once, 1 MB: they stay in a core's cache for several small batches
 LONG_SUM = 2**12  # terms from which a single sum in float32 loses digits
@@ -132,25 +132,24 @@ class HeadTrainer(Trainer):
         self,
         run: Run,
         features: NDArray[np.floating[Any]],
-        structure: PairLabels,
+        pair_labels: PairLabels,
         *,
         views: Views = (),
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         params, method = run.params, run.method
-        self.taken = views_taken(method, len(views))
-        model = initial_hashnet(
-            features.shape[1], run.bits, run.seed, params.init_file, power=params.power, kind=params.head
-        )
+        method.check_crops(len(views))
+        self.taken = method.views_taken(len(views))
+        model = initial_hashnet(features.shape[1], run.bits, run.seed, params)
         model = model.to(run.device, run.dtype)
-        super().__init__(run, model, len(features), structure, validate)
+        super().__init__(run, model, len(features), pair_labels, validate)
         values = torch.from_numpy(features).to(run.device, run.dtype)
-        if params.centre and starts_afresh(params.init_file):
+        if params.centre and params.starts_afresh:
             centre(model, values)
         self.features = model.prepared(values)  # (n, D)
         crops = (torch.from_numpy(np.array(view)).to(run.device, run.dtype) for view in views)
         self.views = [self.features] * method.own_view + [model.prepared(crop) for crop in crops]
-        method.prepare(self.features, self.views, structure)
+        method.prepare(self.features, self.views, pair_labels)
         self.closed: ClosedFormStep | None = None
         self.cosines = FeatureCosines(features, run.device, run.dtype) if params.neighbor_weight else None
         plain = not (self.taken or params.neighbor_weight or params.nested)
@@ -204,29 +203,9 @@ def view_numbers(epoch: int, taken: int, count: int) -> list[int]:
     return [(epoch * taken + number) % count for number in range(taken)]
 
 
-def trains_without_views(method: Method, count: int) -> bool:
-    """Whether a method that counts an image's own features among its views has no crops beside them."""
-    return method.own_view and not count
-
-
-def views_taken(method: Method, count: int) -> int:
-    """How many views a step takes of each image, of `count` crops; 0: its features as they are.
-
-    Raises DataError for a method that takes more than there are, unless it trains without.
-    """
-    if trains_without_views(method, count):
-        return 0
-    if method.views > count + method.own_view:
-        raise DataError(
-            f"recipe {type(method).__module__.rpartition('.')[2]} takes {method.views} views of each train image, "
-            f"features/views.npy has {count}: set views.count to {method.views} or more, or choose another recipe"
-        )
-    return method.views
-
-
 def train_head(
     features: NDArray[np.floating[Any]],
-    structure: PairLabels,
+    pair_labels: PairLabels,
     run: Run,
     *,
     views: Views = (),
@@ -234,8 +213,8 @@ def train_head(
 ) -> tuple[HashNet, Progress]:
     """Train the hash layer on features (n, D) of the train images; returns the network and its curves.
 
-    structure: pseudo-labels of the n images; views: (V, n, D) features of their crops, for methods that take some.
+    pair_labels: pseudo-labels of the n images; views: (V, n, D) features of their crops, for methods that take some.
     """
-    trainer = HeadTrainer(run, features, structure, views=views, validate=validate)
+    trainer = HeadTrainer(run, features, pair_labels, views=views, validate=validate)
     progress = trainer.train()
     return trainer.model, progress

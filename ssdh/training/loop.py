@@ -23,9 +23,9 @@ from ssdh.core.errors import SSDHError
 from ssdh.hashing.network import HashNet
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.checkpoint import Snapshots
-from ssdh.training.loss import PairBatches
 from ssdh.training.method import NO_PAIRS, Method
 from ssdh.training.optimizer import Optimizer, learning_rate_factor
+from ssdh.training.pairs import PairBatches
 from ssdh.training.params import TrainParams
 
 ORDER_STREAM = 11  # of the seed's random streams
@@ -65,6 +65,7 @@ class Progress:
     losses: list[Tensor] = field(default_factory=list)  # of the steps of the present epoch, scalars on the device
     epochs: list[tuple[int, int, float]] = field(default_factory=list)  # (epoch, iteration, mean loss)
     validation: list[tuple[int, float]] = field(default_factory=list)  # (iteration, mAP)
+    moved: float = 0.0  # how far training took the hash layer's weights, as a share of their length
 
     def end_epoch(self, epoch: int) -> None:
         """Note the mean loss of the epoch's steps; raises SSDHError where it is no longer a finite number."""
@@ -81,7 +82,7 @@ class Progress:
 class Trainer(ABC):
     """Trains `model` in place on `count` images; a subclass reads the inputs of the batches and takes the step.
 
-    structure: pseudo-labels of the train images, looked up for methods that ask for pairs.
+    pair_labels: pseudo-labels of the train images, looked up for methods that ask for pairs.
     """
 
     optimizer: Optimizer
@@ -91,7 +92,7 @@ class Trainer(ABC):
         run: Run,
         model: HashNet,
         count: int,
-        structure: PairLabels,
+        pair_labels: PairLabels,
         validate: Callable[[HashNet], float] | None = None,
     ) -> None:
         self.run, self.model, self.count, self.validate = run, model, count, validate
@@ -100,7 +101,7 @@ class Trainer(ABC):
         self.pairs: PairBatches | None = None
         if run.method.pairs:
             self.pairs = PairBatches(
-                structure,
+                pair_labels,
                 run.device,
                 unknown_weight=params.unknown_weight,
                 target=params.target,
@@ -122,7 +123,7 @@ class Trainer(ABC):
         """Train for `train.epochs`, from the last snapshot if one fits; returns the curves."""
         run, params = self.run, self.run.params
         progress = self._restore()
-        steps = -(-self.count // params.batch_size)  # of an epoch; the last batch may be smaller
+        steps = epoch_steps(self.count, params.batch_size)
         if params.batch_size > max(self.count, LARGEST_BATCH) and run.rank.first:
             logger.warning(
                 "train.batch_size {:,} is more than the {:,} train images: each epoch is one step (params.yaml: "
@@ -157,10 +158,10 @@ class Trainer(ABC):
         if run.snapshots:
             run.snapshots.finish()
         self.model.eval()
+        progress.moved = self._moved()
         return progress
 
-    def moved(self) -> float:
-        """How far the hash layer's weights are from where training began, as a share of their length."""
+    def _moved(self) -> float:
         change = torch.linalg.norm(self.model.hash.weight.detach().cpu().float() - self._drawn.float())
         return float(change / torch.linalg.norm(self._drawn.float()).clamp_min(1e-30))
 
@@ -187,9 +188,22 @@ class Trainer(ABC):
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """The batches of an epoch: all train-image numbers once, in the order that (seed, epoch) gives."""
+    """The batches of an epoch: all train-image numbers once, in the order that (seed, epoch) gives.
+
+    The last batch may be smaller. An image that would be one of its own joins the batch before: alone it has no pairs,
+    nor statistics that a head could be normalised by.
+    """
     order: Rows = np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(count).astype(np.int64)
-    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    return np.split(order, range(batch_size, epoch_steps(count, batch_size) * batch_size, batch_size))
+
+
+def epoch_steps(count: int, batch_size: int) -> int:
+    """The number of batches of an epoch, for batches of at least two.
+
+    >>> [epoch_steps(count, 12) for count in (24, 25, 26)]
+    [2, 2, 3]
+    """
+    return max(1, -(-(count - 1) // batch_size))
 
 
 def _due(interval: int, iteration: int) -> bool:

@@ -61,11 +61,26 @@ class Method(ABC):
     def __init__(self, params: TrainParams) -> None:
         self.params = params
 
-    def prepare(self, features: Tensor, views: Sequence[Tensor], structure: PairLabels) -> None:  # noqa: B027
+    @classmethod
+    def views_taken(cls, crops: int) -> int:
+        """How many views a step takes of each image where there are `crops` of it; 0: its features as they are."""
+        return 0 if cls.own_view and not crops else cls.views
+
+    @classmethod
+    def check_crops(cls, crops: int, way_out: str = "set views.count so") -> None:
+        """Raise ParameterError where a step takes more views than `crops` features of crops and the image's own."""
+        if cls.views_taken(crops) > crops + cls.own_view:
+            recipe, needed = cls.__module__.rpartition(".")[2], cls.views - cls.own_view
+            raise ParameterError(
+                f"recipe {recipe} compares features of {needed} or more random crops of each image, here are {crops}: "
+                f"{way_out}, or choose another recipe"
+            )
+
+    def prepare(self, features: Tensor, views: Sequence[Tensor], pair_labels: PairLabels) -> None:  # noqa: B027
         """Compute once, before training, what the loss needs of all n train images; nothing by default.
 
         features: (n, D) as in `Batch`; views: (n, D) of random crops, none where the whole network is trained;
-        structure: pseudo-labels and affinities of any pairs of the n images.
+        pair_labels: pseudo-labels and affinities of any pairs of the n images.
         """
 
     @abstractmethod

@@ -1,9 +1,12 @@
 """The parameters of training; apart from `ssdh.training.loop`, so that they can be checked without torch."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
+from ssdh.core.errors import ParameterError
+from ssdh.core.files import is_placeholder
 from ssdh.core.params import Bits, Params
 from ssdh.hashing.params import HeadName
 
@@ -70,3 +73,25 @@ class TrainParams(Params):
             if not least <= value <= most:
                 raise ValueError(f"must hold {name} from {least:g} to {most:g}")
         return loss
+
+    @property
+    def starts_afresh(self) -> bool:
+        """Whether `init_file` is empty or the placeholder: training starts from fresh weights."""
+        return not self.init_file or is_placeholder(Path(self.init_file))
+
+
+def check_train_params(params: TrainParams, bits: int, source: str = "params.yaml") -> None:
+    """Raise ParameterError where `nested` does not fit codes of `bits` bits, or `epochs` 0 has no model to keep.
+
+    source: where the values come from, for the message.
+    """
+    if params.nested and params.nested[-1] >= bits:
+        raise ParameterError(
+            f"train.nested must hold lengths below bits ({bits}), got {params.nested[-1]}: bits is the longest code "
+            f"({source}: train.nested)"
+        )
+    if not params.epochs and params.starts_afresh:
+        raise ParameterError(
+            "train.epochs 0 keeps a trained model, but train.init_file names none: name its file, or train at least "
+            f"one epoch ({source}: train.init_file)"
+        )

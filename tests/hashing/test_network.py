@@ -16,7 +16,6 @@ from ssdh.hashing import network
 from ssdh.hashing.encoder import load_encoder
 from ssdh.hashing.model_file import (
     describe_backbone,
-    initial_hashnet,
     load_hashnet,
     model_preprocessing,
     read_metadata,
@@ -31,7 +30,7 @@ METADATA: dict[str, Any] = {"bits": 12, "arch": "squeezenet1_1", "layer": "penul
 def test_every_head_has_a_name_and_every_name_its_layers() -> None:
     assert set(get_args(HeadName)) == {"tanh", "linear", *network.HIDDEN}
     for name in get_args(HeadName):
-        assert HashNet(6, 4, kind=name).eval()(torch.ones(2, 6)).shape == (2, 4)
+        assert HashNet(6, 4, head=name).eval()(torch.ones(2, 6)).shape == (2, 4)
 
 
 def test_outputs_by_hand() -> None:
@@ -124,25 +123,6 @@ def test_broken_files(tmp_path: Path) -> None:
     save_hashnet(path, model, METADATA | {"arch": "resnet18"})
     with pytest.raises(DataError, match="does not fit its own metadata"):
         load_hashnet(path)
-
-
-def test_start_from_a_model(tmp_path: Path) -> None:
-    empty, path = tmp_path / "none.safetensors", tmp_path / "model.safetensors"
-    empty.touch()
-    given = seeded_hashnet(6, 12, 5)
-    given.center.fill_(2)
-    save_hashnet(path, given, METADATA)
-    assert torch.equal(initial_hashnet(6, 12, 1, str(empty)).hash.weight, seeded_hashnet(6, 12, 1).hash.weight)
-    result = initial_hashnet(6, 12, 1, str(path))
-    assert torch.equal(result.hash.weight, given.hash.weight)
-    assert torch.equal(result.center, given.center)
-    with pytest.raises(DataError, match="has 12 bits on features of 6 values, expected are 16 bits on 6"):
-        initial_hashnet(6, 16, 1, str(path))
-    with pytest.raises(DataError, match=r"gone.safetensors does not exist"):
-        initial_hashnet(6, 12, 1, str(tmp_path / "gone.safetensors"))
-    save_hashnet(path, seeded_hashnet(512, 12, 0, build_network("squeezenet1_1", "penultimate", 32)), METADATA)
-    with pytest.raises(DataError, match=r"holds a whole network: set train.finetune to true"):
-        initial_hashnet(512, 12, 1, str(path))
 
 
 @pytest.mark.parametrize("power", [0.0, 0.7])

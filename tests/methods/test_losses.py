@@ -35,8 +35,8 @@ class Case:
         self.views = [self.features + 0.2 * rng.normal(size=(N, D)) for _ in range(2)]
         self.all_outputs = [np.tanh(rng.normal(size=(N, K))), np.tanh(rng.normal(size=(N, K)))]
         self.method = method_of(name, **OF_FEW_IMAGES.get(name, {}))
-        structure = PairLabels(self.features, Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0))
-        self.method.prepare(torch.from_numpy(self.features), list(map(torch.from_numpy, self.views)), structure)
+        pair_labels = PairLabels(self.features, Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0))
+        self.method.prepare(torch.from_numpy(self.features), list(map(torch.from_numpy, self.views)), pair_labels)
         self.rows = rng.permutation(N)[:B] if rows is None else rows
         self.outputs = [h[self.rows] for h in self.all_outputs][: max(1, self.method.views)]
         self.x = self.features[self.rows]

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from ssdh.check import check_parameters, check_training
+from ssdh.check import check_parameters
 from ssdh.core.errors import ParameterError
 from ssdh.core.params import read_params, read_recipe, section
-from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.hashing.codes import sign_codes
 from ssdh.structure.fit import fit_recipe
 from ssdh.structure.params import StructureParams
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import HeadTrainer, train_head
 from ssdh.training.loop import Run
-from ssdh.training.loss import FeatureCosines, neighbor_loss
+from ssdh.training.loss import neighbor_loss
 from ssdh.training.method import Batch, batch_loss, load_method
-from ssdh.training.params import TrainParams
+from ssdh.training.pairs import FeatureCosines
+from ssdh.training.params import TrainParams, check_train_params
 from tests.methods import references as ref
 
 B, D, K = 9, 5, 8
@@ -149,7 +149,5 @@ def test_what_does_not_fit_is_one_line(project: Path) -> None:
     chosen = with_train("manifold", nested=[16, 32])
     check_parameters(chosen)
     train: TrainParams = section(chosen, "train", TrainParams)
-    backbone: BackboneParams = section(params, "backbone", BackboneParams)
-    images: ImageParams = section(params, "datasets.digits.images", ImageParams)
     with pytest.raises(ParameterError, match=r"^train\.nested must hold lengths below bits \(32\), got 32"):
-        check_training(train, backbone, images, 32)
+        check_train_params(train, 32)

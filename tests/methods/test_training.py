@@ -67,8 +67,8 @@ def trained(name: str, blobs: Any, tmp_path: Path, **more: Any) -> tuple[HashNet
     structure = StructureParams(**(recipe["structure"] | few))
     chosen = views if method.views else ()
     fitted = fit_recipe(features[:TRAIN], structure, seed=0, views=chosen)
-    pairs = PairLabels(fitted.pairs.features, fitted.structure)
-    return train_head(features[:TRAIN], pairs, Run(method, K, 0), views=chosen)[0], method
+    pair_labels = PairLabels(fitted.pairs.features, fitted.structure)
+    return train_head(features[:TRAIN], pair_labels, Run(method, K, 0), views=chosen)[0], method
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -84,23 +84,24 @@ def test_codes_of_separated_gaussians_are_near_perfect(name: str, blobs: Any, tm
 @pytest.mark.parametrize("name", ["greedyhash", "sdc", "cibhash", "crovca"])
 def test_a_head_is_the_same_after_it_was_saved(name: str, blobs: Any, tmp_path: Path) -> None:
     model, method = trained(name, blobs, tmp_path, epochs=2)
-    assert model.kind == method.params.head != "tanh"
+    assert model.head_name == method.params.head != "tanh"
     save_hashnet(tmp_path / "model.safetensors", model, {"bits": K})
     again = load_hashnet(tmp_path / "model.safetensors")
-    assert (again.kind, again.bits, again.dim) == (model.kind, K, D)
+    assert (again.head_name, again.bits, again.dim) == (model.head_name, K, D)
     features = torch.from_numpy(blobs[0])
     assert torch.equal(again(features), model(features))
     torch.testing.assert_close(again(features[:3]), model(features)[:3])  # no statistic of the batch at hand
     other = {"epochs": 1, "init_file": str(tmp_path / "model.safetensors"), "head": "linear"}
-    if model.kind != "linear":
-        with pytest.raises(DataError, match=rf"has the head {model.kind}, expected is linear: set train.head"):
+    if model.head_name != "linear":
+        with pytest.raises(DataError, match=rf"has the head {model.head_name}, expected is linear: set train.head"):
             trained(name, blobs, tmp_path, **other)
 
 
 def test_a_method_without_its_views_is_refused(blobs: Any, tmp_path: Path) -> None:
     features, labels, views = blobs
     for few in (views[:0], views[:1]):
-        with pytest.raises(DataError, match=r"recipe cibhash takes 2 views .* has [01]: set views.count to 2 or more"):
+        message = rf"cibhash compares features of 2 or more random crops .* here are {len(few)}: set views.count so, or"
+        with pytest.raises(ParameterError, match=message):
             trained("cibhash", (features, labels, few), tmp_path)
 
 
@@ -113,17 +114,24 @@ def test_without_views_a_method_with_its_own_view_trains_as_the_one_without(blob
     assert not torch.equal(one["hash.weight"], plain["hash.weight"])
 
 
-@pytest.mark.parametrize("name", ["greedyhash", "crovca"])
-def test_the_whole_network_trains_with_the_same_file(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["crovca", "sdc"])
+def test_an_image_that_a_batch_of_others_leaves_over_trains_too(name: str, blobs: Any, tmp_path: Path) -> None:
+    """A head with batch normalisation has no statistics of one image, SDC's loss no pairs of it."""
+    model, _ = trained(name, blobs, tmp_path, epochs=1, batch_size=TRAIN - 1)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(("name", "count"), [("greedyhash", 24), ("crovca", 24), ("crovca", 25)])
+def test_the_whole_network_trains_with_the_same_file(name: str, count: int, tmp_path: Path) -> None:
     """Two views come from images; the statistics of the head's normalisation are learned, the backbone's stay."""
-    write_array(tmp_path / "images.npy", tiny_images()[0][:24])
+    write_array(tmp_path / "images.npy", tiny_images()[0][:count])
     write_csv(tmp_path / "manifest.csv", ("row", "path", "sha256"), [])
     values = read_recipe(name)["train"] | {"init_file": "none", "epochs": 2, "batch_size": 8, "power": 0.0}
     method = load_method(name)(TrainParams(**values))
     source = AugmentedImages(
         open_images(tmp_path),
         Preprocessing(16, 16, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2)),
-        np.arange(24),
+        np.arange(count),
         seed=0,
         device=torch.device("cpu"),
         views=max(1, method.views),
@@ -132,8 +140,8 @@ def test_the_whole_network_trains_with_the_same_file(name: str, tmp_path: Path) 
     views = next(iter(source.batches([np.arange(8)], 0)))
     assert [tuple(view.shape) for view in views] == [(8, 3, 16, 16)] * len(views)
     assert len(views) == 1 or not torch.equal(*views)
-    features = np.random.default_rng(0).normal(size=(24, 16)).astype(np.float32)
-    network = seeded_hashnet(16, K, 0, Backbone(), kind=method.params.head)
+    features = np.random.default_rng(0).normal(size=(count, 16)).astype(np.float32)
+    network = seeded_hashnet(16, K, 0, Backbone(), head=method.params.head)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     trainer = NetworkTrainer(Run(method, K, 0), network, source, features, PairLabels(features, NO_STRUCTURE))
     progress = trainer.train()

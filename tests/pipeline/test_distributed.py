@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same weights, the same files; a rank that dies ends the run."""
+"""Several processes do what one does: the same weights, the same files; a rank that dies ends the run."""
 
 import subprocess
 import sys
@@ -22,35 +22,35 @@ from tests.helpers.tiny import (
 
 pytestmark = pytest.mark.long
 
-LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders of the weights that one process and that two processes trained."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    """Folders of the weights that one process and that three processes trained."""
+    one, three = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("three")
     subprocess.run(
-        [sys.executable, *LAUNCH, "-m", "tests.helpers.distributed_worker", str(two)],
+        [sys.executable, *LAUNCH, "3", "-m", "tests.helpers.distributed_worker", str(three)],
         check=True,
-        env=environment(two),
+        env=environment(three),
         cwd=PROJECT,
     )
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     main(one)
     torch.set_num_threads(before)
-    return one, two
+    return one, three
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_give_the_weights_of_one(weights: tuple[Path, Path], case: str) -> None:
-    one, two = (torch.load(folder / f"{case}.pt", weights_only=True) for folder in weights)
+def test_three_processes_give_the_weights_of_one(weights: tuple[Path, Path], case: str) -> None:
+    one, three = (torch.load(folder / f"{case}.pt", weights_only=True) for folder in weights)
     tolerance = 1e-10 if case.endswith("64") else 1e-5  # after 20 steps
-    assert one.keys() == two.keys()
+    assert one.keys() == three.keys()
     for name, value in one.items():
         if value.is_floating_point():
             torch.testing.assert_close(
-                two[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+                three[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 
@@ -105,7 +105,7 @@ def test_stages_in_two_processes(alone: Path, tmp_path: Path) -> None:
 def test_torchrun_itself_starts_a_stage(alone: Path, tmp_path: Path) -> None:
     folder = copy_tiny(alone, tmp_path / "run")
     (folder / "models/codes.npy").unlink()
-    done = start_stage(folder, tmp_path / "home", [*LAUNCH, "-m", "stages.encode"])
+    done = start_stage(folder, tmp_path / "home", [*LAUNCH, "2", "-m", "stages.encode"])
     assert done.returncode == 0, done.stderr
     assert (folder / "models/codes.npy").read_bytes() == (alone / "models/codes.npy").read_bytes()
 
@@ -133,7 +133,7 @@ def test_a_rank_that_dies_ends_the_run(alone: Path, tmp_path: Path, index: int) 
     model = folder / "models/hashnet.safetensors"
     model.unlink()
     (folder / "die.py").write_text(DIE.format(index=index))
-    done = start_stage(folder, tmp_path / "home", [*LAUNCH, "die.py"])
+    done = start_stage(folder, tmp_path / "home", [*LAUNCH, "2", "die.py"])
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL)" in done.stderr
     assert not model.exists()

@@ -237,6 +237,8 @@ def test_a_file_that_changed_since_prepare_is_refused_by_extract(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"train.epochs": 0}, "train.epochs 0 keeps a trained model, but train.init_file names none"),
+        ({"bits": 12, "train.nested": [8, 12]}, r"train.nested must hold lengths below bits \(12\), got 12"),
         ({"train.finetune": True}, "train.finetune must be false for dataset embeddings, which has no images"),
         ({"views.count": 2}, "views.count must be 0 for dataset embeddings, which has no images"),
         ({"recipe": "manifold_views", "views.count": 2}, "views.count must be 0 for dataset embeddings"),

@@ -21,7 +21,8 @@ from ssdh.datasets.label_table import read_labels
 from ssdh.datasets.text_lists import read_binary_rows, read_names
 from ssdh.features.decode import BadImageError, decode_image
 from ssdh.features.embedding_numpy import open_npy
-from ssdh.hashing.model_file import initial_hashnet, load_hashnet, read_metadata, save_hashnet
+from ssdh.hashing.model_file import load_hashnet, read_metadata, save_hashnet
+from ssdh.hashing.network import seeded_hashnet
 from tests.helpers.memory import peak
 from tests.helpers.mutating import BOUND, LONG, QUICK, mutations, reader_of
 
@@ -66,7 +67,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """A file of each kind, as this project writes it."""
     folder = tmp_path_factory.mktemp("originals")
     write_array(folder / "a.npy", np.arange(24, dtype=np.float32).reshape(6, 4))
-    save_hashnet(folder / "m.safetensors", initial_hashnet(8, 4, 0, ""), {"bits": 4, "input": "embeddings", "dim": 8})
+    save_hashnet(folder / "m.safetensors", seeded_hashnet(8, 4, 0), {"bits": 4, "input": "embeddings", "dim": 8})
     return {
         "a.npy": (folder / "a.npy").read_bytes(),
         "m.safetensors": (folder / "m.safetensors").read_bytes(),

@@ -36,7 +36,8 @@ from ssdh.features.download import unpack
 from ssdh.features.embeddings import open_embeddings
 from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.hashing.encoder import load_encoder
-from ssdh.hashing.model_file import describe_backbone, initial_hashnet, save_hashnet
+from ssdh.hashing.model_file import describe_backbone, save_hashnet
+from ssdh.hashing.network import seeded_hashnet
 from ssdh.search.index import Index
 from ssdh.search.web.upload import photo_of
 from tests.helpers.memory import peak
@@ -206,7 +207,7 @@ def odd_models(folder: Path) -> tuple[dict[str, Any], Callable[[Any], None]]:
     images = ImageParams(size=32, resize=32, weights="random", mean=None, std=None)
     backbone = BackboneParams(arch="resnet18", layer="auto", precision="fp32", weights_file="")
     metadata = {"bits": 4, "precision": "fp32", "power": 0.5, "head": "tanh"} | describe_backbone(backbone, images)
-    model = initial_hashnet(512, 4, 0, "")
+    model = seeded_hashnet(512, 4, 0)
 
     def check(odd: Any) -> None:
         if isinstance(odd, dict):

@@ -43,9 +43,9 @@ def test_more_bits_than_there_are_is_refused() -> None:
         first_bits(pack([[1, -1, 1]]), 3, 4)
 
 
-@pytest.mark.parametrize("kind", ["tanh", "mlp", "gelu_bn"])
-def test_a_shortened_network_gives_the_first_outputs(kind: str) -> None:
-    model = seeded_hashnet(6, BITS, 0, kind=kind)
+@pytest.mark.parametrize("head", ["tanh", "mlp", "gelu_bn"])
+def test_a_shortened_network_gives_the_first_outputs(head: str) -> None:
+    model = seeded_hashnet(6, BITS, 0, head=head)
     inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     model(inputs)  # statistics of the normalisation are no longer those it starts with
     short = model.eval().shortened(5)

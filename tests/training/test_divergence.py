@@ -1,5 +1,6 @@
 """Steps that are far too large are said, although the loss stays a finite number and codes differ."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,8 @@ from sklearn.datasets import load_digits
 from ssdh import Hasher
 from ssdh.core.errors import ParameterError, SSDHError
 from ssdh.core.params import read_recipe, recipe_names
-from ssdh.training.validation import (
-    collapse_statistics,
-    validation_map,
-    warn_of_no_learning,
-    warn_of_saturation,
-)
+from ssdh.training.collapse import collapse_statistics, warn_of_no_learning, warn_of_saturation
+from ssdh.training.validation import validation_map
 
 DIGITS = load_digits().data[:400].astype(np.float32)
 VIEWS = np.stack([DIGITS + np.random.default_rng(view).normal(0, 1, DIGITS.shape) for view in (0, 1)])
@@ -23,13 +20,19 @@ VIEWS = np.stack([DIGITS + np.random.default_rng(view).normal(0, 1, DIGITS.shape
 
 def warnings_of(recipe: str, **values: Any) -> list[str]:
     """What training says on 400 digits, 3 epochs unless `values` say otherwise."""
+    hasher = Hasher(bits=12, recipe=recipe, **({"epochs": 3} | values))
+    return [line for line in said_by(lambda: hasher.fit(DIGITS, views=VIEWS)) if not line.startswith("structure.")]
+
+
+def said_by(work: Callable[[], Any]) -> list[str]:
+    """The warnings of the log."""
     said: list[str] = []
     sink = logger.add(lambda message: said.append(str(message)), level="WARNING", format="{message}")
     try:
-        Hasher(bits=12, recipe=recipe, **({"epochs": 3} | values)).fit(DIGITS, views=VIEWS)
+        work()
     finally:
         logger.remove(sink)
-    return [line for line in said if not line.startswith("structure.")]
+    return said
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
@@ -46,11 +49,14 @@ def test_far_too_large_steps_are_said(recipe: str, lr: float) -> None:
 
 
 def test_the_rule_on_outputs_by_hand() -> None:
+    def is_said(outputs: np.ndarray) -> bool:
+        return [line[:9] for line in said_by(lambda: warn_of_saturation(outputs, ""))] == ["SATURATED"]
+
     rng = np.random.default_rng(0)
-    assert not warn_of_saturation(np.tanh(rng.normal(0, 3, (50, 8))), "")
-    assert warn_of_saturation(np.sign(rng.normal(size=(50, 8))), "")
-    assert not warn_of_saturation(rng.normal(0, 10, (50, 8)), "")
-    assert warn_of_saturation(rng.normal(0, 1e6, (50, 8)), "")
+    assert not is_said(np.tanh(rng.normal(0, 3, (50, 8))))
+    assert is_said(np.sign(rng.normal(size=(50, 8))))
+    assert not is_said(rng.normal(0, 10, (50, 8)))
+    assert is_said(rng.normal(0, 1e6, (50, 8)))
 
 
 def test_outputs_that_are_no_numbers_are_one_line() -> None:
@@ -74,11 +80,14 @@ def test_a_loss_that_rises_is_said(recipe: str) -> None:
 
 
 def test_the_rule_on_losses_by_hand() -> None:
+    def is_said(losses: list[float], moved: float) -> bool:
+        return [line[:7] for line in said_by(lambda: warn_of_no_learning(losses, moved, ""))] == ["NOTHING"]
+
     falling, rising = [1.0, *([0.9] * 7)], [1.0, *([1.1] * 7)]
-    assert not warn_of_no_learning(falling, 0.1, "")
-    assert warn_of_no_learning(falling, 0.0, "")
-    assert warn_of_no_learning(rising, 0.1, "")
-    assert not warn_of_no_learning(rising[:7], 0.1, "")
+    assert not is_said(falling, 0.1)
+    assert is_said(falling, 0.0)
+    assert is_said(rising, 0.1)
+    assert not is_said(rising[:7], 0.1)
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

@@ -35,7 +35,7 @@ from ssdh.training.finetune import (
     training_mode,
 )
 from ssdh.training.loop import Run
-from ssdh.training.loss import ssdh_loss
+from ssdh.training.loss import weighted_loss
 from ssdh.training.optimizer import make_optimizer
 from ssdh.training.params import TrainParams
 from tests.helpers.distributed_worker import Backbone
@@ -54,7 +54,7 @@ def trainer(network: HashNet, *, seed: int = 0, **more: Any) -> NetworkTrainer:
     """Of the published method; the images are given to its step."""
     method = Published(train_params(**more))
     size = 7
-    structure = PairLabels(np.eye(size, network.dim), Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0))
+    pair_labels = PairLabels(np.eye(size, network.dim), Structure(0.5, 0.1, 0.1, 0.3, 0.7, 1, 0.0, 0.0))
     images = AugmentedImages(
         cast("ImageSource", None),  # never read
         Preprocessing(9, 9, (0.5,) * 3, (0.5,) * 3),
@@ -63,7 +63,7 @@ def trainer(network: HashNet, *, seed: int = 0, **more: Any) -> NetworkTrainer:
         device=CPU,
     )
     frozen = np.zeros((size, network.dim), np.float32)
-    return NetworkTrainer(Run(method, network.bits, seed), network, images, frozen, structure)
+    return NetworkTrainer(Run(method, network.bits, seed), network, images, frozen, pair_labels)
 
 
 def step(
@@ -94,7 +94,7 @@ def test_a_step_is_the_textbook_step_without_dropout() -> None:
     loss = step(trainer(ours), 0, images, labels.float(), labels.abs().float())
     plain.train()
     plain.backbone.stem[1].eval()  # type: ignore[union-attr,index]
-    expected = ssdh_loss(plain(images), labels)
+    expected = weighted_loss(plain(images), labels.float(), labels.abs().float())
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
     for (name, one), two in zip(ours.named_parameters(), plain.parameters(), strict=True):

@@ -22,9 +22,10 @@ from ssdh.structure.thresholds import Structure, pseudo_labels
 from ssdh.training import loop as training
 from ssdh.training.checkpoint import Snapshots
 from ssdh.training.head import HeadTrainer, train_head
-from ssdh.training.loop import Run, epoch_batches
-from ssdh.training.loss import ssdh_loss, weighted_loss
+from ssdh.training.loop import Run, epoch_batches, epoch_steps
+from ssdh.training.loss import weighted_loss
 from ssdh.training.method import Batch, Method
+from ssdh.training.pairs import pair_weights
 from ssdh.training.params import TrainParams
 
 N, D, K = 53, 6, 8
@@ -65,9 +66,9 @@ def fitted(
     **more: Any,
 ) -> tuple[HashNet, training.Progress]:
     features, structure, labels = data
-    pairs = PairLabels(features, structure, labels.copy() if matrix else None)
+    pair_labels = PairLabels(features, structure, labels.copy() if matrix else None)
     validate = more.pop("validate", None)
-    return train_head(features, pairs, Run(kind(params), K, 4, **more), validate=validate)
+    return train_head(features, pair_labels, Run(kind(params), K, 4, **more), validate=validate)
 
 
 def test_a_given_model_without_a_centre_starts_with_its_own_codes(
@@ -116,11 +117,10 @@ def plain_loop(
     losses = []
     for epoch in range(params.epochs):
         for rows in epoch_batches(N, params.batch_size, 4, epoch):
-            loss = ssdh_loss(
-                model(x[rows]),
-                torch.from_numpy(labels[np.ix_(rows, rows)]),
-                unknown_weight=params.unknown_weight,
-                targets=affinities[np.ix_(rows, rows)] if params.target == "soft" else None,
+            known = torch.from_numpy(labels[np.ix_(rows, rows)])
+            expected = affinities[np.ix_(rows, rows)] if params.target == "soft" else known
+            loss = weighted_loss(
+                model(x[rows]), expected.to(dtype), pair_weights(known, params.unknown_weight).to(dtype)
             )
             optimizer.zero_grad()
             loss.backward()
@@ -207,7 +207,17 @@ def test_every_epoch_is_a_permutation_of_its_own() -> None:
     assert sorted(first) == sorted(second) == list(range(N))
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, np.concatenate(epoch_batches(N, 12, 5, 0)))
-    assert [len(batch) for batch in epoch_batches(N, 12, 4, 0)] == [12, 12, 12, 12, 5]
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(53, [12] * 4 + [5]), (48, [12] * 4), (50, [12] * 4 + [2]), (49, [12] * 3 + [13]), (13, [13]), (1, [1])],
+)
+def test_no_image_is_a_batch_of_its_own(count: int, sizes: list[int]) -> None:
+    batches = epoch_batches(count, 12, 4, 0)
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(np.concatenate(batches)) == list(range(count))
+    assert epoch_steps(count, 12) == len(sizes)
 
 
 @pytest.mark.parametrize("target", ["ternary", "soft"])
@@ -221,7 +231,7 @@ def test_labels_on_the_fly_give_the_same_bits(data: Any, tmp_path: Path, target:
 def test_small_chunks_of_pairs_change_nothing(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = train_params(tmp_path / "none")
     whole, _ = fitted(data, params)
-    monkeypatch.setattr("ssdh.training.loss.CHUNK_PAIRS", 1)
+    monkeypatch.setattr("ssdh.training.pairs.CHUNK_PAIRS", 1)
     cut, _ = fitted(data, params)
     assert torch.equal(whole.hash.weight, cut.hash.weight)
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from ssdh.core.files import write_array
 from ssdh.core.split import read_split
-from ssdh.training.validation import collapse_statistics, draw_validation, warn_of_collapse
+from ssdh.training.collapse import collapse_statistics, warn_of_collapse
+from ssdh.training.validation import draw_validation
 from tests.helpers.tiny import OUTS, copy_tiny, results, run_stage, tiny_params, write_params, write_tiny
 
 
@@ -35,15 +36,16 @@ def test_collapse_is_said_loudly(capsys: pytest.CaptureFixture[str]) -> None:
 
     configure_logging()
     outputs = np.random.default_rng(0).normal(size=(1000, 16))
-    assert not warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
+    warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
     assert capsys.readouterr().err == ""
     outputs[:, 3] = 0.5
     assert collapse_statistics(outputs)["constant_bits"] == 1
-    assert warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
+    warn_of_collapse(collapse_statistics(outputs), 1000, 16, "lower train.lr")
     assert "COLLAPSED CODES: 1 of 16 bits are the same for every train image" in capsys.readouterr().err
     few = np.where(np.arange(1000)[:, None] % 5 == np.arange(16) % 5, 1.0, -1.0)
     assert collapse_statistics(few) == {"constant_bits": 0, "unique_codes": 5}
-    assert warn_of_collapse(collapse_statistics(few), 1000, 16, "lower train.lr")
+    warn_of_collapse(collapse_statistics(few), 1000, 16, "lower train.lr")
+    assert "1000 images have 5 different codes; lower train.lr" in capsys.readouterr().err
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------

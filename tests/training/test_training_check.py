@@ -12,7 +12,7 @@ from ssdh.features.backbone import build_network
 from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.hashing.model_file import save_hashnet
 from ssdh.hashing.network import seeded_hashnet
-from ssdh.training.params import TrainParams
+from ssdh.training.params import TrainParams, check_train_params
 from tests.helpers.tiny import tiny_params
 
 
@@ -63,7 +63,7 @@ def test_models_to_start_from(tmp_path: Path) -> None:
     check(init_file=str(path), power=0.7)
     with pytest.raises(DataError, match=r"trained with train.power 0.7, expected is 0: set train.power to 0.7"):
         check(init_file=str(path))
-    save_hashnet(path, seeded_hashnet(1024, 12, 0, kind="linear"), described)
+    save_hashnet(path, seeded_hashnet(1024, 12, 0, head="linear"), described)
     check(init_file=str(path), head="linear")
     with pytest.raises(DataError, match=r"has the head linear, expected is tanh: set train.head to linear"):
         check(init_file=str(path))
@@ -74,7 +74,7 @@ def test_models_to_start_from(tmp_path: Path) -> None:
 
 def test_no_epochs_need_a_model_to_keep(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"epochs 0 keeps a trained model, but train.init_file names none"):
-        check(epochs=0)
+        check_train_params(section(tiny_params(epochs=0), "train", TrainParams), 12)
     path = tmp_path / "model.safetensors"
     save_hashnet(path, seeded_hashnet(1024, 12, 0), {"bits": 12})
-    check(epochs=0, init_file=str(path))
+    check_train_params(section(tiny_params(epochs=0, init_file=str(path)), "train", TrainParams), 12)
