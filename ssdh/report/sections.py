@@ -96,13 +96,11 @@ def training(report: Report) -> str:
         _last(validation, "iteration", "map", "mAP") + " Of queries drawn from the database; it chooses nothing.",
     )
     if not loss:
-        about = (
-            "Nothing was trained: the model of <code>train.init_file</code> was kept (<code>train.epochs</code> is 0)."
-        )
-        return section("training", "Training", about, "")
+        body = "<p>Nothing was trained: the model of <code>train.init_file</code> was kept.</p>"
+        return section("training", "Training", "<code>train.epochs</code> is 0.", body)
     about = f"Loss over the passes through the train {report.unit}"
     about += ", and validation mAP." if curve else "; no validation was asked for (<code>train.eval_interval</code>)."
-    return section("training", "Training", about, f'<div class="pair">{body}</div>' if body else "")
+    return section("training", "Training", about, f'<div class="pair">{body}</div>')
 
 
 def _last(rows: pd.DataFrame, x: str, y: str, name: str) -> str:

@@ -89,11 +89,13 @@ def test_the_page_holds_the_very_numbers_of_the_files(run: SmallRun) -> None:
     assert any(abs(result - of_class_0) < 1e-12 for result in page.numbers)
 
 
-def test_a_kept_model_has_no_section_of_its_training(run: SmallRun) -> None:
-    assert 'id="training"' in make_page(run)
+def test_of_a_kept_model_the_page_says_that_nothing_was_trained(run: SmallRun) -> None:
+    assert "Nothing was trained" not in make_page(run)
     (run.folder / "metrics/train.csv").write_text("epoch,iteration,loss\n")
     (run.folder / "metrics/validation.csv").write_text("iteration,map\n")
-    assert 'id="training"' not in make_page(run)
+    page = make_page(run)
+    assert "Nothing was trained: the model of <code>train.init_file</code> was kept" in page
+    assert 'href="#training"' in page
 
 
 def test_parameters_are_said_to_be_those_of_the_pages_making(run: SmallRun) -> None:
