@@ -99,6 +99,26 @@ def test_float_metrics_and_curves(digits: tuple) -> None:
     assert [row[2] for row in curves if row[:2] == ("float", "precision_at_n")] == [1, 586, 1172, 1757]
 
 
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_the_precision_recall_curve_is_the_same_for_every_block_size(
+    digits: tuple, metric: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later block has scores outside those of the first: its queries are longer. Whole numbers are not rounded."""
+    features, labels, split = digits
+    features = features.copy()
+    features[split.query] *= np.arange(1, len(split.query) + 1, dtype=np.float32)[:, None]
+    params = PARAMS.model_copy(update={"metric": metric, "baselines": []})
+
+    def curves() -> list[tuple[Any, ...]]:
+        _, rows = evaluate_baselines(features, labels, split, bits=16, topk=None, seed=0, params=params)
+        return [row for row in rows if row[1] == "pr"]
+
+    one_block = curves()
+    assert len(one_block) > 50
+    monkeypatch.setattr("ssdh.evaluation.float_search.BLOCK_BYTES", 4 * len(features) * 3)  # three queries
+    assert curves() == one_block
+
+
 def test_every_method_has_metrics_and_both_curves(digits: tuple) -> None:
     features, labels, split = digits
     metrics, curves = evaluate_baselines(features, labels, split, bits=16, topk=500, seed=0, params=PARAMS)
