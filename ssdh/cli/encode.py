@@ -14,7 +14,7 @@ from ssdh.core.files import check_writable, missing_result
 if TYPE_CHECKING:
     from ssdh.search.encode import How
 
-FEATURES = ("none", "float16", "int8")  # `ssdh.search.encode.KINDS`, which imports torch
+FEATURES = ("none", "float16", "int8")  # `ssdh.search.layout.KINDS`, which imports torch
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
