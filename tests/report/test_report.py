@@ -355,7 +355,9 @@ def test_every_class_of_many_is_listed_once() -> None:
     results = Results(
         data={"classes": [f"c{i}" for i in range(31)]}, per_query=pd.DataFrame({"ap": [i / 31 for i in range(31)]})
     )
-    page = Parsed(sections.classes(Report(results, query_labels=labels)))
+    section = sections.classes(Report(results, query_labels=labels))
+    assert section is not None
+    page = Parsed(section.html())
     assert sorted(re.findall(r"^c\d+$", page.words, re.MULTILINE)) == sorted(f"c{i}" for i in range(31))
     assert any(abs(result - 15 / 31) < 1e-12 for result in page.numbers)  # the mean over all of class 0
 
