@@ -65,7 +65,7 @@ def evaluate_baselines(
         mean = train.mean(axis=0, dtype=np.float64)
         centred = float_average_precisions(features, labels, split, topk, centre=mean, metric=params.metric)
         result["map_centred"] = float(centred.mean())
-    about = {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes", "tier": "images only"}
+    about = {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes"}
     metrics: dict[str, dict[str, Any]] = {"float": about | result}
     curves: Table = [("float", *row) for row in rows]
     for name in params.baselines:
@@ -78,7 +78,7 @@ def evaluate_baselines(
         result, rows = compare.codes(packed, bits) if isinstance(fitted, Codes) else compare.quantizer(fitted, packed)
         method = registry.get(name)
         unique = len(np.unique(packed[split.database], axis=0))
-        about = {"title": method.TITLE, "about": method.ABOUT, "tier": method.TIER}
+        about = {"title": method.TITLE, "about": method.ABOUT}
         metrics[name] = about | {"bytes_per_image": packed.shape[1]} | result | {"unique_codes": unique}
         curves += [(name, *row) for row in rows]
     return metrics, curves

@@ -9,14 +9,10 @@ from ssdh.evaluation.baseline import Codes, Float32, Quantizer
 
 
 class Baseline(Protocol):
-    """A module of `ssdh/evaluation/baselines/`: title and a few words for people, its information tier, and `fit`.
-
-    TIER is what it is given beside features of images: "images only" | "outside knowledge" | "class names" | "labels".
-    """
+    """A module of `ssdh/evaluation/baselines/`: title and a few words for people, and `fit`."""
 
     TITLE: ClassVar[str]
     ABOUT: ClassVar[str]
-    TIER: ClassVar[str]
 
     def fit(self, train: Float32, bits: int, seed: int) -> Codes | Quantizer:
         """Fit `bits` bits an image to train features (n, D); raises CannotFitError."""

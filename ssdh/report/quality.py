@@ -64,21 +64,15 @@ def title(method: str, values: Mapping[str, Any]) -> str:
     return text(values.get("title", method))
 
 
-def _about(values: Mapping[str, Any], report: Report) -> str:
-    """What a baseline does and what it is given, as HTML."""
-    given = str(values.get("tier", "")).replace("images", report.unit)
-    return text("; ".join(part for part in (values.get("about"), given) if part))
-
-
 Values = list[tuple[float, str, str, str]]  # of each method: value, class of its row, name, about
 
 
 def _same_kind(report: Report) -> Values:
     """MAP of each method."""
-    result: Values = [(report.results.metrics["map"], "own", "SSDH", f"this run; {report.unit} only")]
+    result: Values = [(report.results.metrics["map"], "own", "SSDH", "this run")]
     for method, values in baselines(report, "map").items():
         name = title(method, values)
-        result.append((values["map"], "", name, _about(values, report)))
+        result.append((values["map"], "", name, text(values.get("about", ""))))
         if "map_centred" in values:
             result.append(
                 (

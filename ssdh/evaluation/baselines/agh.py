@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ssdh.evaluation.anchors import AnchorCodes, anchor_graph
 from ssdh.evaluation.baseline import CannotFitError, Codes, Float32
 
-TITLE, ABOUT, TIER = "AGH", "eigenvectors of a graph through anchors", "images only"
+TITLE, ABOUT = "AGH", "eigenvectors of a graph through anchors"
 ANCHORS, NEAREST = 300, 2  # of the paper
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ssdh.evaluation.anchors import AnchorCodes, anchor_graph
 from ssdh.evaluation.baseline import CannotFitError, Codes, Float32
 
-TITLE, ABOUT, TIER = "IMH", "t-SNE of anchors, mixed for other images", "images only"
+TITLE, ABOUT = "IMH", "t-SNE of anchors, mixed for other images"
 ANCHORS, NEAREST, PERPLEXITY = 400, 5, 30.0
 
 

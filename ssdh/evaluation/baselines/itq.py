@@ -9,7 +9,7 @@ import faiss
 from ssdh.evaluation.baseline import FAISS_SEEDS, Codes, Float32
 from ssdh.evaluation.linear import Affine, check_components, mean_of, principal_components, unit_rows
 
-TITLE, ABOUT, TIER = "ITQ", "rotated principal components", "images only"
+TITLE, ABOUT = "ITQ", "rotated principal components"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:

@@ -7,7 +7,7 @@ Zhang, Tian, *Super-bit locality-sensitive hashing*, NIPS 2012.
 from ssdh.evaluation.baseline import Codes, Float32
 from ssdh.evaluation.linear import Affine, mean_of, random_rotation
 
-TITLE, ABOUT, TIER = "LSH", "signs of random projections", "images only"
+TITLE, ABOUT = "LSH", "signs of random projections"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:

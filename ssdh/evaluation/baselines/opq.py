@@ -9,7 +9,7 @@ from ssdh.evaluation.baseline import Float32, Quantizer
 from ssdh.evaluation.linear import principal_components, unit_rows
 from ssdh.evaluation.quantizer import FaissQuantizer, num_bytes, product_quantizer
 
-TITLE, ABOUT, TIER = "OPQ", "PQ after the rotation that loses least, not Hamming", "images only"
+TITLE, ABOUT = "OPQ", "PQ after the rotation that loses least, not Hamming"
 COMPONENTS = 128  # that are rotated: of more, faiss needs minutes
 
 

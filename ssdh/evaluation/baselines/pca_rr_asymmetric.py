@@ -14,7 +14,7 @@ from ssdh.evaluation.baselines.pca_rr import rotated_components
 from ssdh.evaluation.linear import Affine
 from ssdh.hashing.codes import unpack
 
-TITLE, ABOUT, TIER = "PCA-RR, asymmetric", "its codes against the query’s real outputs", "images only"
+TITLE, ABOUT = "PCA-RR, asymmetric", "its codes against the query’s real outputs"
 
 
 @dataclass(frozen=True)

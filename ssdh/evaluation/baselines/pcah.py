@@ -3,7 +3,7 @@
 from ssdh.evaluation.baseline import Codes, Float32
 from ssdh.evaluation.linear import Affine, check_components, mean_of, principal_components
 
-TITLE, ABOUT, TIER = "PCAH", "signs of the principal components", "images only"
+TITLE, ABOUT = "PCAH", "signs of the principal components"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:

@@ -14,7 +14,7 @@ from ssdh.evaluation.anchors import squared_distances
 from ssdh.evaluation.baseline import Codes, Float32
 from ssdh.evaluation.linear import mean_of, unit_rows
 
-TITLE, ABOUT, TIER = "SGH", "bits that rebuild a Gaussian similarity", "images only"
+TITLE, ABOUT = "SGH", "bits that rebuild a Gaussian similarity"
 BASES, RIDGE = 300, 1e-6
 
 

@@ -81,7 +81,6 @@ def test_a_baseline_says_what_it_is(name: str) -> None:
     module = registry.get(name)
     assert module.TITLE
     assert module.ABOUT
-    assert module.TIER == "images only"
 
 
 def test_pca_rr_turns_the_principal_components(rows: Matrix) -> None:
