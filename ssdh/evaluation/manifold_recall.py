@@ -58,7 +58,7 @@ def neighbor_share(packed: NDArray[np.uint8], vectors: NDArray[np.float32], *, b
     """
     n = len(packed)
     k = min(neighbors, n - 1)
-    result = 0.0
+    shares = 0.0
     for start in range(0, n, BLOCK_ROWS):
         own = np.arange(start, min(start + BLOCK_ROWS, n))
         similarity = vectors[own] @ vectors.T
@@ -69,5 +69,5 @@ def neighbor_share(packed: NDArray[np.uint8], vectors: NDArray[np.float32], *, b
         keys = distance + (bits + 2) * np.arange(len(own))[:, None]
         counts = np.bincount(keys.ravel(), minlength=(bits + 2) * len(own)).reshape(len(own), bits + 2)
         at = np.take_along_axis(distance, true, axis=1)  # (b, k)
-        result += float(neighbors_among_first(counts, at, k).sum())
-    return result / (n * k)
+        shares += float(neighbors_among_first(counts, at, k).sum())
+    return shares / (n * k)

@@ -112,12 +112,12 @@ def float_average_precisions(
     metric: Metric = "cosine",
 ) -> NDArray[np.float64]:
     """Average precision of each query by `metric` of the (centred) features, ties as for codes; float64 (q,)."""
-    result = np.empty(len(split.query))
+    precisions = np.empty(len(split.query))
     for block, similarities in similarity_blocks(features, split.query, split.database, centre, metric=metric):
         relevant = sharing(labels, split, block)
         for i, results in enumerate(similarities):
-            result[block.start + i] = ranking.average_precision(*ranked_counts(results, relevant[i], topk), topk)[0]
-    return result
+            precisions[block.start + i] = ranking.average_precision(*ranked_counts(results, relevant[i], topk), topk)[0]
+    return precisions
 
 
 def _precision(total: NDArray[np.int64], hits: NDArray[np.int64], topk: int) -> float:

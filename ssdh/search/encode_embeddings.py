@@ -33,10 +33,10 @@ def embeddings_among(inputs: list[Path], model_path: Path) -> Path | None:
     Raises DataError where there is more beside it.
     """
     files = [path for path in inputs if path.suffix.lower() in FORMATS]
-    result = inputs if takes_embeddings(read_metadata(model_path)) else files
-    if result and len(inputs) > 1:
-        raise DataError(f"{result[0]} must be encoded alone: give one file or folder of embeddings, or photos")
-    return result[0] if result else None
+    embeddings = inputs if takes_embeddings(read_metadata(model_path)) else files
+    if embeddings and len(inputs) > 1:
+        raise DataError(f"{embeddings[0]} must be encoded alone: give one file or folder of embeddings, or photos")
+    return embeddings[0] if embeddings else None
 
 
 @dataclass(frozen=True)
