@@ -16,8 +16,8 @@ from typing import Any, get_type_hints
 
 from benchmarks import quick_versions
 from benchmarks.common import COMMITTED
-from ssdh.evaluation import registry
-from ssdh.evaluation.baseline import Codes
+from ssdh.evaluation.baselines import registry
+from ssdh.evaluation.baselines._base import Codes
 
 OUT = COMMITTED.parents[1] / "docs" / "leaderboard.md"
 OURS = ("default", "published", "centred", "manifold", "manifold_views", "soft", "neighbors", "float")

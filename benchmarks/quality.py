@@ -42,8 +42,8 @@ from ssdh.core.params import read_params, recipe_names, section
 from ssdh.core.split import Split
 from ssdh.datasets.base import Protocol
 from ssdh.datasets.prepare import draw_split
-from ssdh.evaluation import registry
-from ssdh.evaluation.baseline import CannotFitError, Codes
+from ssdh.evaluation.baselines import registry
+from ssdh.evaluation.baselines._base import CannotFitError, Codes
 from ssdh.evaluation.comparison import encode, fit
 from ssdh.evaluation.float_search import nearest, sharing, similarity_blocks
 from ssdh.evaluation.metrics import neighbors_among_first

@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_info
 from ssdh.core.split import Split
 from ssdh.datasets.base import Protocol
 from ssdh.datasets.prepare import draw_split
-from ssdh.evaluation import linear, registry
-from ssdh.evaluation.baseline import CannotFitError, Codes
+from ssdh.evaluation.baselines import _linear, registry
+from ssdh.evaluation.baselines._base import CannotFitError, Codes
+from ssdh.evaluation.baselines._linear import Affine, principal_components
 from ssdh.evaluation.comparison import encode, evaluate_baselines, fit
 from ssdh.evaluation.float_search import nearest, ranked_counts, similarity_blocks
-from ssdh.evaluation.linear import Affine, principal_components
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.evaluation.scored import float_average_precisions
 from ssdh.hashing.codes import unpack
@@ -168,7 +168,7 @@ def test_pcah_is_the_sign_of_scikit_learns_components(digits: tuple) -> None:
 def test_principal_components_are_those_of_the_covariance(
     shape: tuple[int, int], dense_side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssdh.evaluation.linear.DENSE_SIDE", dense_side)
+    monkeypatch.setattr("ssdh.evaluation.baselines._linear.DENSE_SIDE", dense_side)
     rng = np.random.default_rng(0)
     rows = rng.standard_normal(shape) * np.geomspace(1, 0.1, shape[1])
     rows -= rows.mean(axis=0)
@@ -190,7 +190,7 @@ def test_directions_are_computed_on_one_thread(method: str, monkeypatch: pytest.
     module = registry.get(method)
     for name in ("principal_components", "mean_of", "random_rotation"):
         if hasattr(module, name):
-            monkeypatch.setattr(module, name, functools.partial(noted, getattr(linear, name)))
+            monkeypatch.setattr(module, name, functools.partial(noted, getattr(_linear, name)))
     assert fit(method, np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32), 8, 0)
     assert set(threads) == {1}
 

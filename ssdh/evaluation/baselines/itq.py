@@ -6,8 +6,8 @@ ITQTransform, it learns from centred rows of length 1, which changes no sign.
 
 import faiss
 
-from ssdh.evaluation.baseline import FAISS_SEEDS, Codes, Float32
-from ssdh.evaluation.linear import Affine, check_components, mean_of, principal_components, unit_rows
+from ssdh.evaluation.baselines._base import FAISS_SEEDS, Codes, Float32
+from ssdh.evaluation.baselines._linear import Affine, check_components, mean_of, principal_components, unit_rows
 
 TITLE, ABOUT = "ITQ", "rotated principal components"
 

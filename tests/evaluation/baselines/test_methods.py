@@ -7,8 +7,8 @@ from aghasher import AnchorGraphHasher
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from ssdh.evaluation import registry
-from ssdh.evaluation.anchors import (
+from ssdh.evaluation.baselines import agh, imh, opq, pca_rr, pca_rr_asymmetric, pq, rabitq, registry, sgh, spectral
+from ssdh.evaluation.baselines._anchors import (
     AnchorCodes,
     AnchorGraph,
     affinities,
@@ -17,11 +17,10 @@ from ssdh.evaluation.anchors import (
     spread,
     squared_distances,
 )
-from ssdh.evaluation.baseline import CannotFitError, Codes, Quantizer
-from ssdh.evaluation.baselines import agh, imh, opq, pca_rr, pca_rr_asymmetric, pq, rabitq, sgh, spectral
+from ssdh.evaluation.baselines._base import CannotFitError, Codes, Quantizer
+from ssdh.evaluation.baselines._linear import Affine, principal_components, unit_rows
+from ssdh.evaluation.baselines._quantizer import FaissQuantizer
 from ssdh.evaluation.comparison import encode, fit
-from ssdh.evaluation.linear import Affine, principal_components, unit_rows
-from ssdh.evaluation.quantizer import FaissQuantizer
 from ssdh.hashing.codes import unpack
 from ssdh.hashing.retrieval import average_precisions
 
