@@ -24,8 +24,8 @@ from ssdh.core.files import write_csv
 from ssdh.core.runtime import one_blas_thread
 from ssdh.core.split import Split
 from ssdh.evaluation import comparison
-from ssdh.evaluation.baseline import Codes
-from ssdh.evaluation.linear import unit_rows
+from ssdh.evaluation.baselines._base import Codes
+from ssdh.evaluation.baselines._linear import unit_rows
 from ssdh.evaluation.metrics import evaluate
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hasher import Hasher

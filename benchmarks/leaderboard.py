@@ -16,8 +16,8 @@ from typing import Any, get_type_hints
 
 from benchmarks import quick_versions
 from benchmarks.common import COMMITTED
-from ssdh.evaluation import registry
-from ssdh.evaluation.baseline import Codes
+from ssdh.evaluation.baselines import registry
+from ssdh.evaluation.baselines._base import Codes
 
 OUT = COMMITTED.parents[1] / "docs" / "leaderboard.md"
 OURS = ("default", "published", "centred", "manifold", "manifold_views", "soft", "neighbors", "float")
@@ -62,9 +62,9 @@ grid and scored at 32 bits on validation queries of two CIFAR-10 splits that no 
 benchmarks.studies.rivals`, every run in `benchmarks/studies/rivals.json`. **Collapsed** codes hold almost nothing (a
 constant bit, or fewer than one code in a hundred images); such a row stays as it is. *Same picture* is the share of
 the ten nearest images by features among the first ten and the first hundred by code. *Seconds* are processor time of
-one core: fit, and codes of all images. *Tier* says what a method is given besides features. *The default's lead* is
-the mean difference of average precision on the same queries, of the seeds that were measured beside today's default
-(two or more; empty: none were), with the 95% interval of the paired bootstrap over them.
+one core: fit, and codes of all images. No method is given anything besides images. *The default's lead* is the mean
+difference of average precision on the same queries, of the seeds that were measured beside today's default (two or
+more; empty: none were), with the 95% interval of the paired bootstrap over them.
 """
 
 ABSENT = """## What is not here
@@ -131,9 +131,9 @@ def collapse(row: dict[str, Any]) -> str:
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Lines of a table, best mAP first."""
     lines = [
-        "| method | settings | mAP | mAP@1000 | same picture: in 10; in 100 | different codes | seconds | tier | seeds "
+        "| method | settings | mAP | mAP@1000 | same picture: in 10; in 100 | different codes | seconds | seeds "
         "| the default's lead |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["map_mean"]):
         unique = "" if row["unique_codes"] is None else f"{row['unique_codes']:,}" + collapse(row)
@@ -145,7 +145,6 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             f"{row['neighbor_recall_at_10']:.3f}; {row['recall_10_in_100']:.3f}",
             unique,
             f"{row['seconds']:.1f}",
-            row["tier"],
             str(row["seeds"]),
             lead(row),
         )

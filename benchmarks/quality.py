@@ -13,7 +13,7 @@ initial weights and the batches. A method is `float`, a file of `ssdh/evaluation
 its authors, where its file has them, or of its best trial (trials), where `benchmarks.studies.rivals` tried some. Rows
 that OUT holds of other methods stay; `python -m benchmarks.leaderboard` makes a page of them.
 
-A JSON row: method, settings, tier, bits, map_mean and map_std (tie-aware, over the seeds), map_at_1000, unique_codes,
+A JSON row: method, settings, bits, map_mean and map_std (tie-aware, over the seeds), map_at_1000, unique_codes,
 neighbor_recall_at_10 (of the ten nearest by features among the first ten by code), recall_10_in_100 (among the first
 hundred), seconds (of processor time: fit and codes, no mAP), seeds, collapsed (how many of them gave codes that hold
 almost nothing), and the paired bootstrap against the default.
@@ -42,8 +42,8 @@ from ssdh.core.params import read_params, recipe_names, section
 from ssdh.core.split import Split
 from ssdh.datasets.base import Protocol
 from ssdh.datasets.prepare import draw_split
-from ssdh.evaluation import registry
-from ssdh.evaluation.baseline import CannotFitError, Codes
+from ssdh.evaluation.baselines import registry
+from ssdh.evaluation.baselines._base import CannotFitError, Codes
 from ssdh.evaluation.comparison import encode, fit
 from ssdh.evaluation.float_search import nearest, sharing, similarity_blocks
 from ssdh.evaluation.metrics import neighbors_among_first
@@ -244,7 +244,7 @@ def summarise(results: Results) -> list[Row]:
     for (method, settings, bits), result in results.items():
         maps = np.array([one.precisions.mean() for one in result])
         uniques = [one.unique_codes for one in result if one.unique_codes is not None]
-        row: Row = {"method": method, "settings": settings, "tier": tier(method), "bits": bits}
+        row: Row = {"method": method, "settings": settings, "bits": bits}
         row |= {"map_mean": float(maps.mean()), "map_std": float(maps.std(ddof=1)) if len(maps) > 1 else 0.0}
         row |= {name: float(np.mean([getattr(one, name) for one in result])) for name in MEANS}
         row |= {"unique_codes": round(float(np.mean(uniques))) if uniques else None, "seeds": len(result)}
@@ -257,11 +257,6 @@ def summarise(results: Results) -> list[Row]:
             row["default_minus_method"] = [difference.difference, difference.low, difference.high]
         rows.append(row)
     return rows
-
-
-def tier(method: str) -> str:
-    """What a method is given beside features of images; recipes get nothing."""
-    return registry.get(method).TIER if method in registry.names() else "images only"
 
 
 def merged(path: Path, rows: Sequence[Row]) -> list[Row]:

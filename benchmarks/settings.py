@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import STUDIES
 from ssdh.core.params import RECIPE_SECTIONS, effective, read_params, read_recipe, recipe_names
-from ssdh.evaluation import registry
+from ssdh.evaluation.baselines import registry
 from ssdh.training.method import load_method
 
 TRIALS = STUDIES / "rivals.json"

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ssdh.cli.arguments import positive
-from ssdh.cli.encode import FEATURES, add_exclude, add_how, add_inputs, how_of
+from ssdh.cli.encode import FEATURES, add_encode_options, add_exclude, add_inputs, encode_options_of
 from ssdh.core.errors import DataError
 
 if TYPE_CHECKING:
     from ssdh.search.collection import Collection
-    from ssdh.search.encode import How
+    from ssdh.search.encode import EncodeOptions
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,7 +26,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--watch", type=positive, metavar="SECONDS", help="add again every so many seconds, until Ctrl-C ends it"
     )
     add_exclude(parser)
-    add_how(parser)
+    add_encode_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -34,21 +34,21 @@ def run(options: argparse.Namespace) -> int:
     """Add the photos, all or none, and say what was new; with `--watch` again and again."""
     from ssdh.search.collection import DATABASE, create, open_collection
 
-    how = how_of(options)
+    encode_options = encode_options_of(options)
     if (options.collection / DATABASE).exists():
         collection = open_collection(options.collection)
     else:
         collection = create(options.collection, options.model, options.features)
-    print(_add(collection, options, how)[0], flush=True)
+    print(_add(collection, options, encode_options)[0], flush=True)
     while options.watch:
         time.sleep(options.watch)
-        message, changed = _add(collection, options, how)
+        message, changed = _add(collection, options, encode_options)
         if changed:
             print(message, flush=True)
     return 0
 
 
-def _add(collection: "Collection", options: argparse.Namespace, how: "How") -> tuple[str, bool]:
+def _add(collection: "Collection", options: argparse.Namespace, encode_options: "EncodeOptions") -> tuple[str, bool]:
     """What was added, in words, and whether anything changed."""
     from ssdh.search.collection_add import add_embeddings, add_photos
     from ssdh.search.encode_embeddings import embeddings_among
@@ -58,9 +58,9 @@ def _add(collection: "Collection", options: argparse.Namespace, how: "How") -> t
         raise DataError(f"{options.collection} holds photos: embeddings go into one whose model takes them")
     skipped: list[tuple[str, str]] = []
     if embeddings is not None:
-        added = add_embeddings(collection, embeddings, how)
+        added = add_embeddings(collection, embeddings, encode_options)
     else:
-        added, skipped = add_photos(collection, options.inputs, how, options.exclude)
+        added, skipped = add_photos(collection, options.inputs, encode_options, options.exclude)
     one, many = ("row", "rows") if embeddings is not None else ("file", "images")
     parts = [f"{added.new:,} {many} added"]
     for count, what in (

@@ -37,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
     print(f"{home}:")
     for name, what in (("datasets", "raw data sets"), ("weights", "weights"), ("work", "unfinished work")):
         print(f"  {name:9} {_size(home / name) / MIB:12,.1f} MiB  {what}")
-    result = sorted(shelves(), key=_last_used, reverse=True)
-    total = sum(_bytes(shelf) for shelf in result)
+    last_used_first = sorted(shelves(), key=_last_used, reverse=True)
+    total = sum(_bytes(shelf) for shelf in last_used_first)
     limit = f"at most {store_limit() / 2**30:,.4g} GiB: SSDH_FEATURES_GIB"
     print(f"  {'features':9} {total / MIB:12,.1f} MiB  kept by content, {limit}")
-    for shelf in result:
+    for shelf in last_used_first:
         print(
             f"    {shelf.rows:,} rows, {_bytes(shelf) / MIB:,.1f} MiB, used {_ago(_last_used(shelf))}: {_named(shelf)}"
         )

@@ -16,7 +16,7 @@ from ssdh.experiments.bootstrap import paired_bootstrap, verdict
 from ssdh.experiments.dvc import git, git_file
 
 PER_QUERY, METRICS, DATA = "metrics/per_query.csv", "metrics/metrics.json", "metrics/data.json"
-SAME = ("dataset", "topk")  # what must agree for two average precisions to mean the same
+SAME: tuple[str, ...] = ("dataset", "topk")  # what must agree for two average precisions to mean the same
 HELD_OUT = ("train", "database")  # and on the database without train images, whose size these give
 
 
@@ -43,16 +43,17 @@ def run(options: argparse.Namespace) -> int:
         raise ParameterError(f"--resamples must be between 1 and 10000000, got {options.resamples}")
     if options.seed < 0:
         raise ParameterError(f"--seed must be at least 0, got {options.seed}")
-    column = "ap_without_train" if options.without_train else "ap"
+    column, same, database = "ap", SAME, ""
+    if options.without_train:
+        column, same, database = "ap_without_train", SAME + HELD_OUT, " without train images"
     first, second = (read_experiment(name, column) for name in (options.first, options.second))
-    same = SAME + HELD_OUT * options.without_train
     values = pair(first, second, options.first, options.second, same=same)
     result = paired_bootstrap(*values, confidence=options.confidence, resamples=options.resamples, seed=options.seed)
     if options.json:
         print(json.dumps(asdict(result) | {"beyond_noise": result.beyond_noise}, indent=2))
     else:
         metric = f"mAP@{first[1]['topk']}" if "topk" in first[1] else "mAP"
-        print(verdict(result, options.first, options.second, metric + " without train images" * options.without_train))
+        print(verdict(result, options.first, options.second, metric + database))
     return 0
 
 

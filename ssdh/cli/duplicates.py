@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
         _write(options.csv, table, groups)
     if options.json:
         least = None if features is None else similarity
-        result = [[_as_json(table, member) for member in group] for group in groups]
+        shown = [[_as_json(table, member) for member in group] for group in groups]
         json.dump(
-            {"images": len(table), "radius": radius, "min_similarity": least, "groups": result}, sys.stdout, indent=2
+            {"images": len(table), "radius": radius, "min_similarity": least, "groups": shown}, sys.stdout, indent=2
         )
         print()
         return 0

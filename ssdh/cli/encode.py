@@ -12,9 +12,9 @@ from ssdh.core.errors import ParameterError
 from ssdh.core.files import check_writable, missing_result
 
 if TYPE_CHECKING:
-    from ssdh.search.encode import How
+    from ssdh.search.encode import EncodeOptions
 
-FEATURES = ("none", "float16", "int8")  # `ssdh.search.encode.KINDS`, which imports torch
+FEATURES = ("none", "float16", "int8")  # `ssdh.search.layout.KINDS`, which imports torch
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -29,7 +29,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="also write features.npy, as float16 or int8 (default: none)",
     )
     add_exclude(parser)
-    add_how(parser)
+    add_encode_options(parser)
     parser.add_argument("--processes", type=positive, default=None, help="processes that share the photos (default: 1)")
     parser.set_defaults(run=run)
 
@@ -63,7 +63,7 @@ def add_exclude(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_how(parser: argparse.ArgumentParser) -> None:
+def add_encode_options(parser: argparse.ArgumentParser) -> None:
     """Add `--device` and `--workers`."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--workers", type=whole, default=None, help="processes that decode (default: one a core)")
@@ -81,25 +81,25 @@ def run(options: argparse.Namespace) -> int:
     from ssdh.search.encode import encode_photos
     from ssdh.search.encode_embeddings import embeddings_among, encode_embeddings
 
-    how = how_of(options)
+    encode_options = encode_options_of(options)
     embeddings = embeddings_among(options.inputs, options.model)
-    with process_group(how.device) as rank:
+    with process_group(encode_options.device) as rank:
         if embeddings is not None:
-            about = encode_embeddings(embeddings, options.model, options.out, options.features, rank, how)
+            about = encode_embeddings(embeddings, options.model, options.out, options.features, rank, encode_options)
         else:
             about = encode_photos(
-                options.inputs, options.model, options.out, options.features, rank, how, options.exclude
+                options.inputs, options.model, options.out, options.features, rank, encode_options, options.exclude
             )
         if rank.first:
             print(f"{options.out / 'codes.npy'}: {about['images']:,} codes of {about['bits']} bits")
     return 0
 
 
-def how_of(options: argparse.Namespace) -> "How":
+def encode_options_of(options: argparse.Namespace) -> "EncodeOptions":
     """Device and decoding processes by the options; ParameterError where there is no such device."""
     from ssdh.core.device import use_device
     from ssdh.core.runtime import RuntimeParams
-    from ssdh.search.encode import How
+    from ssdh.search.encode import EncodeOptions
 
     try:
         RuntimeParams._is_a_device(options.device)
@@ -108,4 +108,4 @@ def how_of(options: argparse.Namespace) -> "How":
     runtime = RuntimeParams(
         device=options.device, workers=options.workers, processes=None, deterministic=True, log_level="INFO"
     )
-    return How(use_device(options.device, deterministic=True), runtime.num_workers)
+    return EncodeOptions(use_device(options.device, deterministic=True), runtime.num_workers)

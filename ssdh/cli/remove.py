@@ -36,15 +36,15 @@ def run(options: argparse.Namespace) -> int:
         raise ParameterError("--missing is for photos: of embeddings name rows or ids to remove")
     with collection.writing() as writer:
         if options.missing:
-            expected: list[int | str] = [
+            unwanted: list[int | str] = [
                 path for item in collection.items() for path in item.paths if not Path(path).exists()
             ]
         else:
             paths: list[Path] = []
             if not collection.of_embeddings and not all(text.isdecimal() for text in options.images):
                 paths = [Path(path) for item in collection.items() for path in item.paths]
-            expected = [one for text in options.images for one in _stored(text, collection, paths)]
-        gone = writer.remove(expected)
+            unwanted = [one for text in options.images for one in _stored(text, collection, paths)]
+        gone = writer.remove(unwanted)
     print(f"{options.collection}: {gone:,} images removed. It holds {len(collection):,} images.")
     return 0
 

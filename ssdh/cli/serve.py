@@ -69,10 +69,10 @@ def run(options: argparse.Namespace) -> int:
 def _adder(collection: Path) -> "PhotoAdder":
     from ssdh.core.device import use_device
     from ssdh.search.collection import open_collection
-    from ssdh.search.encode import How
+    from ssdh.search.encode import EncodeOptions
     from ssdh.search.photo_adder import PhotoAdder
 
-    return PhotoAdder(open_collection(collection), How(use_device("auto", deterministic=True), workers=0))
+    return PhotoAdder(open_collection(collection), EncodeOptions(use_device("auto", deterministic=True), workers=0))
 
 
 def _listen(host: str, port: int) -> socket.socket:

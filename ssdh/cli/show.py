@@ -91,9 +91,9 @@ def _anywhere(pattern: str, names: Sequence[str]) -> str:
     """A pattern that finds `pattern` anywhere in a name, by `re.match` as DVC uses it."""
     whole = f".*(?:{pattern})"
     try:
-        result = [name for name in names if re.match(whole, name)]
+        matching = [name for name in names if re.match(whole, name)]
     except re.error as error:
         raise ParameterError(f"--add {pattern!r} is no regular expression ({error}): lsh.map is one") from None
-    if not result:
+    if not matching:
         raise ParameterError(f"--add {pattern!r} is found in no column's name: `dvc exp show --csv` has them all")
     return whole

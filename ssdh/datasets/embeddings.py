@@ -129,7 +129,7 @@ def _report(path: Path, found: Scan, on_bad_row: str) -> dict[str, int]:
         rows = np.flatnonzero(found.fault == fault)
         counts[key] = len(rows)
         if len(rows):
-            shown = ", ".join(map(str, rows[:SHOWN])) + ", …" * (len(rows) > SHOWN)
+            shown = ", ".join(map(str, rows[:SHOWN])) + (", …" if len(rows) > SHOWN else "")
             few = f"{len(rows):,} of {len(found.fault):,} rows: a row" if len(rows) > 1 else "a row"
             lines.append(f"{path}: {few} {REASONS[fault]} ({shown})")
     if lines and on_bad_row == "fail":

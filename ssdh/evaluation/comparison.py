@@ -5,8 +5,9 @@ method; `float` is exact search by `evaluate.metric`, no codes (`map_centred`: o
 All are fitted on the train features alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from ssdh.core.files import take_rows
 from ssdh.core.runtime import one_blas_thread
 from ssdh.core.split import Split
-from ssdh.evaluation import registry
-from ssdh.evaluation.baseline import CannotFitError, Codes, Float32, Packed, Quantizer
+from ssdh.evaluation.baselines import registry
+from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32, Packed, Quantizer
 from ssdh.evaluation.float_search import BLOCK_BYTES, Metric, similarity_blocks
 from ssdh.evaluation.metrics import (
     Table,
@@ -30,7 +31,7 @@ from ssdh.evaluation.metrics import (
 )
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.evaluation.reranked import rerank_metrics
-from ssdh.evaluation.scored import float_average_precisions, score_metrics
+from ssdh.evaluation.scored import Blocks, float_average_precisions, score_metrics
 
 METRICS: dict[Metric, str] = {"cosine": "cosine", "dot": "inner product", "l2": "Euclidean distance"}
 CURVES = ("method", "curve", "n", "recall", "precision")
@@ -58,12 +59,13 @@ def evaluate_baselines(
     train = np.asarray(take_rows(features, split.train), np.float32)
     true = nearest_by_features(features, split, params.neighbors, params.metric)
     compare = _Comparison(features, labels, split, true, topk, params)
-    result, rows = compare.scores(similarity_blocks(features, split.query, split.database, metric=params.metric))
+    blocks = partial(similarity_blocks, features, split.query, split.database, metric=params.metric)
+    result, rows = compare.scores(blocks)
     if labels.shape[1]:
         mean = train.mean(axis=0, dtype=np.float64)
         centred = float_average_precisions(features, labels, split, topk, centre=mean, metric=params.metric)
         result["map_centred"] = float(centred.mean())
-    about = {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes", "tier": "images only"}
+    about = {"title": "Float", "about": f"{METRICS[params.metric]} of the features, no codes"}
     metrics: dict[str, dict[str, Any]] = {"float": about | result}
     curves: Table = [("float", *row) for row in rows]
     for name in params.baselines:
@@ -76,7 +78,7 @@ def evaluate_baselines(
         result, rows = compare.codes(packed, bits) if isinstance(fitted, Codes) else compare.quantizer(fitted, packed)
         method = registry.get(name)
         unique = len(np.unique(packed[split.database], axis=0))
-        about = {"title": method.TITLE, "about": method.ABOUT, "tier": method.TIER}
+        about = {"title": method.TITLE, "about": method.ABOUT}
         metrics[name] = about | {"bytes_per_image": packed.shape[1]} | result | {"unique_codes": unique}
         curves += [(name, *row) for row in rows]
     return metrics, curves
@@ -131,9 +133,14 @@ class _Comparison:
         """Metrics and curve rows of codes (N, bytes) that are scored against the float queries."""
         query, database = self.split.query, packed[self.split.database]
         step = max(1, BLOCK_BYTES // (4 * len(database)))
-        blocks = [slice(start, min(start + step, len(query))) for start in range(0, len(query), step)]
-        return self.scores((block, fitted.scores(take_rows(self.features, query[block]), database)) for block in blocks)
 
-    def scores(self, blocks: Iterable[tuple[slice, Float32]]) -> tuple[dict[str, Any], Table]:
-        """Metrics and curve rows of scores, (queries, scores) by (queries, scores)."""
+        def blocks() -> Iterator[tuple[slice, Float32]]:
+            for start in range(0, len(query), step):
+                block = slice(start, min(start + step, len(query)))
+                yield block, fitted.scores(take_rows(self.features, query[block]), database)
+
+        return self.scores(blocks)
+
+    def scores(self, blocks: Blocks) -> tuple[dict[str, Any], Table]:
+        """Metrics and curve rows of scores."""
         return score_metrics(blocks, self.labels, self.split, self.true, topk=self.topk, params=self.params)

@@ -41,16 +41,16 @@ def similarity_blocks(
     for start in range(0, len(query), step):
         block = slice(start, min(start + step, len(query)))
         vectors = _vectors(take_rows(features, query[block]), centre, metric)
-        result = np.empty((len(vectors), num_rows), np.float32)
+        similarities = np.empty((len(vectors), num_rows), np.float32)
         for first in range(0, num_rows, chunk):
             rows = slice(first, first + chunk)
             others = _vectors(take_rows(features, rows), centre, metric)
-            np.matmul(vectors, others.T, out=result[:, rows])
+            np.matmul(vectors, others.T, out=similarities[:, rows])
             if metric == "l2":
-                result[:, rows] *= 2
-                result[:, rows] -= np.einsum("ij,ij->i", others, others)
-                result[:, rows] -= np.einsum("ij,ij->i", vectors, vectors)[:, None]
-        yield block, result[:, database]
+                similarities[:, rows] *= 2
+                similarities[:, rows] -= np.einsum("ij,ij->i", others, others)
+                similarities[:, rows] -= np.einsum("ij,ij->i", vectors, vectors)[:, None]
+        yield block, similarities[:, database]
 
 
 def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int, *, metric: Metric = "cosine") -> Rows:
@@ -61,12 +61,12 @@ def nearest(features: NDArray[Any], query: Rows, database: Rows, k: int, *, metr
     n = len(database)
     if not 1 <= k <= n:
         raise ValueError(f"k must be between 1 and the {n} database items, got {k}")
-    result = np.empty((len(query), k), np.int64)
+    positions = np.empty((len(query), k), np.int64)
     for block, similarities in similarity_blocks(features, query, database, metric=metric):
-        for row, own in zip(result[block], similarities, strict=True):
+        for row, own in zip(positions[block], similarities, strict=True):
             near = np.flatnonzero(own >= np.partition(own, n - k)[n - k])  # far faster than argpartition
             row[:] = near[np.argsort(-own[near], kind="stable")[:k]]
-    return result
+    return positions
 
 
 def sharing(labels: NDArray[np.uint8], split: Split, block: slice) -> Flags:

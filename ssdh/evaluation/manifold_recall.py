@@ -20,6 +20,8 @@ from ssdh.structure.manifold import diffusion_embedding
 from ssdh.structure.vectors import power_normalise
 
 POWER, GRAPH_NEIGHBORS, RANK, STEPS, DECAY = 0.7, 20, 128, 6, 0.9  # of the reference; never a recipe's
+LIMIT = 5000  # images looked at
+SHARE = 0.02  # of them are an image's nearest
 BLOCK_ROWS = 256
 
 
@@ -29,18 +31,16 @@ def manifold_recall(
     split: Split,
     *,
     bits: int,
-    share: float = 0.02,
-    limit: int = 5000,
 ) -> float | None:
     """Mean share of an image's nearest images on the manifold that are as near by code, from 0 to 1.
 
-    packed: (N, ⌈bits/8⌉) codes and features: (N, D) of all images. Looked at are up to `limit` database images that did
+    packed: (N, ⌈bits/8⌉) codes and features: (N, D) of all images. Looked at are up to LIMIT database images that did
     not train (all of the database where fewer than 100 are left), in the database's order. The k nearest count, k being
-    `share` of them; ties in Hamming distance count by the probability of being among the first k. None for fewer than
+    SHARE of them; ties in Hamming distance count by the probability of being among the first k. None for fewer than
     three images, and where their graph is in too many pieces.
     """
     held_out = split.database[~np.isin(split.database, split.train)]
-    rows = (held_out if len(held_out) >= 100 else split.database)[:limit]
+    rows = (held_out if len(held_out) >= 100 else split.database)[:LIMIT]
     if len(rows) < 3:
         return None
     normalised = power_normalise(np.asarray(take_rows(features, rows), np.float32), POWER)
@@ -48,7 +48,7 @@ def manifold_recall(
         embedding = diffusion_embedding(normalised, neighbors=GRAPH_NEIGHBORS, rank=RANK, steps=STEPS, decay=DECAY)
     except DataError:
         return None
-    return neighbor_share(packed[rows], embedding, bits=bits, neighbors=max(1, round(share * len(rows))))
+    return neighbor_share(packed[rows], embedding, bits=bits, neighbors=max(1, round(SHARE * len(rows))))
 
 
 def neighbor_share(packed: NDArray[np.uint8], vectors: NDArray[np.float32], *, bits: int, neighbors: int) -> float:
@@ -58,7 +58,7 @@ def neighbor_share(packed: NDArray[np.uint8], vectors: NDArray[np.float32], *, b
     """
     n = len(packed)
     k = min(neighbors, n - 1)
-    result = 0.0
+    shares = 0.0
     for start in range(0, n, BLOCK_ROWS):
         own = np.arange(start, min(start + BLOCK_ROWS, n))
         similarity = vectors[own] @ vectors.T
@@ -69,5 +69,5 @@ def neighbor_share(packed: NDArray[np.uint8], vectors: NDArray[np.float32], *, b
         keys = distance + (bits + 2) * np.arange(len(own))[:, None]
         counts = np.bincount(keys.ravel(), minlength=(bits + 2) * len(own)).reshape(len(own), bits + 2)
         at = np.take_along_axis(distance, true, axis=1)  # (b, k)
-        result += float(neighbors_among_first(counts, at, k).sum())
-    return result / (n * k)
+        shares += float(neighbors_among_first(counts, at, k).sum())
+    return shares / (n * k)

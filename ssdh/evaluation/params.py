@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from ssdh.core.params import Params
-from ssdh.evaluation import registry
+from ssdh.evaluation.baselines import registry
 from ssdh.evaluation.float_search import Metric
 
 

@@ -3,7 +3,7 @@
 Scores are sorted once a query; equal ones are a tie group, as equal Hamming distances are for codes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from ssdh.evaluation.metrics import MAP_CUTOFFS, Table, neighbors_among_first, p
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking
 
+Blocks = Callable[[], Iterable[tuple[slice, Float32]]]  # gives (queries, scores) by (queries, scores), each time anew
 BINS = 4096  # of the score, for the precision-recall curve
 PR_POINTS = 100  # of that curve
 
@@ -43,7 +44,7 @@ class Ranked:
 
 
 def score_metrics(
-    blocks: Iterable[tuple[slice, Float32]],
+    blocks: Blocks,
     labels: NDArray[np.uint8],
     split: Split,
     true: NDArray[np.int64],
@@ -53,8 +54,9 @@ def score_metrics(
 ) -> tuple[dict[str, Any], Table]:
     """Metrics and curves (curve, n, recall, precision) of scores of each query's database.
 
-    blocks: (queries, scores) as `similarity_blocks` yields them; labels: (N, C) of all images, C = 0 for none; true:
-    (q, k) database positions of the nearest by float features; topk: of the mAP, at most the database.
+    blocks: gives (queries, scores) as `similarity_blocks` yields them; with labels it is called twice, first for the
+    range of the scores. labels: (N, C) of all images, C = 0 for none; true: (q, k) database positions of the nearest by
+    float features; topk: of the mAP, at most the database.
     """
     size, count = len(split.database), len(split.query)
     held_out = ~np.isin(split.database, split.train)
@@ -66,10 +68,9 @@ def score_metrics(
     precision_at, curve = np.zeros(len(cutoffs)), np.zeros(len(shown))
     pooled = np.zeros((2, BINS), np.int64)  # pairs, and relevant ones, by falling score
     recall = dict.fromkeys((k for k in sorted(set(params.neighbors)) if k <= true.shape[1]), 0.0)
-    scale: tuple[float, float] | None = None
-    for block, scores in blocks:
+    highest, lowest = _range(blocks()) if labels.shape[1] else (0.0, 0.0)
+    for block, scores in blocks():
         relevant = sharing(labels, split, block)
-        scale = scale or (float(scores.max()), float(scores.min()))
         for i, (result, good) in enumerate(zip(scores, relevant, strict=True)):
             ranked = Ranked.by(result)
             for k in recall:
@@ -86,7 +87,7 @@ def score_metrics(
             ends, cumulated = np.append(0, np.cumsum(ranked.total)), np.append(0, np.cumsum(hits))
             precision_at += np.interp(cutoffs, ends, cumulated) / cutoffs  # ties: the expectation is linear in n
             curve += np.interp(shown, ends, cumulated) / shown
-            pooled += _binned(result, good, *scale)
+            pooled += _binned(result, good, highest, lowest)
     metrics: dict[str, Any] = {}
     rows: Table = []
     if labels.shape[1]:
@@ -111,12 +112,12 @@ def float_average_precisions(
     metric: Metric = "cosine",
 ) -> NDArray[np.float64]:
     """Average precision of each query by `metric` of the (centred) features, ties as for codes; float64 (q,)."""
-    result = np.empty(len(split.query))
+    precisions = np.empty(len(split.query))
     for block, similarities in similarity_blocks(features, split.query, split.database, centre, metric=metric):
         relevant = sharing(labels, split, block)
         for i, results in enumerate(similarities):
-            result[block.start + i] = ranking.average_precision(*ranked_counts(results, relevant[i], topk), topk)[0]
-    return result
+            precisions[block.start + i] = ranking.average_precision(*ranked_counts(results, relevant[i], topk), topk)[0]
+    return precisions
 
 
 def _precision(total: NDArray[np.int64], hits: NDArray[np.int64], topk: int) -> float:
@@ -125,8 +126,14 @@ def _precision(total: NDArray[np.int64], hits: NDArray[np.int64], topk: int) -> 
     return float(ranking.average_precision(total[None, :needed], hits[None, :needed], topk)[0])
 
 
+def _range(blocks: Iterable[tuple[slice, Float32]]) -> tuple[float, float]:
+    """The highest and the lowest of all scores."""
+    highest, lowest = zip(*((float(scores.max()), float(scores.min())) for _, scores in blocks), strict=True)
+    return max(highest), min(lowest)
+
+
 def _binned(score: Float32, relevant: Flags, highest: float, lowest: float) -> NDArray[np.int64]:
-    """Items, and relevant ones, in equal bins from the highest to the lowest score, (2, BINS); others clipped."""
+    """Items, and relevant ones, in equal bins from the highest to the lowest score, (2, BINS)."""
     width = max((highest - lowest) / BINS, 1e-12)
     key = np.clip((highest - score) / np.float32(width), 0, BINS - 1).astype(np.intp)
     return np.stack([np.bincount(key, minlength=BINS), np.bincount(key[relevant], minlength=BINS)])

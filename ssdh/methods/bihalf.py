@@ -1,7 +1,7 @@
 """Bi-half: every bit is +1 for the upper half of a batch and −1 for the lower, so that it carries most information.
 
 Li, van Gemert: "Deep Unsupervised Image Hashing by Maximizing Bit Entropy", AAAI 2021. Where we depart: the cosines are
-those of the features as the head takes them. γ is 6, as in the authors' code.
+those of the features as the head takes them, and γ is 3; the authors' code has 6, as have the settings `authors`.
 """
 
 from typing import Any

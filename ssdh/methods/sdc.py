@@ -4,6 +4,8 @@ Ng, Zhu, Hoe, Chan, Zhang, Song, Xiang: "Unsupervised Hashing with Similarity Di
 Where we depart: a batch's pairs are those with i < j, and the hidden layer is as wide as the features.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -22,15 +24,16 @@ class SDC(Method):
         (outputs,) = batch.outputs
         i, j = torch.triu_indices(len(outputs), len(outputs), 1, device=outputs.device)
         order = cosines(batch.features)[i, j].argsort()
-        gap = (cosines(outputs)[i, j][order] - self.quantiles(len(order)).to(outputs)).abs().mean()
+        targets = quantiles(len(order), self.params.loss["beta"])
+        gap = (cosines(outputs)[i, j][order] - targets.to(outputs)).abs().mean()
         own = torch.cosine_similarity(outputs, signs(outputs), dim=1)
         return gap + self.params.loss["quantisation"] * (1 - own).mean()
 
-    def quantiles(self, count: int) -> Tensor:
-        """q_1 to q_count, float64 ascending; those of the last count are kept."""
-        if getattr(self, "kept", (0,))[0] != count:
-            from scipy.special import betaincinv
 
-            a, shares = self.params.loss["beta"], (torch.arange(count, dtype=torch.float64) + 0.5) / count
-            self.kept = (count, torch.from_numpy(2 * betaincinv(a, a, shares.numpy()) - 1))
-        return self.kept[1]
+@functools.lru_cache(maxsize=1)
+def quantiles(count: int, beta: float) -> Tensor:
+    """q_1 to q_count, float64 ascending; those of the last count are kept."""
+    from scipy.special import betaincinv
+
+    shares = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return torch.from_numpy(2 * betaincinv(beta, beta, shares.numpy()) - 1)

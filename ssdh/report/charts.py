@@ -114,7 +114,6 @@ def lines(
     *,
     x_label: str,
     y_label: str,
-    log_x: bool = False,
     percent: bool = True,
     from_zero: bool = True,
     marker: bool = False,
@@ -137,16 +136,13 @@ def lines(
             markersize=3.5,
             label=line.name,
         )
-    if log_x:
-        axes.set_xscale("log")
     if from_zero:
         axes.set_ylim(0, 1.06 * max(float(line.y.max()) for line in series) or 1)
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    if not log_x:
-        whole = all(np.array_equal(line.x, line.x.round()) for line in series)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+    whole = all(np.array_equal(line.x, line.x.round()) for line in series)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_xlabel(x_label)
     axes.set_title(y_label, loc="left", color=MUTED, fontsize=9.5, pad=8)
@@ -232,7 +228,7 @@ def _svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*|font-family: [^;\"]*;? ?", "", text, flags=re.DOTALL)
-    text = re.sub(r'="[^"]*\d\.\d{3}[^"]*"', lambda result: re.sub(r"(\.\d\d)\d+", r"\1", result[0]), text)
+    text = re.sub(r'="[^"]*\d\.\d{3}[^"]*"', lambda attribute: re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]), text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
     for stand_in, variable in VARIABLES.items():

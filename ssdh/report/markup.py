@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 AS_BAR = '<span class="sr">as a bar</span>'  # the header of a column that a screen reader reads as numbers
@@ -42,18 +43,24 @@ def bar(share: float) -> str:
     return f'<span class="bar" aria-hidden="true"><span style="width:{width:.2f}%"></span></span>'
 
 
-def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
+def table(
+    caption: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    kind: str = "",
+    classes: Sequence[str] = (),
+) -> str:
     """A table of cells that are HTML already; the first cell of a row is its header.
 
-    A row may begin with a mark `class:NAME` that becomes the row's class.
+    kind: the table's class; classes: those of its rows, "" for none.
     """
     head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
     body = []
-    for row in rows:
-        mark = row[0].removeprefix("class:") if row[0].startswith("class:") else None
-        first, *others = row[1:] if mark is not None else row
+    for place, (first, *others) in enumerate(rows):
         cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others)
-        body.append(f'<tr class="{mark}">{cells}</tr>' if mark else f"<tr>{cells}</tr>")
+        name = classes[place] if classes else ""
+        body.append(f'<tr class="{name}">{cells}</tr>' if name else f"<tr>{cells}</tr>")
     return (
         f'<div class="scroll"><table class="{kind}"><caption>{caption}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
@@ -77,11 +84,18 @@ def figure(chart: str | None, title: str, caption: str) -> str:
     )
 
 
-def section(name: str, title: str, about: str, body: str) -> str:
-    """A section of the page: its heading and what it shows beside its content; nothing where it has no content."""
-    if not body:
-        return ""
-    return (
-        f'<section id="{name}" aria-labelledby="{name}-title"><div class="about"><h2 id="{name}-title">{title}</h2>'
-        f"<p>{about}</p></div><div>{body}</div></section>"
-    )
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: its id, its heading, what it shows, and its content; the last three HTML."""
+
+    name: str
+    title: str
+    about: str
+    body: str
+
+    def html(self) -> str:
+        """The element."""
+        return (
+            f'<section id="{self.name}" aria-labelledby="{self.name}-title"><div class="about">'
+            f'<h2 id="{self.name}-title">{self.title}</h2><p>{self.about}</p></div><div>{self.body}</div></section>'
+        )

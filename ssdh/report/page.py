@@ -11,7 +11,7 @@ from typing import Any
 from ssdh.report import charts, sections
 from ssdh.report.contents import Report
 from ssdh.report.gallery import Query
-from ssdh.report.markup import facts, number, section, table, text
+from ssdh.report.markup import Section, facts, number, table, text
 from ssdh.report.quality import baselines, quality, title
 
 HEAD_BASELINES = 4  # beside the headline's mAP, the best ones
@@ -28,26 +28,26 @@ def render(report: Report) -> str:
 
 def _page(report: Report) -> str:
     parts = [
-        ("run", "What ran", _run(report)),
-        ("quality", "Retrieval quality", quality(report)),
-        ("structure", "Semantic structure", sections.structure(report)),
-        ("training", "Training", sections.training(report)),
-        ("curves", "Precision and recall", sections.curves(report)),
-        ("rerank", "Re-ranking", sections.rerank(report)),
-        ("codes", "Use of the bits", sections.codes(report)),
-        ("classes", "Classes", sections.classes(report)),
-        ("queries", "Queries", _queries(report)),
+        _run(report),
+        quality(report),
+        sections.structure(report),
+        sections.training(report),
+        sections.curves(report),
+        sections.rerank(report),
+        sections.codes(report),
+        sections.classes(report),
+        _queries(report),
     ]
-    shown = [(name, title, content) for name, title, content in parts if content]
-    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown)
-    title = f"{_dataset(report)}, {report.results.metrics.get('bits', '?')} bits"
+    shown = [part for part in parts if part]
+    links = "".join(f'<li><a href="#{part.name}">{part.title}</a></li>' for part in shown)
+    run = f"{_dataset(report)}, {report.results.metrics.get('bits', '?')} bits"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="generator" content="ssdh"><title>SSDH report: {text(title)}</title>'
+        f'<meta name="generator" content="ssdh"><title>SSDH report: {text(run)}</title>'
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body>\n"
         f'<header>{_head(report)}<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n<main>\n'
-        + "\n".join(content for _, _, content in shown)
+        + "\n".join(part.html() for part in shown)
         + f"\n</main>\n<footer>{_footer()}</footer>\n</body></html>\n"
     )
 
@@ -87,7 +87,7 @@ def _head(report: Report) -> str:
     return head
 
 
-def _run(report: Report) -> str:
+def _run(report: Report) -> Section:
     data, groups = report.results.data, report.parameters
     backbone = groups.get("backbone", {})
     entries = [("data set", text(_dataset(report)))]
@@ -123,7 +123,7 @@ def _run(report: Report) -> str:
         )
         note = "<p>The values of <code>params.yaml</code> when this page was made.</p>"
         body += _details("All parameters as they took effect", note + chips)
-    return section(
+    return Section(
         "run",
         "What ran",
         "Data, parameters and code of this run. The same inputs give the same codes, bit for bit.",
@@ -150,7 +150,9 @@ def _value(value: Any) -> str:
     return text(value)
 
 
-def _queries(report: Report) -> str:
+def _queries(report: Report) -> Section | None:
+    if not report.worst and not report.typical:
+        return None
     labelled = any(query.average_precision is not None for query in report.worst + report.typical)
     body = ""
     if labelled:
@@ -168,12 +170,10 @@ def _queries(report: Report) -> str:
         if queries:
             body += f"<h3>{heading}</h3>" if heading else ""
             body += "".join(map(_query if report.unit == "images" else _named_query, queries))
-    if not report.worst and not report.typical:
-        return ""
     if report.unit != "images":
         about = "Embeddings have no pictures: the names of the ten rows nearest to a query are shown instead."
-        return section("queries", "Queries", about, body)
-    return section(
+        return Section("queries", "Queries", about, body)
+    return Section(
         "queries",
         "Queries",
         "A query, then the ten images nearest to it; images at equal distance stand in the database’s order.",

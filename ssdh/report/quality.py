@@ -8,7 +8,7 @@ from typing import Any
 
 from ssdh.hashing.codes import width
 from ssdh.report.contents import Report
-from ssdh.report.markup import AS_BAR, bar, number, section, table, text
+from ssdh.report.markup import AS_BAR, Section, bar, number, table, text
 from ssdh.report.why_hamming import why_hamming
 
 MEASURES = {  # metrics with a number in their name, or in their keys, have it in place of {}
@@ -36,23 +36,22 @@ together, at the cost of the order among them. <em>Same picture</em>: the recipe
 farthest with <code>recipe: manifold</code>.</p>"""
 
 
-def quality(report: Report) -> str:
+def quality(report: Report) -> Section | None:
     """MAP beside baselines and published values of the same protocol, then every other measure."""
     metrics = report.results.metrics
     body, about = "", f"What can be said without labels: which of the nearest {report.unit} the codes find."
     if "map" in metrics:
         about = "Mean average precision beside the baselines on the same features"
-        about += ", and beside published values with the same data set, counts, bits and cut-off" * bool(
-            report.published
-        )
-        about += "."
         caption = (
             f"mAP@{number(metrics['topk'])}; same queries, database and rule for ties in this run and the baselines"
         )
-        caption += "; outlined: published" * bool(report.published)
-        body = f"<h3>{SAME_KIND}</h3>" + table(caption, ("method", "mAP", AS_BAR), _same_kind(report), kind="ranked")
+        if report.published:
+            about += ", and beside published values with the same data set, counts, bits and cut-off"
+            caption += "; outlined: published"
+        about += "."
+        body = f"<h3>{SAME_KIND}</h3>" + _ranked(caption, "mAP", _same_kind(report))
     body += _same_picture(report) + why_hamming(report) + _measures(report)
-    return section("quality", "Retrieval quality", about, body)
+    return Section("quality", "Retrieval quality", about, body) if body else None
 
 
 def baselines(report: Report, key: str) -> dict[str, dict[str, Any]]:
@@ -65,21 +64,15 @@ def title(method: str, values: Mapping[str, Any]) -> str:
     return text(values.get("title", method))
 
 
-def _about(values: Mapping[str, Any], report: Report) -> str:
-    """What a baseline does and what it is given, as HTML."""
-    given = str(values.get("tier", "")).replace("images", report.unit)
-    return text("; ".join(part for part in (values.get("about"), given) if part))
+Values = list[tuple[float, str, str, str]]  # of each method: value, class of its row, name, about
 
 
-Ranked = list[tuple[float, str, str, str]]  # value, mark, name, about
-
-
-def _same_kind(report: Report) -> list[tuple[str, ...]]:
-    """MAP of each method, best first."""
-    result: Ranked = [(report.results.metrics["map"], "own", "SSDH", f"this run; {report.unit} only")]
+def _same_kind(report: Report) -> Values:
+    """MAP of each method."""
+    result: Values = [(report.results.metrics["map"], "own", "SSDH", "this run")]
     for method, values in baselines(report, "map").items():
         name = title(method, values)
-        result.append((values["map"], "", name, _about(values, report)))
+        result.append((values["map"], "", name, text(values.get("about", ""))))
         if "map_centred" in values:
             result.append(
                 (
@@ -92,7 +85,7 @@ def _same_kind(report: Report) -> list[tuple[str, ...]]:
     for row in report.published:
         about = f"published: {text(row['setting'])} ({text(row['source'])})"
         result.append((float(row["map"]), "published", text(row["method"]), about))
-    return _rows(result)
+    return result
 
 
 def _same_picture(report: Report) -> str:
@@ -102,7 +95,7 @@ def _same_picture(report: Report) -> str:
         return ""
     nearest = min(own, key=int)
     size = width(int(report.results.metrics.get("bits", 0)))
-    result: Ranked = [(own[nearest], "own", "SSDH", f"this run, {number(size)} bytes a code")]
+    result: Values = [(own[nearest], "own", "SSDH", f"this run, {number(size)} bytes a code")]
     for method, values in baselines(report, "neighbor_recall_at").items():
         if method != "float":  # what is compared with
             about = f"{text(values.get('about', ''))}, {number(values.get('bytes_per_image', 0))} bytes a code"
@@ -110,7 +103,7 @@ def _same_picture(report: Report) -> str:
     count = number(int(nearest))
     caption = f"Share of a query’s {count} nearest by {_nearest_by(report)} of the features that are among its first "
     caption += f"{count} by code"
-    shown = table(caption, ("method", "recall", AS_BAR), _rows(result), kind="ranked")
+    shown = _ranked(caption, "recall", result)
     return f"<h3>{SAME_PICTURE}</h3>{shown}{SERVES.format(unit=report.unit)}"
 
 
@@ -119,13 +112,15 @@ def _nearest_by(report: Report) -> str:
     return NEAREST_BY[str(report.parameters.get("evaluate", {}).get("metric", "cosine"))]
 
 
-def _rows(found: Ranked) -> list[tuple[str, ...]]:
-    """One row a method, the highest value first."""
-    result = sorted(found, key=lambda item: -item[0])
-    return [
-        (f"class:{mark}", f'{name}<span class="note">{about}</span>', number(value), bar(value))
-        for value, mark, name, about in result
+def _ranked(caption: str, metric: str, values: Values) -> str:
+    """A table with a row a method, the highest value first."""
+    best_first = sorted(values, key=lambda item: -item[0])
+    rows = [
+        (f'{name}<span class="note">{about}</span>', number(value), bar(value)) for value, _, name, about in best_first
     ]
+    return table(
+        caption, ("method", metric, AS_BAR), rows, kind="ranked", classes=[kind for _, kind, _, _ in best_first]
+    )
 
 
 def _measures(report: Report) -> str:
@@ -145,7 +140,8 @@ def _measures(report: Report) -> str:
     ]
     header = ["measure", "SSDH", *others]
     source = "From <code>metrics/metrics.json</code>"
-    source += " and <code>metrics/baselines.json</code>" * bool(others)
+    if others:
+        source += " and <code>metrics/baselines.json</code>"
     return "<h3>Further measures</h3>" + table(source, header, rows, kind="numbers")
 
 

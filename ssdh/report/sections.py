@@ -12,18 +12,18 @@ from ssdh.report import charts
 from ssdh.report.charts import Line
 from ssdh.report.contents import Report
 from ssdh.report.inputs import Floats, numbers
-from ssdh.report.markup import AS_BAR, bar, facts, figure, number, percent, section, table, text
+from ssdh.report.markup import AS_BAR, Section, bar, facts, figure, number, percent, table, text
 from ssdh.report.quality import baselines
 
 MOST_LINES = 3  # baselines in a chart, the best of them
 MANY_CLASSES = 24  # more stand in two columns where there is room
 
 
-def structure(report: Report) -> str:
+def structure(report: Report) -> Section | None:
     """The distance histogram with its fit and thresholds; how many pairs are labelled, and how pure."""
     fit, distances, pairs = report.results.structure, report.results.distances, report.results.pairs
     if not fit:
-        return ""
+        return None
     chart = charts.distance_histogram(
         numbers(distances, "distance"),
         numbers(distances, "density"),
@@ -48,10 +48,10 @@ def structure(report: Report) -> str:
     purity = table(about_purity, header[:shown], [row[:shown] for row in rows], kind="numbers")
     about = (
         f"{percent(labelled)} of the pairs of train {report.unit} lie beyond a threshold and become labels to learn "
+        "from."
     )
-    about += "from."
     title = "Histogram of pair distances with fitted half Gaussians and thresholds"
-    return section(
+    return Section(
         "structure", "Semantic structure", about, figure(chart, title, caption) + "<h3>Pseudo-labels</h3>" + purity
     )
 
@@ -61,8 +61,8 @@ LABELS = {"similar": "similar (+1)", "dissimilar": "dissimilar (−1)"}
 
 def _unknown_weight(report: Report) -> float:
     """The weight of the pairs between the thresholds in this run's loss."""
-    result = report.parameters.get("train", {}).get("unknown_weight")
-    return float(result) if isinstance(result, int | float) else 0.0
+    weight = report.parameters.get("train", {}).get("unknown_weight")
+    return float(weight) if isinstance(weight, int | float) else 0.0
 
 
 def _purity(pairs: Mapping[str, float], key: str) -> str:
@@ -70,7 +70,7 @@ def _purity(pairs: Mapping[str, float], key: str) -> str:
     return percent(pairs[name]) if name in pairs else "–"
 
 
-def training(report: Report) -> str:
+def training(report: Report) -> Section:
     """Loss by epoch, and the validation curve where there is one."""
     train, validation = report.results.train, report.results.validation
     loss = charts.lines(
@@ -96,13 +96,11 @@ def training(report: Report) -> str:
         _last(validation, "iteration", "map", "mAP") + " Of queries drawn from the database; it chooses nothing.",
     )
     if not loss:
-        about = (
-            "Nothing was trained: the model of <code>train.init_file</code> was kept (<code>train.epochs</code> is 0)."
-        )
-        return section("training", "Training", about, "")
+        body = "<p>Nothing was trained: the model of <code>train.init_file</code> was kept.</p>"
+        return Section("training", "Training", "<code>train.epochs</code> is 0.", body)
     about = f"Loss over the passes through the train {report.unit}"
     about += ", and validation mAP." if curve else "; no validation was asked for (<code>train.eval_interval</code>)."
-    return section("training", "Training", about, f'<div class="pair">{body}</div>' if body else "")
+    return Section("training", "Training", about, f'<div class="pair">{body}</div>')
 
 
 def _last(rows: pd.DataFrame, x: str, y: str, name: str) -> str:
@@ -111,7 +109,7 @@ def _last(rows: pd.DataFrame, x: str, y: str, name: str) -> str:
     return f"{name} at {x} {rows[x].iloc[-1]}: {number(float(rows[y].iloc[-1]))}."
 
 
-def curves(report: Report) -> str:
+def curves(report: Report) -> Section | None:
     """Precision by recall and by cut-off, beside the baselines."""
     results = report.results
     recall = [Line("ssdh", "SSDH", numbers(results.pr_curve, "recall"), numbers(results.pr_curve, "precision"))]
@@ -125,24 +123,26 @@ def curves(report: Report) -> str:
     right = charts.lines("cutoff", cutoff, x_label=f"{report.unit} returned, N", y_label="precision@N")
     body = figure(left, "Precision by recall", "Each point is a Hamming radius, pairs pooled over all queries.")
     body += figure(right, f"Precision of the first N {report.unit}", "Mean over the queries, expectation over ties.")
+    if not body:
+        return None
     about = "SSDH, the features and the best baselines on them."
-    return section("curves", "Precision and recall", about, f'<div class="pair">{body}</div>' if body else "")
+    return Section("curves", "Precision and recall", about, f'<div class="pair">{body}</div>')
 
 
 def _compared(report: Report) -> list[tuple[str, str, str]]:
     """(style of its line, method, name) of the float features and of the baselines with the highest mAP."""
     known = baselines(report, "map")
     best = sorted((method for method in known if method != "float"), key=lambda method: -known[method]["map"])
-    chosen = [("float", "float")] * ("float" in known) + [
-        (f"other_{place}", method) for place, method in enumerate(best[:MOST_LINES])
-    ]
+    chosen = [(f"other_{place}", method) for place, method in enumerate(best[:MOST_LINES])]
+    if "float" in known:
+        chosen.insert(0, ("float", "float"))
     return [(style, method, str(known[method].get("title", method))) for style, method in chosen]
 
 
-def rerank(report: Report) -> str:
+def rerank(report: Report) -> Section | None:
     """What a shortlist by code is worth once the float features order it, by its mean length."""
     if not (own := report.results.metrics.get("rerank")):
-        return ""
+        return None
     known = baselines(report, "rerank")
     best = sorted(known, key=lambda name: -max(at["float_recall_at_10"] for at in known[name]["rerank"].values()))
     methods = [("ssdh", "SSDH", own)]
@@ -156,7 +156,7 @@ def rerank(report: Report) -> str:
     }
     body = ""
     for key, (label, caption) in charted.items():
-        lines = [Line(style, name, *_by_length(result, key)) for style, name, result in methods]
+        lines = [Line(style, name, *_by_length(reranked, key)) for style, name, reranked in methods]
         exact = report.results.baselines.get("float", {}).get("precision_at", {}).get("10")
         if key == "precision_at_10" and exact is not None:
             lengths = np.unique(np.concatenate([line.x for line in lines]))
@@ -169,7 +169,7 @@ def rerank(report: Report) -> str:
         "precision_at_10": "precision@10",
         "map": "mAP",
     }
-    measured = {key for _, _, result in methods for values in result.values() for key in values}
+    measured = {key for _, _, reranked in methods for values in reranked.values() for key in values}
     keys = {key: label for key, label in keys.items() if key in measured}  # without labels the last two are not
     digits = {"shortlist": 1}
     rows = [
@@ -177,23 +177,23 @@ def rerank(report: Report) -> str:
             f"{text(name)}, {number(int(size))}",
             *(number(values[key], digits.get(key, 4)) if key in values else "" for key in keys),
         )
-        for _, name, result in methods
-        for size, values in result.items()
+        for _, name, reranked in methods
+        for size, values in reranked.items()
     ]
     caption = f"After re-ranking. All {report.unit} that tie with the last one are in the shortlist."
     shown = table(caption, ("method, shortlist", *keys.values()), rows, kind="numbers")
     about = "Search in two stages: codes give a shortlist, the exact similarity of the features orders it."
-    return section("rerank", "Re-ranking", about, f'<div class="pair">{body}</div>{shown}')
+    return Section("rerank", "Re-ranking", about, f'<div class="pair">{body}</div>{shown}')
 
 
-def _by_length(found: Mapping[str, Mapping[str, float]], key: str) -> tuple[Floats, Floats]:
+def _by_length(reranked: Mapping[str, Mapping[str, float]], key: str) -> tuple[Floats, Floats]:
     """Mean lengths of the shortlists and the metric `key` after each, where there is one."""
-    points = [(values["shortlist"], values[key]) for values in found.values() if key in values]
+    points = [(values["shortlist"], values[key]) for values in reranked.values() if key in values]
     lengths, metrics = np.array(points, np.float64).reshape(-1, 2).T
     return lengths, metrics
 
 
-def codes(report: Report) -> str:
+def codes(report: Report) -> Section | None:
     """How the codes use their bits."""
     metrics = report.results.metrics
     names = {
@@ -212,17 +212,17 @@ def codes(report: Report) -> str:
     about = (
         "For imbalance (mean over bits of the absolute mean) and correlation (mean absolute value) 0 is best, 1 worst."
     )
-    return section(
-        "codes", "Use of the bits", about, body + "<h3>In numbers</h3>" + facts(entries) if entries else body
-    )
+    if entries:
+        body += "<h3>In numbers</h3>" + facts(entries)
+    return Section("codes", "Use of the bits", about, body) if body else None
 
 
-def classes(report: Report) -> str:
+def classes(report: Report) -> Section | None:
     """Mean AP of the queries of each class."""
     names = list(report.results.data.get("classes", []))
     precision = numbers(report.results.per_query, "ap")
     if not len(precision):
-        return ""
+        return None
     mean: list[tuple[float, int, str]] = []
     for column, present in enumerate(report.query_labels.T != 0):
         if present.any():
@@ -231,11 +231,12 @@ def classes(report: Report) -> str:
     mean.sort(key=lambda item: (-item[0], item[2]))
     rows = [(text(name), number(value), bar(value), number(count)) for value, count, name in mean]
     about = "Which classes the codes keep together, and which they mix up."
-    about += " A query with several labels counts in each." * bool((report.query_labels.sum(axis=1) > 1).any())
+    if (report.query_labels.sum(axis=1) > 1).any():
+        about += " A query with several labels counts in each."
     half = -(-len(rows) // 2) if len(rows) > MANY_CLASSES else len(rows)
     header = ("class", "AP", AS_BAR, "queries")
     body = table("Mean AP of the queries of a class, best first", header, rows[:half], kind="ranked classes")
     if rows[half:]:
         body += table("Continued", header, rows[half:], kind="ranked classes")
         body = f'<div class="pair">{body}</div>'
-    return section("classes", "Classes", about, body)
+    return Section("classes", "Classes", about, body)

@@ -23,7 +23,7 @@ STEP_COST = 20_000  # comparisons that take as long as going to the next pair of
 
 BLOCK = 1 << 20  # comparisons at once
 
-FOUND = 1 << 16  # pairs handed over at once, at least
+YIELDED = 1 << 16  # pairs handed over at once, at least
 
 
 def close_pairs(packed: NDArray[np.uint8], bits: int, radius: int) -> Iterator[tuple[Rows, Rows]]:
@@ -35,7 +35,7 @@ def close_pairs(packed: NDArray[np.uint8], bits: int, radius: int) -> Iterator[t
     keys = min((_keys(packed, bits, parts) for parts in [1, *candidates]), key=lambda keys: cost(keys, radius))
     flips = radius // len(keys)
     code_words = words(packed)
-    result: list[tuple[Rows, Rows]] = []
+    pairs: list[tuple[Rows, Rows]] = []
     waiting = 0  # pairs in them
     for number, part in enumerate(keys):
         for a, b in _bucket_pairs(part, flips):
@@ -43,13 +43,13 @@ def close_pairs(packed: NDArray[np.uint8], bits: int, radius: int) -> Iterator[t
                 earlier = [np.bitwise_count(key[left] ^ key[right]) <= flips for key in keys[:number]]
                 fresh = ~np.any(earlier, axis=0) if earlier else np.ones(len(left), np.bool_)
                 if fresh.any():
-                    result.append((np.minimum(left, right)[fresh], np.maximum(left, right)[fresh]))
-                    waiting += len(result[-1][0])
-            if waiting >= FOUND:
-                yield _joined(result)
-                result, waiting = [], 0
-    if result:
-        yield _joined(result)
+                    pairs.append((np.minimum(left, right)[fresh], np.maximum(left, right)[fresh]))
+                    waiting += len(pairs[-1][0])
+            if waiting >= YIELDED:
+                yield _joined(pairs)
+                pairs, waiting = [], 0
+    if pairs:
+        yield _joined(pairs)
 
 
 def cost(keys: list[NDArray[np.uint16]], radius: int) -> float:
@@ -118,6 +118,6 @@ def _compare(code_words: NDArray[np.unsignedinteger], a: Rows, b: Rows, radius: 
             yield rows[i], others[j]
 
 
-def _joined(found: list[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
-    left, right = zip(*found, strict=True)
+def _joined(parts: list[tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+    left, right = zip(*parts, strict=True)
     return np.concatenate(left), np.concatenate(right)

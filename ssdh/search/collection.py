@@ -90,24 +90,24 @@ class Collection:
         path, order = ("path", "id, path") if copies else ("min(path)", "id")
         ask = f"SELECT id, sha256, code, {path} FROM images JOIN paths USING (id) {'' if copies else 'GROUP BY id'}"
         with self._reading() as database:
-            result = database.execute(f"{ask} ORDER BY {order}").fetchall()
-        packed = np.frombuffer(b"".join(code for _, _, code, _ in result), np.uint8)
-        metadata = {"name": [path for *_, path in result], "sha256": [digest.hex() for _, digest, _, _ in result]}
-        ids = [number for number, *_ in result]
-        return CodeTable(packed.reshape(len(result), width(self.layout.bits)), self.layout.bits, ids, metadata)
+            rows = database.execute(f"{ask} ORDER BY {order}").fetchall()
+        packed = np.frombuffer(b"".join(code for _, _, code, _ in rows), np.uint8)
+        metadata = {"name": [path for *_, path in rows], "sha256": [digest.hex() for _, digest, _, _ in rows]}
+        ids = [number for number, *_ in rows]
+        return CodeTable(packed.reshape(len(rows), width(self.layout.bits)), self.layout.bits, ids, metadata)
 
     def features(self, ids: Sequence[int]) -> NDArray[Any]:
         """The kept features (n, D) of these ids, in their order; DataError where none are kept or an id is gone."""
         if self.layout.dtype is None:
             raise DataError(f"{self.folder} keeps no features: make it anew with `--features float16`")
-        result: list[bytes] = []
+        rows: list[bytes] = []
         with self._reading() as database:
             for number in ids:
                 row = database.execute("SELECT features FROM images WHERE id = ?", (int(number),)).fetchone()
                 if row is None:
                     raise DataError(f"{self.folder} has no image {number} any more: search again")
-                result.append(row[0])
-        return np.frombuffer(b"".join(result), self.layout.dtype).reshape(len(result), self.layout.dim)
+                rows.append(row[0])
+        return np.frombuffer(b"".join(rows), self.layout.dtype).reshape(len(rows), self.layout.dim)
 
     def version(self) -> str:
         """A text that changes with every change of the images."""

@@ -16,7 +16,7 @@ from ssdh.core.distributed import Rank
 from ssdh.core.files import read_array, write_csv
 from ssdh.core.resume import work_folder
 from ssdh.search.collection import Added, Collection, Writer
-from ssdh.search.encode import How, encode_rows, find_files, inspect
+from ssdh.search.encode import EncodeOptions, encode_rows, find_files, inspect
 from ssdh.search.encode_embeddings import encode_array, open_file
 
 NEW = "new.csv"  # the manifest of what is being encoded
@@ -25,7 +25,7 @@ NOTHING = np.empty((0, 0), np.uint8)
 
 
 def add_photos(
-    collection: Collection, inputs: Sequence[Path], how: How, exclude: Sequence[str] = ()
+    collection: Collection, inputs: Sequence[Path], options: EncodeOptions, exclude: Sequence[str] = ()
 ) -> tuple[Added, list[tuple[str, str]]]:
     """Add photos and all photos in folders; returns what was done, and (path, reason) of files that are no images.
 
@@ -35,7 +35,7 @@ def add_photos(
     process is writing, or a file is gone or changes meanwhile.
     """
     with collection.writing() as writer:
-        photos = inspect(*find_files(inputs, exclude), how.workers or None)
+        photos = inspect(*find_files(inputs, exclude), options.workers or None)
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
         ]
@@ -46,13 +46,13 @@ def add_photos(
         names, digests = ([column[row] for row in new] for column in (photos.names, photos.digests))
         manifest = collection.folder / NEW
         replace(photos, names=names, digests=digests).write_manifest(manifest)
-        with _to_commit(collection, how) as (rows, work):
-            encode_rows(manifest, photos.root, collection.model, collection.layout, rows, work, Rank(), how)
+        with _to_commit(collection, options) as (rows, work):
+            encode_rows(manifest, photos.root, collection.model, collection.layout, rows, work, Rank(), options)
             added = writer.commit(paths, digests, read_array(rows), gone)
         return added, photos.skipped
 
 
-def add_embeddings(collection: Collection, path: Path, how: How) -> Added:
+def add_embeddings(collection: Collection, path: Path, options: EncodeOptions) -> Added:
     """Add the rows of a file or folder of embeddings, by the names that it holds, else as FILE:ROW.
 
     A row of a name that is there replaces what stood under that name. Raises DataError, changing nothing, as
@@ -68,16 +68,16 @@ def add_embeddings(collection: Collection, path: Path, how: How) -> Added:
         digests = [file.digests[row] for row in new]
         manifest = collection.folder / NEW
         write_csv(manifest, ("row", "path", "sha256"), ((row, names[row], file.digests[row]) for row in new))
-        with _to_commit(collection, how) as (rows, work):
-            encode_array(file.as_array(work), new, collection.model, collection.layout, rows, work, Rank(), how)
+        with _to_commit(collection, options) as (rows, work):
+            encode_array(file.as_array(work), new, collection.model, collection.layout, rows, work, Rank(), options)
             return writer.commit(paths, digests, read_array(rows))
 
 
 @contextmanager
-def _to_commit(collection: Collection, how: How) -> Iterator[tuple[Path, Path]]:
+def _to_commit(collection: Collection, options: EncodeOptions) -> Iterator[tuple[Path, Path]]:
     """(array of rows that is to be written, folder of unfinished work) of the manifest NEW, which goes at the end."""
     manifest = collection.folder / NEW
-    with work_folder(how.key(collection.model, manifest, collection.layout)) as work:
+    with work_folder(options.key(collection.model, manifest, collection.layout)) as work:
         yield work / "rows.npy", work
     manifest.unlink()
 

@@ -116,10 +116,10 @@ def _members(
 
 def similarities(features: Features, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float32]:
     """Cosines (n,) of the features of pairs of rows, a block at a time; 0 where a feature is 0."""
-    result = np.empty(len(left), np.float32)
+    similarity = np.empty(len(left), np.float32)
     for start in range(0, len(left), PAIRS):
         part = slice(start, start + PAIRS)
         a, b = (np.asarray(features[rows[part]], np.float32) for rows in (left, right))
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        result[part] = np.einsum("nd,nd->n", a, b) / np.where(lengths > 0, lengths, 1)
-    return result
+        similarity[part] = np.einsum("nd,nd->n", a, b) / np.where(lengths > 0, lengths, 1)
+    return similarity

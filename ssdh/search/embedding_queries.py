@@ -54,12 +54,12 @@ def read_queries(path: Path, dim: int) -> NDArray[np.float32]:
             if read_header(file, path)[0] == (dim,):
                 vector = np.load(path, allow_pickle=False).astype(np.float32)
                 return _checked(path, vector[None], np.zeros(1, np.uint8))
-    result = open_embeddings(path)
-    if result.shape[1] != dim:
+    embeddings = open_embeddings(path)
+    if embeddings.shape[1] != dim:
         raise DataError(
-            f"{path} has {result.shape[1]} values a row, the model takes {dim}: give embeddings of one kind"
+            f"{path} has {embeddings.shape[1]} values a row, the model takes {dim}: give embeddings of one kind"
         )
-    blocks = list(result.blocks())
+    blocks = list(embeddings.blocks())
     values = np.concatenate([block.values for block in blocks]).astype(np.float32)
     return _checked(path, values, np.concatenate([block.fault for block in blocks]))
 

@@ -98,7 +98,14 @@ def inspect(root: Path, names: list[str], workers: int | None) -> Photos:
 
 
 def encode_rows(
-    manifest: Path, root: Path, model_path: Path, layout: Layout, out: Path, work: Path, rank: Rank, how: "How"
+    manifest: Path,
+    root: Path,
+    model_path: Path,
+    layout: Layout,
+    out: Path,
+    work: Path,
+    rank: Rank,
+    options: "EncodeOptions",
 ) -> None:
     """Rows of bytes (N, R) of the manifest's photos at `out`; continues what the folder `work` holds.
 
@@ -106,43 +113,43 @@ def encode_rows(
     """
     encoder = load_encoder(model_path)
     source = FileImages(manifest, root)
-    features_of = _stored_features_of(encoder, model_path, source, how)
-    compute_rows(out, work, len(source), encoded_blocks(encoder.model, features_of, layout, how), rank)
+    features_of = _stored_features_of(encoder, model_path, source, options)
+    compute_rows(out, work, len(source), encoded_blocks(encoder.model, features_of, layout, options), rank)
     if rank.first:
         evict(store_limit())
 
 
 def encoded_blocks(
-    model: HashNet, features_of: Blocks, layout: Layout, how: "How"
+    model: HashNet, features_of: Blocks, layout: Layout, options: "EncodeOptions"
 ) -> Callable[[Rows], Iterator[NDArray[np.uint8]]]:
     """Blocks of features (≤ BLOCK, D) as rows of bytes (≤ BLOCK, R)."""
 
     def blocks_of(rows: Rows) -> Iterator[NDArray[np.uint8]]:
         for features in features_of(rows):
-            outputs = outputs_of(feature_blocks(model, features, how.device))(np.arange(len(features)))
+            outputs = outputs_of(feature_blocks(model, features, options.device))(np.arange(len(features)))
             yield layout.rows(outputs if layout.kind == "none" else np.concatenate([outputs, features], axis=1))
 
     return blocks_of
 
 
-def _stored_features_of(encoder: Encoder, model_path: Path, source: FileImages, how: "How") -> Blocks:
+def _stored_features_of(encoder: Encoder, model_path: Path, source: FileImages, options: "EncodeOptions") -> Blocks:
     """Features of photos by the encoder's network, from the store where they are there (a limit of 0: none are)."""
     metadata = read_metadata(model_path)
     network, precision = encoder.model.backbone, image_precision(metadata)
     assert network is not None
-    computed = image_blocks(network, encoder.preprocessing, source, how.device, precision, how.workers)
+    computed = image_blocks(network, encoder.preprocessing, source, options.device, precision, options.workers)
     if store_limit() == 0:
         return computed
     params, images = described_backbone(model_path, metadata)
     backbone = Backbone(network, encoder.model.dim, params.layer, encoder.preprocessing)
     params = params.model_copy(update={"precision": precision})
-    kind = feature_kind(backbone, params, images, source, how.device, deterministic=True)
+    kind = feature_kind(backbone, params, images, source, options.device, deterministic=True)
     return reusing(FeatureStore(kind), source.digests(), computed)
 
 
 @dataclass(frozen=True)
-class How:
-    """How the work is done: the device, and processes that decode."""
+class EncodeOptions:
+    """How photos are encoded: the device, and processes that decode."""
 
     device: torch.device
     workers: int
@@ -162,7 +169,7 @@ def encode_photos(
     out: Path,
     kind: FeatureKind,
     rank: Rank,
-    how: How,
+    options: EncodeOptions,
     exclude: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Encode photos into the folder `out`; returns the content of its `encode.json`.
@@ -175,12 +182,12 @@ def encode_photos(
     root, skipped = Path(), []
     if rank.first:
         open_out(out)
-        photos = inspect(*find_files(inputs, exclude), how.workers or None)
+        photos = inspect(*find_files(inputs, exclude), options.workers or None)
         photos.write_manifest(manifest)
         root, skipped = photos.root, photos.skipped
     root = broadcast(root, rank)
-    with shared_work(rank, lambda: how.key(model_path, manifest, layout)) as work:
-        encode_rows(manifest, root, model_path, layout, work / "rows.npy", work, rank, how)
+    with shared_work(rank, lambda: options.key(model_path, manifest, layout)) as work:
+        encode_rows(manifest, root, model_path, layout, work / "rows.npy", work, rank, options)
         if rank.first:
             take_apart(work / "rows.npy", out, layout)
     about: dict[str, Any] = {"root": str(root), "skipped": len(skipped)}

@@ -1,6 +1,6 @@
 """Rows of embeddings to packed codes, from a file or folder in any format that `dataset=embeddings` reads, with names.
 
-    about = encode_embeddings(Path("clip.npz"), Path("models/hashnet.safetensors"), Path("codes"), "none", rank, how)
+    about = encode_embeddings(Path("clip.npz"), Path("hashnet.safetensors"), Path("codes"), "none", rank, options)
 
 Memory does not grow with the rows but for their names and digests.
 """
@@ -22,7 +22,7 @@ from ssdh.features.embeddings import FORMATS, REASONS, Embeddings, open_embeddin
 from ssdh.features.forward import BLOCK
 from ssdh.features.images import Rows
 from ssdh.hashing.model_file import load_hashnet, read_metadata, takes_embeddings
-from ssdh.search.encode import How, encoded_blocks
+from ssdh.search.encode import EncodeOptions, encoded_blocks
 from ssdh.search.encoded_folder import MANIFEST, finish, open_out, take_apart, write_skipped
 from ssdh.search.layout import FeatureKind, Layout, layout_of
 
@@ -33,10 +33,10 @@ def embeddings_among(inputs: list[Path], model_path: Path) -> Path | None:
     Raises DataError where there is more beside it.
     """
     files = [path for path in inputs if path.suffix.lower() in FORMATS]
-    result = inputs if takes_embeddings(read_metadata(model_path)) else files
-    if result and len(inputs) > 1:
-        raise DataError(f"{result[0]} must be encoded alone: give one file or folder of embeddings, or photos")
-    return result[0] if result else None
+    embeddings = inputs if takes_embeddings(read_metadata(model_path)) else files
+    if embeddings and len(inputs) > 1:
+        raise DataError(f"{embeddings[0]} must be encoded alone: give one file or folder of embeddings, or photos")
+    return embeddings[0] if embeddings else None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,14 @@ def open_file(path: Path, model_path: Path, layout: Layout) -> EmbeddingFile:
 
 
 def encode_array(
-    array: Path, which: Rows, model_path: Path, layout: Layout, out: Path, work: Path, rank: Rank, how: How
+    array: Path,
+    which: Rows,
+    model_path: Path,
+    layout: Layout,
+    out: Path,
+    work: Path,
+    rank: Rank,
+    options: EncodeOptions,
 ) -> None:
     """Rows of bytes (n, R) of some rows of a `.npy` at `out`; continues what the folder `work` holds."""
 
@@ -88,11 +95,11 @@ def encode_array(
         for start in range(0, len(rows), BLOCK):  # mapped anew: a standing map would count all that it ever read
             yield np.array(read_array(array)[which[rows[start : start + BLOCK]]], np.float32)
 
-    compute_rows(out, work, len(which), encoded_blocks(load_hashnet(model_path), features_of, layout, how), rank)
+    compute_rows(out, work, len(which), encoded_blocks(load_hashnet(model_path), features_of, layout, options), rank)
 
 
 def encode_embeddings(
-    path: Path, model_path: Path, out: Path, kind: FeatureKind, rank: Rank, how: How
+    path: Path, model_path: Path, out: Path, kind: FeatureKind, rank: Rank, options: EncodeOptions
 ) -> dict[str, Any]:
     """Encode the rows of a file or folder into the folder `out`; returns the content of its `encode.json`."""
     layout = layout_of(model_path, kind)
@@ -100,12 +107,12 @@ def encode_embeddings(
     if rank.first:
         open_out(out)
     barrier(rank)
-    with shared_work(rank, lambda: how.key(model_path, path, layout)) as work:
+    with shared_work(rank, lambda: options.key(model_path, path, layout)) as work:
         if rank.first:
             file.as_array(work)
         barrier(rank)
         rows = work / "rows.npy"
-        encode_array(file.as_array(work), np.arange(len(file)), model_path, layout, rows, work, rank, how)
+        encode_array(file.as_array(work), np.arange(len(file)), model_path, layout, rows, work, rank, options)
         if rank.first:
             take_apart(rows, out, layout)
     about: dict[str, Any] = {"root": str(path), "skipped": 0}

@@ -155,9 +155,9 @@ def open_gallery(kind: Kind = "flat") -> Gallery:
 def _counts() -> dict[str, Any]:
     """What `prepare` counted: `dataset` and `classes` among it."""
     try:
-        result = json.loads(COUNTS.read_text(encoding="utf-8"))
+        counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{COUNTS} cannot be read ({error}): run `dvc repro`") from None
-    if not isinstance(result, dict) or not {"dataset", "classes"} <= result.keys():
+    if not isinstance(counts, dict) or not {"dataset", "classes"} <= counts.keys():
         raise DataError(f"{COUNTS} has no dataset and classes: run `dvc repro`")
-    return result
+    return counts

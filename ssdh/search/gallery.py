@@ -75,9 +75,9 @@ class Gallery:
 
     def rows_of(self, ids: Sequence[int]) -> NDArray[np.int64]:
         """The rows (n,) of images by their ids; −1 where an id came after the gallery was opened."""
-        known, expected = np.arange(len(self.index)) if self.ids is None else np.asarray(self.ids), np.asarray(ids)
-        rows = np.searchsorted(known, expected).astype(np.int64)
-        return np.where(known[rows.clip(max=len(known) - 1)] == expected, rows, -1)
+        known, wanted = np.arange(len(self.index)) if self.ids is None else np.asarray(self.ids), np.asarray(ids)
+        rows = np.searchsorted(known, wanted).astype(np.int64)
+        return np.where(known[rows.clip(max=len(known) - 1)] == wanted, rows, -1)
 
     def classes_of(self, row: int) -> list[str]:
         """Names of the classes that an image belongs to."""

@@ -194,8 +194,8 @@ class Index:
         query = check_packed(query_packed, self.bits, "query codes")
         counts = np.zeros((len(query), self.bits + 1), np.int64)
         for start in range(0, len(self), HISTOGRAM_BLOCK):
-            result = hamming(query, self.packed[start : start + HISTOGRAM_BLOCK])  # (q, block)
-            for i, line in enumerate(result):
+            distances = hamming(query, self.packed[start : start + HISTOGRAM_BLOCK])  # (q, block)
+            for i, line in enumerate(distances):
                 counts[i] += np.bincount(line, minlength=self.bits + 1)
         return counts
 
@@ -250,8 +250,8 @@ def recall(found: Neighbours, exact: Neighbours) -> float:
         raise ValueError(f"results must have the same shape, got {found.distances.shape}, {exact.distances.shape}")
     farthest = exact.distances.max(axis=1, keepdims=True)  # (q, 1)
     good = (found.distances >= 0) & (found.distances <= farthest)
-    expected = int((exact.distances >= 0).sum())
-    return float(good.sum() / expected) if expected else 1.0
+    count = int((exact.distances >= 0).sum())
+    return float(good.sum() / count) if count else 1.0
 
 
 def parse_code(text: str, bits: int) -> Packed:

@@ -11,7 +11,7 @@ from ssdh.features.decode import decode_image
 from ssdh.features.image_files import EXTENSIONS
 from ssdh.search.collection import Collection
 from ssdh.search.collection_add import add_photos
-from ssdh.search.encode import How
+from ssdh.search.encode import EncodeOptions
 from ssdh.search.gallery import Gallery
 from ssdh.search.searchable import searchable_collection
 
@@ -33,7 +33,7 @@ class PhotoAdder:
     """Adds photos to a collection; whoever holds it writes, so it is made only where that is allowed."""
 
     collection: Collection
-    how: How
+    options: EncodeOptions
 
     def add(self, data: bytes, name: str) -> AddedPhoto:
         """Add a photo, unless one of the same bytes is there.
@@ -49,7 +49,7 @@ class PhotoAdder:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
         try:
-            add_photos(self.collection, [path], self.how)
+            add_photos(self.collection, [path], self.options)
         except DataError:
             path.unlink(missing_ok=True)
             raise
@@ -58,7 +58,7 @@ class PhotoAdder:
         return AddedPhoto(added, True)
 
     def reopen(self, gallery: Gallery) -> Gallery:
-        """The collection as it is now, with the index's kind and the network of how it was opened before."""
+        """The collection as it is now, with the index's kind and the network, as it was opened before."""
         return searchable_collection(self.collection).open_gallery(gallery.index.kind, gallery.encode)
 
     def _id_of(self, digest: str) -> int | None:

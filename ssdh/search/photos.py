@@ -41,9 +41,9 @@ class PhotoEncoder:
             shapes = [preprocess(photo[None], self.encoder.preprocessing) for photo in photos[start : start + BATCH]]
             batch = normalise(torch.cat(shapes).to(self.device), self.encoder.preprocessing)  # (n, 3, size, size)
             with torch.inference_mode(), autocast(self.device, self.precision):
-                result = model.features(batch).float()
-                features.append(result.cpu().numpy())
-                outputs.append(model(result).float().cpu().numpy())
+                below = model.features(batch).float()
+                features.append(below.cpu().numpy())
+                outputs.append(model(below).float().cpu().numpy())
         relaxed = np.concatenate(outputs)
         return Encoded(pack(sign_codes(relaxed)), relaxed, np.concatenate(features))
 
@@ -58,10 +58,10 @@ def find_photos(path: Path) -> list[Path]:
     As in ingestion, hidden files and folders below are not looked at.
     """
     if path.is_dir():
-        result = sorted(file for name in image_files(path) if (file := path / name).is_file())
-        if not result:
+        photos = sorted(file for name in image_files(path) if (file := path / name).is_file())
+        if not photos:
             raise DataError(f"{path} holds no image file ({', '.join(sorted(EXTENSIONS)[:6])}, …)")
-        return result
+        return photos
     if not path.exists():
         raise DataError(f"{path} does not exist: give a photo or a folder of photos")
     return [path]

@@ -13,7 +13,7 @@ from benchmarks.quick_versions import section
 from benchmarks.settings import runs_of, with_settings
 from ssdh.core.errors import DataError
 from ssdh.core.params import read_params
-from ssdh.evaluation import registry
+from ssdh.evaluation.baselines import registry
 from ssdh.hashing.codes import pack
 from ssdh.hashing.retrieval import mean_average_precision
 

@@ -44,15 +44,16 @@ def test_constant_codes_find_what_chance_finds() -> None:
     assert neighbor_share(pack(codes), vectors, bits=16, neighbors=10) == pytest.approx(0.1)
 
 
-def test_codes_of_clusters_beat_random_codes_and_no_label_is_needed() -> None:
+def test_codes_of_clusters_beat_random_codes_and_no_label_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssdh.evaluation.manifold_recall.SHARE", 0.1)  # about a cluster
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 8, 600)
     features = (4 * rng.standard_normal((8, 16))[kind] + rng.standard_normal((600, 16))).astype(np.float32)
     split = Split(query=np.arange(50), train=np.arange(50, 200), database=np.arange(50, 600))
     words = np.where(rng.random((8, 32)) < 0.5, -1, 1).astype(np.int8)
     good, random = words[kind], np.where(rng.random((600, 32)) < 0.5, -1, 1).astype(np.int8)
-    result = manifold_recall(pack(good), features, split, bits=32, share=0.1)
-    chance = manifold_recall(pack(random), features, split, bits=32, share=0.1)
+    result = manifold_recall(pack(good), features, split, bits=32)
+    chance = manifold_recall(pack(random), features, split, bits=32)
     assert result is not None
     assert chance is not None
     assert result > 0.7 > 0.2 > chance

@@ -6,7 +6,7 @@ from pathlib import Path
 # modules that import all of a folder, by the names found in it
 SCANNED = {
     "ssdh/datasets/registry.py": "ssdh/datasets",
-    "ssdh/evaluation/registry.py": "ssdh/evaluation/baselines",
+    "ssdh/evaluation/baselines/registry.py": "ssdh/evaluation/baselines",
     "ssdh/features/families/registry.py": "ssdh/features/families",
 }
 

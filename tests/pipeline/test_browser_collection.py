@@ -13,7 +13,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from ssdh.search.collection import Collection, create
 from ssdh.search.collection_add import add_photos
-from ssdh.search.encode import How
+from ssdh.search.encode import EncodeOptions
 from ssdh.search.photo_adder import PhotoAdder
 from ssdh.search.searchable import open_searchable
 from ssdh.search.web.app import create_app
@@ -23,7 +23,7 @@ from tests.helpers.galleries import disc, serving
 
 pytestmark = [pytest.mark.long, pytest.mark.browser]
 
-HOW = How(torch.device("cpu"), 0)
+OPTIONS = EncodeOptions(torch.device("cpu"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,14 @@ def collection(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Colle
     for name in ("again.jpg", 'with, "comma".jpg'):
         (folder / "photos" / name).write_bytes(first)
     result = create(folder / "mine", folder / "models/hashnet.safetensors", "float16")
-    add_photos(result, [folder / "photos"], HOW)
+    add_photos(result, [folder / "photos"], OPTIONS)
     return result
 
 
 @pytest.fixture(scope="module")
 def address(collection: Collection) -> Iterator[str]:
     gallery = open_searchable(collection.folder).open_gallery()
-    with serving(create_app(gallery, adder=PhotoAdder(collection, HOW))) as result:
+    with serving(create_app(gallery, adder=PhotoAdder(collection, OPTIONS))) as result:
         yield result
 
 

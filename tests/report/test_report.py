@@ -89,11 +89,13 @@ def test_the_page_holds_the_very_numbers_of_the_files(run: SmallRun) -> None:
     assert any(abs(result - of_class_0) < 1e-12 for result in page.numbers)
 
 
-def test_a_kept_model_has_no_section_of_its_training(run: SmallRun) -> None:
-    assert 'id="training"' in make_page(run)
+def test_of_a_kept_model_the_page_says_that_nothing_was_trained(run: SmallRun) -> None:
+    assert "Nothing was trained" not in make_page(run)
     (run.folder / "metrics/train.csv").write_text("epoch,iteration,loss\n")
     (run.folder / "metrics/validation.csv").write_text("iteration,map\n")
-    assert 'id="training"' not in make_page(run)
+    page = make_page(run)
+    assert "Nothing was trained: the model of <code>train.init_file</code> was kept" in page
+    assert 'href="#training"' in page
 
 
 def test_parameters_are_said_to_be_those_of_the_pages_making(run: SmallRun) -> None:
@@ -353,7 +355,9 @@ def test_every_class_of_many_is_listed_once() -> None:
     results = Results(
         data={"classes": [f"c{i}" for i in range(31)]}, per_query=pd.DataFrame({"ap": [i / 31 for i in range(31)]})
     )
-    page = Parsed(sections.classes(Report(results, query_labels=labels)))
+    section = sections.classes(Report(results, query_labels=labels))
+    assert section is not None
+    page = Parsed(section.html())
     assert sorted(re.findall(r"^c\d+$", page.words, re.MULTILINE)) == sorted(f"c{i}" for i in range(31))
     assert any(abs(result - 15 / 31) < 1e-12 for result in page.numbers)  # the mean over all of class 0
 
@@ -363,7 +367,7 @@ def test_both_questions_stand_side_by_side(run: SmallRun) -> None:
     assert "Same kind?" in page.words
     assert "Same picture?" in page.words
     assert BASELINES["itq"]["neighbor_recall_at"]["10"] in page.numbers
-    assert "rotated; images only" in page.words
+    assert "rotated" in page.words
 
 
 def test_quantisers_bring_the_answer_to_why_hamming(run: SmallRun) -> None:

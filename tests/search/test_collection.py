@@ -17,7 +17,7 @@ from ssdh.features.images import read_manifest
 from ssdh.search import collection_add
 from ssdh.search.collection import DATABASE, MODEL, Collection, create, open_collection
 from ssdh.search.collection_add import add_photos
-from ssdh.search.encode import How
+from ssdh.search.encode import EncodeOptions
 from tests.helpers.finished_run import finished_run
 from tests.helpers.galleries import disc
 
@@ -38,10 +38,10 @@ def collection(finished: Path, tmp_path: Path) -> Collection:
 
 
 @pytest.fixture
-def how() -> How:
+def options() -> EncodeOptions:
     import torch
 
-    return How(torch.device("cpu"), 0)
+    return EncodeOptions(torch.device("cpu"), 0)
 
 
 def state(collection: Collection) -> list[tuple[int, str, tuple[str, ...], bytes]]:
@@ -55,8 +55,10 @@ def state(collection: Collection) -> list[tuple[int, str, tuple[str, ...], bytes
 # --- adding ---------------------------------------------------------------------------------------------------------
 
 
-def test_codes_are_those_of_the_pipeline(collection: Collection, photos: Path, finished: Path, how: How) -> None:
-    added, skipped = add_photos(collection, [photos], how)
+def test_codes_are_those_of_the_pipeline(
+    collection: Collection, photos: Path, finished: Path, options: EncodeOptions
+) -> None:
+    added, skipped = add_photos(collection, [photos], options)
     assert (added.new, added.copies, added.unchanged, skipped) == (24, 0, 0, [])
     names, digests = read_manifest(finished / "data/images")
     codes = dict(zip(digests, np.load(finished / "models/codes.npy"), strict=True))
@@ -71,9 +73,9 @@ def test_codes_are_those_of_the_pipeline(collection: Collection, photos: Path, f
 
 
 def test_only_new_photos_are_encoded_and_old_ids_and_codes_stay(
-    collection: Collection, photos: Path, how: How, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, photos: Path, options: EncodeOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_photos(collection, [photos], how)
+    add_photos(collection, [photos], options)
     before = state(collection)
     encoded: list[int] = []
     encode = collection_add.encode_rows
@@ -85,18 +87,20 @@ def test_only_new_photos_are_encoded_and_old_ids_and_codes_stay(
     monkeypatch.setattr(collection_add, "encode_rows", counting)
     for seed in range(3):
         disc(1000 + seed).save(photos / f"a{seed}.png")
-    added, _ = add_photos(collection, [photos], how)
+    added, _ = add_photos(collection, [photos], options)
     assert (added.new, added.unchanged, encoded) == (3, 24, [3])
     assert state(collection)[:24] == before
     assert [item.id for item in collection.items()] == list(range(1, 28))
-    assert add_photos(collection, [photos], how)[0].new == 0
+    assert add_photos(collection, [photos], options)[0].new == 0
     assert encoded == [3]
 
 
-def test_exact_copies_and_renamed_files_are_recognised(collection: Collection, photos: Path, how: How) -> None:
+def test_exact_copies_and_renamed_files_are_recognised(
+    collection: Collection, photos: Path, options: EncodeOptions
+) -> None:
     first = photos / "day 0/000.jpg"
     shutil.copy(first, photos / "z copy.jpg")
-    added, _ = add_photos(collection, [photos], how)
+    added, _ = add_photos(collection, [photos], options)
     assert (added.new, added.copies) == (24, 1)
     (item,) = (item for item in collection.items() if len(item.paths) > 1)
     assert item.paths == (first.as_posix(), (photos / "z copy.jpg").as_posix())
@@ -104,7 +108,7 @@ def test_exact_copies_and_renamed_files_are_recognised(collection: Collection, p
     ids = {item.sha256: item.id for item in collection.items()}
     (photos / "day 1/001.jpg").rename(photos / "renamed.jpg")
     first.unlink()
-    added, _ = add_photos(collection, [photos], how)
+    added, _ = add_photos(collection, [photos], options)
     assert (added.new, added.copies, added.unchanged, added.moved) == (0, 1, 23, 2)
     assert {item.sha256: item.id for item in collection.items()} == ids
     paths = [path for item in collection.items() for path in item.paths]
@@ -112,12 +116,12 @@ def test_exact_copies_and_renamed_files_are_recognised(collection: Collection, p
 
 
 def test_a_copy_elsewhere_does_not_take_the_place_of_a_file_that_is_there(
-    collection: Collection, photos: Path, tmp_path: Path, how: How
+    collection: Collection, photos: Path, tmp_path: Path, options: EncodeOptions
 ) -> None:
-    add_photos(collection, [photos / "day 0"], how)
+    add_photos(collection, [photos / "day 0"], options)
     (tmp_path / "copies").mkdir()
     shutil.copy(photos / "day 0/000.jpg", tmp_path / "copies/a.jpg")
-    added, _ = add_photos(collection, [tmp_path / "copies"], how)
+    added, _ = add_photos(collection, [tmp_path / "copies"], options)
     assert (added.new, added.copies, added.moved) == (0, 1, 0)
     assert len(next(item for item in collection.items() if len(item.paths) > 1).paths) == 2
 
@@ -146,43 +150,43 @@ def test_what_is_passed_over_is_said(
     assert ("16 images added" if command == "add" else ": 16 codes") in message.out
 
 
-def test_a_file_with_another_image_takes_it_over(collection: Collection, photos: Path, how: How) -> None:
-    add_photos(collection, [photos], how)
+def test_a_file_with_another_image_takes_it_over(collection: Collection, photos: Path, options: EncodeOptions) -> None:
+    add_photos(collection, [photos], options)
     changed = photos / "day 2/002.jpg"
     (old,) = (item for item in collection.items() if item.paths == (changed.as_posix(),))
     disc(500).save(changed)
-    added, _ = add_photos(collection, [changed], how)
+    added, _ = add_photos(collection, [changed], options)
     assert (added.new, added.removed) == (1, 1)
     (new,) = (item for item in collection.items() if item.paths == (changed.as_posix(),))
     assert new.id == 25 != old.id
 
 
-def test_what_is_no_image_is_left_out_and_said(collection: Collection, photos: Path, how: How) -> None:
+def test_what_is_no_image_is_left_out_and_said(collection: Collection, photos: Path, options: EncodeOptions) -> None:
     (photos / "broken.jpg").write_bytes(b"<html>")
-    added, skipped = add_photos(collection, [photos], how)
+    added, skipped = add_photos(collection, [photos], options)
     assert added.new == 24
     assert skipped == [("broken.jpg", "a web page, not an image")]
     with pytest.raises(DataError, match=r"none of 1 files is an image: .*broken\.jpg: a web page"):
-        add_photos(collection, [photos / "broken.jpg"], how)
+        add_photos(collection, [photos / "broken.jpg"], options)
 
 
 # --- removing -------------------------------------------------------------------------------------------------------
 
 
-def test_removed_ids_never_come_back(collection: Collection, photos: Path, how: How) -> None:
-    add_photos(collection, [photos], how)
+def test_removed_ids_never_come_back(collection: Collection, photos: Path, options: EncodeOptions) -> None:
+    add_photos(collection, [photos], options)
     with collection.writing() as writer:
         assert writer.remove([24, (photos / "day 0").as_posix(), (photos / "day 1/001.jpg").as_posix()]) == 10
     assert len(collection) == 14
-    added, _ = add_photos(collection, [photos], how)
+    added, _ = add_photos(collection, [photos], options)
     assert added.new == 10
     assert {item.id for item in collection.items()} & {24} == set()
     assert max(item.id for item in collection.items()) == 34
 
 
-def test_an_image_stays_while_it_has_a_file(collection: Collection, photos: Path, how: How) -> None:
+def test_an_image_stays_while_it_has_a_file(collection: Collection, photos: Path, options: EncodeOptions) -> None:
     shutil.copy(photos / "day 0/000.jpg", photos / "copy.jpg")
-    add_photos(collection, [photos], how)
+    add_photos(collection, [photos], options)
     with collection.writing() as writer:
         assert writer.remove([(photos / "copy.jpg").as_posix()]) == 0
         before = state(collection)
@@ -201,22 +205,26 @@ def hold(folder: Path, ready: Any, go: Any) -> None:
 
 
 @pytest.mark.long
-def test_one_writer_at_a_time_and_its_lock_dies_with_it(collection: Collection, photos: Path, how: How) -> None:
+def test_one_writer_at_a_time_and_its_lock_dies_with_it(
+    collection: Collection, photos: Path, options: EncodeOptions
+) -> None:
     context = multiprocessing.get_context("forkserver")
     ready, go = context.Event(), context.Event()
     process = context.Process(target=hold, args=(collection.folder, ready, go))
     process.start()
     assert ready.wait(60)
     with pytest.raises(DataError, match="another process is changing"):
-        add_photos(collection, [photos], how)
+        add_photos(collection, [photos], options)
     assert len(collection) == 0  # readers go on
     process.kill()
     process.join()
-    assert add_photos(collection, [photos], how)[0].new == 24
+    assert add_photos(collection, [photos], options)[0].new == 24
 
 
-def test_readers_see_the_state_of_before_until_all_is_there(collection: Collection, photos: Path, how: How) -> None:
-    add_photos(collection, [photos / "day 0"], how)
+def test_readers_see_the_state_of_before_until_all_is_there(
+    collection: Collection, photos: Path, options: EncodeOptions
+) -> None:
+    add_photos(collection, [photos / "day 0"], options)
     before = state(collection)
     seen: list[Any] = []
     with collection.writing() as writer, pytest.MonkeyPatch.context() as patch:
@@ -282,8 +290,8 @@ def test_a_watched_folder_is_added_again(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("ssdh.cli.add.time.sleep", sleep)
-    how = ["--model", str(finished / "models/hashnet.safetensors"), "--workers", "0", "--device", "cpu"]
-    assert main(["add", "mine", "photos", "--watch", "60", *how]) == 130
+    options = ["--model", str(finished / "models/hashnet.safetensors"), "--workers", "0", "--device", "cpu"]
+    assert main(["add", "mine", "photos", "--watch", "60", *options]) == 130
     assert naps == [60, 60, 60]
     first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mine: "))
     assert first == "mine: 24 images added. It holds 24 images."
@@ -354,7 +362,7 @@ def test_a_linked_photo_is_removed_by_whatever_it_is_called(
     assert main(["remove", "mine", "other name/soft4.jpg"]) == 0
 
 
-def test_the_page_opens_a_collection(collection: Collection, photos: Path, how: How) -> None:
+def test_the_page_opens_a_collection(collection: Collection, photos: Path, options: EncodeOptions) -> None:
     from fastapi.testclient import TestClient
 
     from ssdh.search.searchable import open_searchable
@@ -362,7 +370,7 @@ def test_the_page_opens_a_collection(collection: Collection, photos: Path, how: 
 
     with pytest.raises(DataError, match="is empty"):
         open_searchable(collection.folder).open_gallery()
-    add_photos(collection, [photos], how)
+    add_photos(collection, [photos], options)
     gallery = open_searchable(collection.folder).open_gallery()
     version = gallery.version
     with TestClient(create_app(gallery), base_url="http://localhost") as client:

@@ -17,7 +17,7 @@ from ssdh.search import collection as module
 from ssdh.search import collection_add
 from ssdh.search.collection import Collection, Writer, create, open_collection
 from ssdh.search.collection_add import add_photos
-from ssdh.search.encode import How
+from ssdh.search.encode import EncodeOptions
 from tests.helpers.finished_run import finished_run
 from tests.helpers.killing import call, die
 
@@ -34,15 +34,15 @@ def state(folder: Path) -> list[tuple[int, str, tuple[str, ...], bytes, bytes]]:
     ]
 
 
-def how() -> How:
+def options() -> EncodeOptions:
     import torch
 
     torch.set_num_threads(1)
-    return How(torch.device("cpu"), 0)
+    return EncodeOptions(torch.device("cpu"), 0)
 
 
 def add(folder: Path, photos: Path) -> None:
-    add_photos(open_collection(folder), [photos], how())
+    add_photos(open_collection(folder), [photos], options())
 
 
 # --- named points ---------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_close_pairs_are_those_of_faiss(bits: int, radius: int, monkeypatch: pyt
     for step_cost in (0, 10**9):  # many small buckets; one bucket
         monkeypatch.setattr(module, "STEP_COST", step_cost)
         monkeypatch.setattr(module, "BLOCK", 1000)
-        monkeypatch.setattr(module, "FOUND", 50)
+        monkeypatch.setattr(module, "YIELDED", 50)
         result = [(int(i), int(j)) for block in close_pairs(packed, bits, radius) for i, j in zip(*block, strict=True)]
         assert len(result) == len(set(result))
         assert set(result) == expected

@@ -12,7 +12,7 @@ from PIL import Image
 from ssdh.hashing.codes import unpack
 from ssdh.search.gallery import Gallery
 from ssdh.search.web.app import create_app
-from ssdh.search.web.thumbnails import Thumbnails
+from ssdh.search.web.thumbnails import KEPT, SIDES, Thumbnails, encode_picture
 from tests.helpers.galleries import digits_gallery, disc, encoded, files_gallery
 
 
@@ -148,14 +148,23 @@ def test_a_changed_or_lost_file_is_told_and_never_served(tmp_path: Path) -> None
         assert client.get("/images/2/thumbnail").status_code == 200
 
 
-def test_kept_thumbnails_stay_below_their_limit(gallery: Gallery) -> None:
-    thumbnails = Thumbnails(gallery, max_bytes=2000)
+def test_kept_pictures_are_the_same_object_until_others_push_them_out(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KEPT, "thumbnail", 3)
+    thumbnails = Thumbnails(gallery)
     first = thumbnails.get(0, "thumbnail")
     assert thumbnails.get(0, "thumbnail") is first
-    for row in range(60):
+    for row in (1, 2, 3):
         thumbnails.get(row, "thumbnail")
-        assert thumbnails.held == sum(len(picture.data) for picture in thumbnails._pictures.values()) <= 2000
     assert thumbnails.get(0, "thumbnail") is not first
+
+
+def test_kept_pictures_of_noise_the_worst_case_fit_into_64_mib() -> None:
+    rng = np.random.default_rng(0)
+    noise = {size: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for size, side in SIDES.items()}
+    most = sum(KEPT[size] * len(encode_picture(pixels, SIDES[size]).data) for size, pixels in noise.items())
+    assert most < 64 << 20
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ from ssdh.core.errors import DataError
 from ssdh.search import photo_adder
 from ssdh.search.collection import Collection, create, open_collection
 from ssdh.search.collection_add import add_photos
-from ssdh.search.encode import How
+from ssdh.search.encode import EncodeOptions
 from ssdh.search.photo_adder import PhotoAdder, file_name
 from ssdh.search.searchable import open_searchable
 from ssdh.search.web.app import create_app
 from tests.helpers.finished_run import finished_run
 from tests.helpers.galleries import digits_gallery, disc, files_gallery
 
-HOW = How(torch.device("cpu"), 0)
+OPTIONS = EncodeOptions(torch.device("cpu"), 0)
 LIMIT = 1 << 20
 
 
@@ -44,7 +44,7 @@ def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def collection(finished: Path, tmp_path: Path) -> Collection:
     result = create(tmp_path / "mine", finished / "models/hashnet.safetensors", "float16")
-    add_photos(result, [finished / "photos"], HOW)
+    add_photos(result, [finished / "photos"], OPTIONS)
     return result
 
 
@@ -52,7 +52,7 @@ def collection(finished: Path, tmp_path: Path) -> Collection:
 def client(collection: Collection) -> Iterator[TestClient]:
     """The page of a collection to which photos may be added."""
     gallery = open_searchable(collection.folder).open_gallery()
-    app = create_app(gallery, max_upload=LIMIT, adder=PhotoAdder(collection, HOW))
+    app = create_app(gallery, max_upload=LIMIT, adder=PhotoAdder(collection, OPTIONS))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as result:
         yield result
 
@@ -149,7 +149,7 @@ def test_an_added_photo_is_kept_found_and_as_if_added_by_the_command(
 
     other = create(tmp_path / "other", finished / "models/hashnet.safetensors", "float16")
     (tmp_path / "beach.png").write_bytes(photo(77))
-    add_photos(other, [tmp_path / "beach.png"], HOW)
+    add_photos(other, [tmp_path / "beach.png"], OPTIONS)
     assert np.array_equal(other.table().packed[0], collection.table().packed[6])
     assert np.array_equal(other.features([1]), collection.features([7]))
 
@@ -207,7 +207,7 @@ def test_a_failed_addition_leaves_no_file(collection: Collection, monkeypatch: p
 
     monkeypatch.setattr(photo_adder, "add_photos", fail)
     with pytest.raises(DataError, match="no space"):
-        PhotoAdder(collection, HOW).add(photo(8), "a.png")
+        PhotoAdder(collection, OPTIONS).add(photo(8), "a.png")
     assert list((collection.folder / "photos").iterdir()) == []
 
 

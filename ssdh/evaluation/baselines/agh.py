@@ -5,43 +5,20 @@ and Λ its column sums; M = Λ^−½ ZᵀZ Λ^−½ has the graph's spectrum; wi
 one (value 1, vector √Λ: the same for every image) the bits are the signs of Z·Λ^−½ V Σ^−½.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.anchors import affinities, find_anchors, near_anchors, spread
-from ssdh.evaluation.baseline import CannotFitError, Codes, Float32
-from ssdh.evaluation.linear import mean_of, unit_rows
+from ssdh.evaluation.baselines._anchors import AnchorCodes, anchor_graph
+from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32
 
-TITLE, ABOUT, TIER = "AGH", "eigenvectors of a graph through anchors", "images only"
+TITLE, ABOUT = "AGH", "eigenvectors of a graph through anchors"
 ANCHORS, NEAREST = 300, 2  # of the paper
-
-
-@dataclass(frozen=True)
-class AnchorGraph(Codes):
-    """Anchors (m, D) of centred unit rows, the width of their kernel, and the map W (m, bits)."""
-
-    mean: Float32
-    anchors: Float32
-    width: float
-    weights: NDArray[np.float64]
-
-    def outputs(self, features: Float32) -> NDArray[np.float64]:
-        """Z·W of features (n, D), float64 (n, bits)."""
-        places, squared = near_anchors(unit_rows(features, self.mean), self.anchors, NEAREST)
-        return spread(places, affinities(squared, self.width), len(self.anchors)) @ self.weights
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:
     """Fit to train (n, D); the seed starts k-means. Raises CannotFitError where the graph has fewer eigenvectors."""
-    mean = mean_of(train)
-    rows = unit_rows(train, mean)
-    anchors = find_anchors(rows, ANCHORS, seed)
-    places, squared = near_anchors(rows, anchors, NEAREST)
-    width = float(np.sqrt(squared[:, -1]).mean())  # mean distance to the last of the nearest anchors
-    weights = graph_weights(spread(places, affinities(squared, width), len(anchors)), bits)
-    return AnchorGraph(mean, anchors, width, weights)
+    graph = anchor_graph(train, ANCHORS, NEAREST, seed)
+    return AnchorCodes(graph, graph_weights(graph.affinities(train), bits))
 
 
 def graph_weights(graph: NDArray[np.float64], bits: int) -> NDArray[np.float64]:

@@ -4,44 +4,24 @@ Shen, Shen, Shi, van den Hengel, Tang, *Inductive hashing on manifolds*, CVPR 20
 nearest anchors, w_j = exp(−d_j²/σ²); bits are the signs of y less its mean. scikit-learn embeds the anchors.
 """
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.anchors import affinities, find_anchors, near_anchors, spread
-from ssdh.evaluation.baseline import CannotFitError, Codes, Float32
-from ssdh.evaluation.linear import mean_of, unit_rows
+from ssdh.evaluation.baselines._anchors import AnchorCodes, anchor_graph
+from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32
 
-TITLE, ABOUT, TIER = "IMH", "t-SNE of anchors, mixed for other images", "images only"
+TITLE, ABOUT = "IMH", "t-SNE of anchors, mixed for other images"
 ANCHORS, NEAREST, PERPLEXITY = 400, 5, 30.0
-
-
-@dataclass(frozen=True)
-class Mixed(Codes):
-    """Anchors (m, D) of centred unit rows, the width of their kernel, and their places in the embedding (m, bits)."""
-
-    mean: Float32
-    anchors: Float32
-    width: float
-    embedded: NDArray[np.float64]
-
-    def outputs(self, features: Float32) -> NDArray[np.float64]:
-        """The mix of the nearest anchors' places for features (n, D), float64 (n, bits)."""
-        places, squared = near_anchors(unit_rows(features, self.mean), self.anchors, NEAREST)
-        return spread(places, affinities(squared, self.width), len(self.anchors)) @ self.embedded
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:
     """Fit to train (n, D); the seed starts k-means and t-SNE. Raises CannotFitError for very few images."""
-    mean = mean_of(train)
-    rows = unit_rows(train, mean)
-    anchors = find_anchors(rows, ANCHORS, seed)
-    if len(anchors) <= NEAREST:
-        raise CannotFitError(f"{len(anchors)} anchors are too few to embed")
-    _, squared = near_anchors(rows, anchors, NEAREST)
-    fitted = Mixed(mean, anchors, float(np.sqrt(squared[:, -1]).mean()), embed(anchors, bits, seed))
-    return replace(fitted, embedded=fitted.embedded - fitted.outputs(train).mean(axis=0))  # weights sum to 1
+    graph = anchor_graph(train, ANCHORS, NEAREST, seed)
+    if len(graph.anchors) <= NEAREST:
+        raise CannotFitError(f"{len(graph.anchors)} anchors are too few to embed")
+    embedded = embed(graph.anchors, bits, seed)
+    mean = (graph.affinities(train) @ embedded).mean(axis=0)
+    return AnchorCodes(graph, embedded - mean)  # affinities sum to 1, so that this centres the outputs
 
 
 def embed(anchors: Float32, bits: int, seed: int) -> NDArray[np.float64]:

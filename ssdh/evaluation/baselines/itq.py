@@ -8,8 +8,8 @@ the singular value decomposition untransposed, and its rotation is as good as a 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baseline import Codes, Float32
-from ssdh.evaluation.linear import (
+from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.evaluation.baselines._linear import (
     Affine,
     check_components,
     mean_of,
@@ -18,7 +18,7 @@ from ssdh.evaluation.linear import (
     unit_rows,
 )
 
-TITLE, ABOUT, TIER = "ITQ", "rotated principal components", "images only"
+TITLE, ABOUT = "ITQ", "rotated principal components"
 ITERATIONS = 50  # of the paper's experiments
 
 

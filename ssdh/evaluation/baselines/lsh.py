@@ -4,10 +4,10 @@ Charikar, *Similarity estimation techniques from rounding algorithms*, STOC 2002
 Zhang, Tian, *Super-bit locality-sensitive hashing*, NIPS 2012.
 """
 
-from ssdh.evaluation.baseline import Codes, Float32
-from ssdh.evaluation.linear import Affine, mean_of, random_rotation
+from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.evaluation.baselines._linear import Affine, mean_of, random_rotation
 
-TITLE, ABOUT, TIER = "LSH", "signs of random projections", "images only"
+TITLE, ABOUT = "LSH", "signs of random projections"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:

@@ -5,11 +5,11 @@ Ge, He, Ke, Sun, *Optimized product quantization*, CVPR 2013; by faiss, on the f
 
 import faiss
 
-from ssdh.evaluation.baseline import Float32, Quantizer
-from ssdh.evaluation.linear import principal_components, unit_rows
-from ssdh.evaluation.quantizer import FaissQuantizer, num_bytes, product_quantizer
+from ssdh.evaluation.baselines._base import Float32, Quantizer
+from ssdh.evaluation.baselines._linear import principal_components, unit_rows
+from ssdh.evaluation.baselines._quantizer import FaissQuantizer, num_bytes, product_quantizer
 
-TITLE, ABOUT, TIER = "OPQ", "PQ after the rotation that loses least, not Hamming", "images only"
+TITLE, ABOUT = "OPQ", "PQ after the rotation that loses least, not Hamming"
 COMPONENTS = 128  # that are rotated: of more, faiss needs minutes
 
 

@@ -3,10 +3,10 @@
 Jégou, Douze, Schmid, Pérez, CVPR 2010; the baseline "PCA-RR" of Gong and Lazebnik, CVPR 2011.
 """
 
-from ssdh.evaluation.baseline import Codes, Float32
-from ssdh.evaluation.linear import Affine, check_components, mean_of, principal_components, random_rotation
+from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.evaluation.baselines._linear import Affine, check_components, mean_of, principal_components, random_rotation
 
-TITLE, ABOUT, TIER = "PCA-RR", "randomly rotated principal components", "images only"
+TITLE, ABOUT = "PCA-RR", "randomly rotated principal components"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baseline import Float32, Packed, Quantizer
+from ssdh.evaluation.baselines._base import Float32, Packed, Quantizer
+from ssdh.evaluation.baselines._linear import Affine
 from ssdh.evaluation.baselines.pca_rr import rotated_components
-from ssdh.evaluation.linear import Affine
 from ssdh.hashing.codes import unpack
 
-TITLE, ABOUT, TIER = "PCA-RR, asymmetric", "its codes against the query’s real outputs", "images only"
+TITLE, ABOUT = "PCA-RR, asymmetric", "its codes against the query’s real outputs"
 
 
 @dataclass(frozen=True)

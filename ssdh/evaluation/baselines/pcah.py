@@ -1,9 +1,9 @@
 """PCA hashing: signs of the first principal components (Wang, Kumar, Chang, CVPR 2010)."""
 
-from ssdh.evaluation.baseline import Codes, Float32
-from ssdh.evaluation.linear import Affine, check_components, mean_of, principal_components
+from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.evaluation.baselines._linear import Affine, check_components, mean_of, principal_components
 
-TITLE, ABOUT, TIER = "PCAH", "signs of the principal components", "images only"
+TITLE, ABOUT = "PCAH", "signs of the principal components"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Codes:

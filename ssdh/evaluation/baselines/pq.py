@@ -4,10 +4,10 @@ Jégou, Douze, Schmid, *Product quantization for nearest neighbor search*, TPAMI
 negative squared distance from the float query to the quantised vector.
 """
 
-from ssdh.evaluation.baseline import Float32, Quantizer
-from ssdh.evaluation.quantizer import FaissQuantizer, num_bytes, product_quantizer
+from ssdh.evaluation.baselines._base import Float32, Quantizer
+from ssdh.evaluation.baselines._quantizer import FaissQuantizer, num_bytes, product_quantizer
 
-TITLE, ABOUT, TIER = "PQ", "product quantisation, not Hamming", "images only"
+TITLE, ABOUT = "PQ", "product quantisation, not Hamming"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Quantizer:

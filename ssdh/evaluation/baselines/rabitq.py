@@ -6,11 +6,11 @@ has as many dimensions as `bits`, so a code is 8 bytes longer than the others: 1
 
 import faiss
 
-from ssdh.evaluation.baseline import Float32, Quantizer
-from ssdh.evaluation.linear import check_components, principal_components, random_rotation, unit_rows
-from ssdh.evaluation.quantizer import FaissQuantizer
+from ssdh.evaluation.baselines._base import Float32, Quantizer
+from ssdh.evaluation.baselines._linear import check_components, principal_components, random_rotation, unit_rows
+from ssdh.evaluation.baselines._quantizer import FaissQuantizer
 
-TITLE, ABOUT, TIER = "RaBitQ", "a bit a dimension and 8 bytes more, not Hamming", "images only"
+TITLE, ABOUT = "RaBitQ", "a bit a dimension and 8 bytes more, not Hamming"
 
 
 def fit(train: Float32, bits: int, seed: int) -> Quantizer:

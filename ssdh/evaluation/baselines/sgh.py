@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.anchors import squared_distances
-from ssdh.evaluation.baseline import Codes, Float32
-from ssdh.evaluation.linear import mean_of, unit_rows
+from ssdh.evaluation.baselines._anchors import squared_distances
+from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.evaluation.baselines._linear import mean_of, unit_rows
 
-TITLE, ABOUT, TIER = "SGH", "bits that rebuild a Gaussian similarity", "images only"
+TITLE, ABOUT = "SGH", "bits that rebuild a Gaussian similarity"
 BASES, RIDGE = 300, 1e-6
 
 

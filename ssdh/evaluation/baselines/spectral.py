@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baseline import CannotFitError, Codes, Float32
-from ssdh.evaluation.linear import mean_of, principal_components
+from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32
+from ssdh.evaluation.baselines._linear import mean_of, principal_components
 
-TITLE, ABOUT, TIER = "Spectral hashing", "waves along the principal components", "images only"
+TITLE, ABOUT = "Spectral hashing", "waves along the principal components"
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def few(names: Sequence[str]) -> str:
     >>> few(["openai", "laion400m_e31"]), few(list("abcdefgh")), few([])
     ('openai, laion400m_e31', 'a, b, c, d, e, f and 2 more', 'there are none')
     """
-    more = f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more if names else "there are none"
 
 

@@ -206,11 +206,11 @@ def create_app(
         at = shown
         at.view.check_row(row)
         try:
-            result = at.thumbnails.get(row, size)
+            picture = at.thumbnails.get(row, size)
         except DataError as error:
             raise HTTPException(410, str(error)) from None
         cached = IMMUTABLE if v == at.gallery.version else "no-cache"
-        return Response(result.data, media_type=result.media_type, headers={"Cache-Control": cached})
+        return Response(picture.data, media_type=picture.media_type, headers={"Cache-Control": cached})
 
     for path, name in FILES.items():
         app.add_api_route(f"/{path}", _static(name), include_in_schema=False, response_model=None)

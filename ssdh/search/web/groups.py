@@ -35,16 +35,16 @@ class Groups:
             if self._asked != (radius, similarity):
                 self._found = find_groups(table, features, radius=radius, min_similarity=similarity)
                 self._asked = (radius, similarity)
-            result = self._found
+            groups = self._found
         return {
             "radius": radius,
             "min_similarity": None if features is None else similarity,
-            "total": len(result),
-            "images": sum(map(len, result)),
+            "total": len(groups),
+            "images": sum(map(len, groups)),
             "start": start,
             "groups": [
                 {"group": number, "size": len(group), "images": self._members(table, group[:MOST_MEMBERS])}
-                for number, group in enumerate(result[start : start + count], start + 1)
+                for number, group in enumerate(groups[start : start + count], start + 1)
             ],
         }
 

@@ -1,8 +1,7 @@
-"""Small versions of database images, encoded once and kept in memory up to a limit."""
+"""Small versions of database images, encoded once; the last used ones are kept in memory."""
 
 import io
-from collections import OrderedDict
-from threading import Lock
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple
 
 from PIL import Image
@@ -12,6 +11,7 @@ from ssdh.search.gallery import Gallery
 
 Size = Literal["thumbnail", "preview"]
 SIDES: dict[Size, int] = {"thumbnail": 192, "preview": 640}  # pixels of the long side
+KEPT: dict[Size, int] = {"thumbnail": 1024, "preview": 96}  # pictures; of noise, the worst case, 57 MiB together
 TINY = 64  # images with no longer side are sent as they are, without loss: the page enlarges them pixel by pixel
 
 
@@ -23,29 +23,18 @@ class Picture(NamedTuple):
 
 
 class Thumbnails:
-    """The least recently used pictures go first; `max_bytes` bounds their encoded size."""
+    """Pictures of a gallery; the last used ones of each size are kept."""
 
-    def __init__(self, gallery: Gallery, max_bytes: int = 64 << 20) -> None:
-        self.gallery, self.max_bytes, self.held = gallery, max_bytes, 0
-        self._pictures: OrderedDict[tuple[int, Size], Picture] = OrderedDict()
-        self._lock = Lock()
+    def __init__(self, gallery: Gallery) -> None:
+        self.gallery = gallery
+        self._kept = {size: lru_cache(KEPT[size])(partial(self._encode, side)) for size, side in SIDES.items()}
 
     def get(self, row: int, size: Size) -> Picture:
         """The picture of a row; raises DataError where its image cannot be read."""
-        key = (row, size)
-        with self._lock:
-            if key in self._pictures:
-                self._pictures.move_to_end(key)
-                return self._pictures[key]
-        picture = encode_picture(self.gallery.pixels(row, SIDES[size]), SIDES[size])
-        with self._lock:
-            if key not in self._pictures:
-                self._pictures[key] = picture
-                self.held += len(picture.data)
-            while self.held > self.max_bytes and len(self._pictures) > 1:
-                _, oldest = self._pictures.popitem(last=False)
-                self.held -= len(oldest.data)
-        return picture
+        return self._kept[size](row)
+
+    def _encode(self, side: int, row: int) -> Picture:
+        return encode_picture(self.gallery.pixels(row, side), side)
 
 
 def encode_picture(pixels: Pixels, side: int) -> Picture:

@@ -7,13 +7,20 @@ from aghasher import AnchorGraphHasher
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from ssdh.evaluation import registry
-from ssdh.evaluation.anchors import affinities, find_anchors, near_anchors, spread, squared_distances
-from ssdh.evaluation.baseline import CannotFitError, Codes, Quantizer
-from ssdh.evaluation.baselines import agh, imh, opq, pca_rr, pca_rr_asymmetric, pq, rabitq, sgh, spectral
+from ssdh.evaluation.baselines import agh, imh, opq, pca_rr, pca_rr_asymmetric, pq, rabitq, registry, sgh, spectral
+from ssdh.evaluation.baselines._anchors import (
+    AnchorCodes,
+    AnchorGraph,
+    affinities,
+    find_anchors,
+    near_anchors,
+    spread,
+    squared_distances,
+)
+from ssdh.evaluation.baselines._base import CannotFitError, Codes, Quantizer
+from ssdh.evaluation.baselines._linear import Affine, principal_components, unit_rows
+from ssdh.evaluation.baselines._quantizer import FaissQuantizer
 from ssdh.evaluation.comparison import encode, fit
-from ssdh.evaluation.linear import Affine, principal_components, unit_rows
-from ssdh.evaluation.quantizer import FaissQuantizer
 from ssdh.hashing.codes import unpack
 from ssdh.hashing.retrieval import average_precisions
 
@@ -73,7 +80,6 @@ def test_a_baseline_says_what_it_is(name: str) -> None:
     module = registry.get(name)
     assert module.TITLE
     assert module.ABOUT
-    assert module.TIER == "images only"
 
 
 def test_pca_rr_turns_the_principal_components(rows: Matrix) -> None:
@@ -124,10 +130,10 @@ def test_spectral_hashing_chooses_the_smallest_eigenvalues() -> None:
 @pytest.mark.usefixtures("few_anchors")
 def test_agh_is_that_of_another_program(rows: Matrix) -> None:
     fitted = agh.fit(rows, 12, seed=0)
-    assert isinstance(fitted, agh.AnchorGraph)
-    unit = unit_rows(rows, fitted.mean)
-    peer, signs = AnchorGraphHasher.train(unit, fitted.anchors, 12, agh.NEAREST)
-    assert fitted.width == pytest.approx(peer.sigma * np.sqrt(2), rel=1e-4)
+    assert isinstance(fitted, AnchorCodes)
+    unit = unit_rows(rows, fitted.graph.mean)
+    peer, signs = AnchorGraphHasher.train(unit, fitted.graph.anchors, 12, agh.NEAREST)
+    assert fitted.graph.width == pytest.approx(peer.sigma * np.sqrt(2), rel=1e-4)
     result = fitted.outputs(rows) >= 0
     agree = (result == signs).mean(axis=0)  # an eigenvector's sign is free
     assert np.maximum(agree, 1 - agree).min() > 0.99
@@ -192,7 +198,7 @@ def test_sgh_learns_from_what_earlier_bits_left(rows: Matrix) -> None:
 def test_imh_mixes_the_nearest_anchors() -> None:
     anchors = np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [0.6, 0.8], [0.8, 0.6]], np.float32)
     embedded = np.array([[1.0], [2.0], [4.0], [8.0], [16.0], [32.0]])
-    fitted = imh.Mixed(np.zeros(2, np.float32), anchors, 0.5, embedded)
+    fitted = AnchorCodes(AnchorGraph(np.zeros(2, np.float32), anchors, 0.5, imh.NEAREST), embedded)
     query = np.array([[3.0, 4.0]], np.float32)  # the direction of the fifth
     squared = ((anchors - [0.6, 0.8]) ** 2).sum(axis=1)
     weights = np.exp(-squared / 0.25)

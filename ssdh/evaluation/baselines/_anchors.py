@@ -1,12 +1,51 @@
 """Anchors: k-means centres that stand for all images, and how near an image is to its nearest ones (AGH, IMH)."""
 
+from dataclasses import dataclass
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baseline import FAISS_SEEDS, Float32
+from ssdh.evaluation.baselines._base import FAISS_SEEDS, Codes, Float32
+from ssdh.evaluation.baselines._linear import mean_of, unit_rows
 
 ITERATIONS = 25  # of k-means
+
+
+@dataclass(frozen=True)
+class AnchorGraph:
+    """Anchors (m, D) of rows less their mean at length 1, the width of the kernel, and the anchors that a row joins."""
+
+    mean: Float32
+    anchors: Float32
+    width: float
+    nearest: int
+
+    def affinities(self, features: Float32) -> NDArray[np.float64]:
+        """Z (n, m) of features (n, D): the weights of the nearest anchors, which sum to 1; zero elsewhere."""
+        places, squared = near_anchors(unit_rows(features, self.mean), self.anchors, self.nearest)
+        return spread(places, affinities(squared, self.width), len(self.anchors))
+
+
+@dataclass(frozen=True)
+class AnchorCodes(Codes):
+    """Codes as signs of Z·W: an anchor graph and weights (m, bits)."""
+
+    graph: AnchorGraph
+    weights: NDArray[np.float64]
+
+    def outputs(self, features: Float32) -> NDArray[np.float64]:
+        """Z·W of features (n, D), float64 (n, bits)."""
+        return self.graph.affinities(features) @ self.weights
+
+
+def anchor_graph(train: Float32, count: int, nearest: int, seed: int) -> AnchorGraph:
+    """The graph of at most `count` anchors of train (n, D), as wide as rows are from their last of the nearest ones."""
+    mean = mean_of(train)
+    rows = unit_rows(train, mean)
+    anchors = find_anchors(rows, count, seed)
+    _, squared = near_anchors(rows, anchors, nearest)
+    return AnchorGraph(mean, anchors, float(np.sqrt(squared[:, -1]).mean()), nearest)
 
 
 def find_anchors(rows: Float32, count: int, seed: int) -> Float32:

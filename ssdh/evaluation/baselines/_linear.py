@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 
-from ssdh.evaluation.baseline import FAISS_SEEDS, CannotFitError, Codes, Float32
+from ssdh.evaluation.baselines._base import FAISS_SEEDS, CannotFitError, Codes, Float32
 
 DENSE_SIDE = 1024  # a symmetric matrix up to this size is solved whole, in float64
 

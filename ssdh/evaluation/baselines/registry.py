@@ -1,22 +1,21 @@
-"""Every baseline by its name: the name of its file in `ssdh/evaluation/baselines/`. To add one, add a file."""
+"""Every baseline by its name: the name of its file beside this one. To add one, add a file.
+
+Modules whose names begin with `_` are what baselines share.
+"""
 
 import importlib
 import pkgutil
 from typing import ClassVar, Protocol, cast
 
 from ssdh.evaluation import baselines
-from ssdh.evaluation.baseline import Codes, Float32, Quantizer
+from ssdh.evaluation.baselines._base import Codes, Float32, Quantizer
 
 
 class Baseline(Protocol):
-    """A module of `ssdh/evaluation/baselines/`: title and a few words for people, its information tier, and `fit`.
-
-    TIER is what it is given beside features of images: "images only" | "outside knowledge" | "class names" | "labels".
-    """
+    """A module of `ssdh/evaluation/baselines/`: title and a few words for people, and `fit`."""
 
     TITLE: ClassVar[str]
     ABOUT: ClassVar[str]
-    TIER: ClassVar[str]
 
     def fit(self, train: Float32, bits: int, seed: int) -> Codes | Quantizer:
         """Fit `bits` bits an image to train features (n, D); raises CannotFitError."""
@@ -24,7 +23,8 @@ class Baseline(Protocol):
 
 def names() -> list[str]:
     """The names of all baselines, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(baselines.__path__))
+    modules = sorted(module.name for module in pkgutil.iter_modules(baselines.__path__))
+    return [name for name in modules if name != "registry" and not name.startswith("_")]
 
 
 def get(name: str) -> Baseline:
