@@ -183,13 +183,15 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     """How long the job may take on this CPU, measured by one forward pass, and the two ways out."""
     from ssdh.core.params import section
     from ssdh.experiments.feasibility import BACKWARD, forward_seconds, in_words, num_images
-    from ssdh.features.params import BackboneParams
+    from ssdh.features.backbone import image_size
+    from ssdh.features.params import BackboneParams, image_params
 
-    backbone: BackboneParams = section(params, "backbone", BackboneParams)
     name = lookup(params, "dataset")
-    images = lookup(params, f"datasets.{name}.images")
-    each = forward_seconds(backbone, images["weights"], images["size"])
-    what = f"{num_cores()} cores, {backbone.arch} at {images['size']} px: {1 / each:.1f} images/s"
+    if (images := image_params(params, name)) is None:
+        return "No network runs on embeddings: on the CPU the hash layer needs minutes at most."
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    each = forward_seconds(backbone, images)
+    what = f"{num_cores()} cores, {backbone.arch} at {image_size(backbone, images)} px: {1 / each:.1f} images/s"
     total = num_images(params)
     if total is None:
         return f"On the CPU ({what}) the time is not known, as the number of images is not; --gpu 0 uses a card."
