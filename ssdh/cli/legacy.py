@@ -182,7 +182,7 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
 def _cpu_warning(params: dict[str, Any]) -> str:
     """How long the job may take on this CPU, measured by one forward pass, and the two ways out."""
     from ssdh.core.params import section
-    from ssdh.experiments.feasibility import BACKWARD, forward_seconds, in_words, num_images
+    from ssdh.experiments.feasibility import BACKWARD, forward_seconds, in_words, num_images, num_train
     from ssdh.features.backbone import image_size
     from ssdh.features.params import BackboneParams, image_params
 
@@ -199,9 +199,7 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     head = f"{in_words(extraction)} to extract the features of all images"
     if not lookup(params, "train.finetune"):
         return f"On the CPU ({what}) this may take {head}; --gpu 0 uses a card."
-    data = lookup(params, f"datasets.{name}.data")
-    num_query = data.get("num_query") or min(max(1, total // 10), 1000)
-    passes = lookup(params, "train.epochs") * (data["num_train"] or min(5000, total - num_query))
+    passes = lookup(params, "train.epochs") * num_train(params, total)
     whole = passes * each * BACKWARD + 2 * extraction
     return (
         f"On the CPU ({what}) this may take {in_words(whole)}: {passes:,} images forward and backward. "

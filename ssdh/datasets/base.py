@@ -36,6 +36,16 @@ class Protocol:
     train_pool: Rows | None = None
 
 
+def default_num_query(num_images: int) -> int:
+    """How many of all images are queries where no number is given."""
+    return min(max(1, num_images // 10), 1000)
+
+
+def default_num_train(num_images: int) -> int:
+    """How many of the images that can train do so where no number is given."""
+    return min(5000, num_images)
+
+
 MOST_LABEL_BYTES = 4 * 2**30  # of the multi-hot matrix
 FEWEST_TRAIN = 3  # images: two have one distance, which has no distribution
 Count = Annotated[int, Field(strict=True, ge=1)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import write_array, write_csv
 from ssdh.core.split import Rows, Split, write_split
-from ssdh.datasets.base import Protocol, RawDataset
+from ssdh.datasets.base import Protocol, RawDataset, default_num_query, default_num_train
 from ssdh.datasets.verify import inspect_files, refuse_bad
 
 
@@ -150,7 +150,7 @@ def draw_split(protocol: Protocol, labels: NDArray[np.uint8], *, seed: int, name
     elif protocol.query_pool is not None:
         num_query = len(pool)
     else:
-        num_query = min(max(1, num_rows // 10), 1000)
+        num_query = default_num_query(num_rows)
     available = len(pool) - (protocol.query_pool is None)  # the database needs one at least
     if num_query > available:
         raise ParameterError(
@@ -168,7 +168,7 @@ def draw_split(protocol: Protocol, labels: NDArray[np.uint8], *, seed: int, name
     if protocol.num_train is not None:
         num_train = protocol.num_train
     else:
-        num_train = len(trainable) if protocol.train_pool is not None else min(5000, len(trainable))
+        num_train = len(trainable) if protocol.train_pool is not None else default_num_train(len(trainable))
     if num_train > len(trainable):
         raise ParameterError(
             f"{name}.num_train asks for {num_train} images, the database has {len(trainable)} "

@@ -13,6 +13,7 @@ from ssdh.core.device import select_device
 from ssdh.core.errors import DataError, SSDHError
 from ssdh.core.params import lookup, section
 from ssdh.datasets import registry
+from ssdh.datasets.base import default_num_query, default_num_train
 from ssdh.features.backbone import ensure_weights, image_size, network_to_fill, resolve_layer
 from ssdh.features.params import BackboneParams, ImageParams, ViewsParams, image_params
 
@@ -79,7 +80,7 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     views: ViewsParams = section(params, "views", ViewsParams)
     if not views.reason_for_none(images):
-        count += views.count * (lookup(params, f"datasets.{name}.data").get("num_train") or 0)
+        count += views.count * num_train(params, count)
     seconds = count * forward_seconds(backbone, images)
     if seconds <= max_hours * 3600:
         return ""
@@ -124,6 +125,13 @@ def num_images(params: dict[str, Any]) -> int | None:
         return len(dataset.read(section(params, f"datasets.{name}.data", dataset.Params)).names)
     except DataError:
         return None
+
+
+def num_train(params: dict[str, Any], num_images: int) -> int:
+    """How many of the chosen set's images train: as many as are asked for, else what the split takes by itself."""
+    data = lookup(params, f"datasets.{lookup(params, 'dataset')}.data")
+    num_query = data.get("num_query") or default_num_query(num_images)
+    return data.get("num_train") or default_num_train(num_images - num_query)
 
 
 def in_words(seconds: float) -> str:
