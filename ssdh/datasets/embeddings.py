@@ -65,10 +65,16 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
     Params = EmbeddingsParams
     Images = NoImages
 
+    def root(self, params: EmbeddingsParams) -> Path:
+        """The file or folder of the features: no other place is looked into."""
+        return Path(params.features)
+
     def find(self, params: EmbeddingsParams) -> Found:
         """The features, where they are named."""
         path = _given(params.features)
-        return Found(path) if path is not None and path.exists() else Found(None, ("a path to the features",))
+        if path is None or not path.exists():
+            return Found(None, ("a path to the features (datasets.embeddings.data.features)",))
+        return Found(path)
 
     def ensure(self, params: EmbeddingsParams) -> None:
         """Everything is read once, so that nothing is removed for a file that does not fit."""
