@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,11 +39,9 @@ Pairs = tuple[Indices, Indices]  # vector numbers (i, j)
 class Block:
     """Distances of the pairs between two sets of vectors, or (columns: None) of the pairs inside one.
 
-    number: counts the blocks from 0. values: len(rows) · len(columns) float32, row by row; or the strict upper triangle
-    of the rows, row by row.
+    values: len(rows) · len(columns) float32, row by row; or the strict upper triangle of the rows, row by row.
     """
 
-    number: int
     values: Float32
     rows: Indices
     columns: Indices | None
@@ -113,17 +112,18 @@ class PairDistances:
         if kept is None and self._vectors is None:
             self._vectors = shifted_unit_vectors(self.features)
         new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
-        space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each worker
+        space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each thread
         buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)
 
-        def on(number: int, worker: int) -> T:
+        def on(number: int) -> T:
             rows, columns = blocks[number]
+            thread = threading.get_ident()
             if kept is not None:
                 values = kept[starts[number] : starts[number + 1]]
             else:
-                values = space[worker][: sizes[number]] if new is None else new[starts[number] : starts[number + 1]]
+                values = space[thread][: sizes[number]] if new is None else new[starts[number] : starts[number + 1]]
                 self._multiply(rows, columns, values)
-            return work(Block(number, values, rows, columns, buffers[worker]))
+            return work(Block(values, rows, columns, buffers[thread]))
 
         results = on_cores(on, range(len(blocks)))
         if new is not None:
@@ -139,7 +139,7 @@ class PairDistances:
     def exact(self, i: Indices, j: Indices) -> Float64:
         """Return the distances of the pairs (i, j) in float64, each computed from its two rows alone."""
 
-        def part(start: int, _: int) -> Float64:
+        def part(start: int) -> Float64:
             return exact_distances(self.features, i[start : start + EXACT], j[start : start + EXACT])
 
         return np.concatenate(on_cores(part, range(0, max(len(i), 1), EXACT)))

@@ -68,7 +68,7 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_ar
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     x /= np.where(norms > 0, norms, 1)
 
-    def search(start: int, _: int) -> NDArray[np.int64]:
+    def search(start: int) -> NDArray[np.int64]:
         faiss.omp_set_num_threads(1)  # of this thread
         result: NDArray[np.int64] = faiss.knn(x[start : start + BLOCK], x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
         return result

@@ -32,7 +32,7 @@ def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
     x = np.empty((n, dim), np.float32)
     half = np.empty(n, np.float32)
 
-    def sum_units(start: int, _: int) -> Float64:
+    def sum_units(start: int) -> Float64:
         block = np.asarray(features[start : start + rows], dtype=np.float64)
         squares = np.einsum("ij,ij->i", block, block)
         if not np.isfinite(squares).all():
@@ -48,7 +48,7 @@ def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
         total: Float64 = inverse[start : start + rows] @ block
         return total
 
-    def shift(start: int, _: int) -> None:
+    def shift(start: int) -> None:
         block = features[start : start + rows] * inverse[start : start + rows, None]
         block -= mean
         x[start : start + rows] = block
