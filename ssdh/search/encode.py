@@ -50,7 +50,7 @@ class Photos:
     skipped: list[tuple[str, str]]
 
     def write_manifest(self, path: Path) -> None:
-        """Write (row, path, sha256) as `FileImages` reads it."""
+        """Write (row, path, sha256) as `FileImages.from_manifest` reads it."""
         rows = zip(range(len(self.names)), self.names, self.digests, strict=True)
         write_csv(path, ("row", "path", "sha256"), rows)
 
@@ -105,7 +105,7 @@ def encode_rows(
     Photos that were seen before do not go through the network again: their features are in the store.
     """
     encoder = load_encoder(model_path)
-    source = FileImages(manifest, root)
+    source = FileImages.from_manifest(manifest, root)
     features_of = _stored_features_of(encoder, model_path, source, how)
     compute_rows(out, work, len(source), encoded_blocks(encoder.model, features_of, layout, how), rank)
     if rank.first:
