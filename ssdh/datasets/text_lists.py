@@ -181,6 +181,6 @@ def not_there(root: Path, missing: Sequence[str]) -> str:
     return told_apart(missing, Below(root).beside(missing[:3]))
 
 
-def first_few(names: Sequence[str], count: int = 3) -> str:
-    """The first names, for an error line."""
-    return ", ".join(map(one_line, names[:count])) + (", …" if len(names) > count else "")
+def first_few(names: Sequence[str]) -> str:
+    """The first three names, for an error line."""
+    return ", ".join(map(one_line, names[:3])) + (", …" if len(names) > 3 else "")

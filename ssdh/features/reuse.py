@@ -42,7 +42,6 @@ def reusing(store: FeatureStore, digests: Digests, blocks_of: Blocks) -> Blocks:
                 values = [stream.take(int(new.sum()))] if new.any() else []
                 if not new.all():
                     values.append(_read(store, old, blocks_of, rows[part][~new]))
-                block = np.concatenate(values)  # the new rows, then the old ones
                 apart = np.concatenate(values)  # the new rows, then the old ones
                 block = np.empty_like(apart)
                 block[new], block[~new] = np.split(apart, [new.sum()])

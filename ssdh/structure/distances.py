@@ -71,7 +71,7 @@ class PairDistances:
     """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
 
     Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
-    length a core, some 10 MB. When all n(n−1)/2 distances fit in `keep_bytes` they are kept after the first pass, and
+    length a core, some 10 MB. When all n(n−1)/2 distances fit in KEEP_BYTES they are kept after the first pass, and
     the vectors are dropped. error: bound of a distance's error, relative to the largest distance.
 
     Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
@@ -79,7 +79,7 @@ class PairDistances:
 
     error = ERROR
 
-    def __init__(self, features: NDArray[Any], *, keep_bytes: int = KEEP_BYTES) -> None:
+    def __init__(self, features: NDArray[Any]) -> None:
         if features.ndim != 2 or min(features.shape) < 1:
             raise DataError(f"features must be (images, dimensions), got an array of shape {features.shape}")
         if len(features) < 2:
@@ -87,7 +87,6 @@ class PairDistances:
         self.features = features
         self.num_vectors = len(features)
         self.num_pairs = self._num_all
-        self._keep = 4 * self.num_pairs <= keep_bytes
         self._vectors: tuple[Float32, Float32] | None = None
         self._kept: Float32 | None = None
 
@@ -111,7 +110,8 @@ class PairDistances:
         kept = self._kept
         if kept is None and self._vectors is None:
             self._vectors = shifted_unit_vectors(self.features)
-        new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
+        keep = kept is None and 4 * self.num_pairs <= KEEP_BYTES
+        new = np.empty(self.num_pairs, np.float32) if keep else None
         space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each thread
         buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)
 
@@ -182,7 +182,6 @@ class SampledDistances(PairDistances):
         self._tile = min(TILE, self.num_vectors // 2)
         self._tiles = math.ceil(max_pairs / self._tile**2)
         self.num_pairs = self._tiles * self._tile**2
-        self._keep = 4 * self.num_pairs <= KEEP_BYTES
 
     def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
         rng = np.random.default_rng(self._seed)
