@@ -1,9 +1,9 @@
 """Every baseline by its name: the name of its file in `ssdh/evaluation/baselines/`. To add one, add a file."""
 
 import importlib
-import pkgutil
 from typing import ClassVar, Protocol, cast
 
+from ssdh.core.discovery import module_names
 from ssdh.evaluation import baselines
 from ssdh.evaluation.baseline import Codes, Float32, Quantizer
 
@@ -24,7 +24,7 @@ class Baseline(Protocol):
 
 def names() -> list[str]:
     """The names of all baselines, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(baselines.__path__))
+    return module_names(baselines)
 
 
 def get(name: str) -> Baseline:
