@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         dataset = registry.get(name)
         mark = "*" if params.get("dataset") == name else " "
         count = "any number of" if dataset.num_images is None else f"{dataset.num_images:,}"
-        print(f"{mark} {name}: {dataset.title}; {count} {dataset.unit}, {dataset.size}")
+        print(f"{mark} {name}: {dataset.title}; {count} {dataset.unit}, {dataset.about}")
         try:
             result, missing = _find(params, name)
         except SSDHError as error:

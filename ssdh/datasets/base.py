@@ -60,6 +60,13 @@ class DataParams(Params):
     num_train: TrainCount | None = None
 
 
+class FixedCounts(DataParams):
+    """Of a set whose protocol gives both counts."""
+
+    num_query: Count
+    num_train: TrainCount
+
+
 class FileParams(DataParams):
     """Of a set that is image files; `on_bad_image` says what a broken file does."""
 
@@ -106,11 +113,11 @@ class Dataset(ABC, Generic[P]):
     title: str
     num_images: int | None = None  # None: as many as there are
     unit: str = "images"
-    size: str  # what else is to say of it: "10 classes, 163 MiB to download"
+    about: str  # what else is to say of it: "10 classes, 163 MiB to download"
     Params: type[P]
     Images: Block = ImageParams  # of its block `images`
 
-    def root(self, params: P) -> Path | None:
+    def root(self, params: P) -> Path:
         """The folder of the raw files, to which a file set's manifest paths are relative."""
         return raw_folder(self.name, params.model_dump())
 

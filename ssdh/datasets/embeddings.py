@@ -61,7 +61,7 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
     name = "embeddings"
     title = "your own embeddings"
     unit = "rows"
-    size = "labels and names are optional"
+    about = "labels and names are optional"
     Params = EmbeddingsParams
     Images = NoImages
 

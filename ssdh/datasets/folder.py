@@ -44,19 +44,19 @@ class Folder(Dataset[FolderParams]):
 
     name = "folder"
     title = "your own photos"
-    size = "labels are optional"
+    about = "labels are optional"
     Params = FolderParams
 
     def find(self, params: FolderParams) -> Found:
         """The root, if it holds an image."""
-        root = Path(params.root).expanduser()
+        root = self.root(params)
         if not root.is_dir():
             return Found(None, ("the folder itself",))
         return Found(root, () if next(image_files(root, params.exclude), None) else ("images",))
 
     def ensure(self, params: FolderParams) -> None:
         """The root exists, holds an image, and has the labels asked for."""
-        root = Path(params.root).expanduser()
+        root = self.root(params)
         where = "(params.yaml: datasets.folder.data.root)"
         if not root.is_dir():
             raise DataError(f"{root} is not a folder: give the one that holds your photos {where}")
@@ -69,7 +69,7 @@ class Folder(Dataset[FolderParams]):
 
     def read(self, params: FolderParams) -> RawDataset:
         """Images sorted by path; C = 0 without labels."""
-        root = Path(params.root).expanduser()
+        root = self.root(params)
         listing = _list(root, params)
         names = listing.names
         kind, classes, labels = _labels_of(root, names, params)

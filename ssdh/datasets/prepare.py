@@ -35,7 +35,7 @@ class Prepared:
 
 
 def prepare(
-    raw: RawDataset, *, root: Path | None, seed: int, workers: int | None, name: str, on_bad_image: str = "fail"
+    raw: RawDataset, *, root: Path, seed: int, workers: int | None, name: str, on_bad_image: str = "fail"
 ) -> Prepared:
     """Verify every image, drop or refuse the bad ones, draw the split; `name` is the set's name in `params.yaml`.
 
@@ -48,7 +48,6 @@ def prepare(
         raw = _without(raw, keep, [(raw.names[row], reason) for row, reason in raw.bad.items()]) if raw.bad else raw
         digests = [digest for digest in raw.digests or () if digest]
     else:
-        assert root is not None
         raw, digests = _verified(raw, root, workers, name, on_bad_image)
     split = draw_split(raw.protocol, raw.labels, seed=seed, name=f"datasets.{name}.data")
     prepared = Prepared(raw, digests, split)
