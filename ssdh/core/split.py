@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError
 from ssdh.core.files import missing_result, read_array, write_array, write_csv
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ssdh.core.arrays import Rows
 from ssdh.core.cache_dir import raw_folder
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.params import Params
-from ssdh.core.split import Rows
 from ssdh.datasets.verify import inspect_files, refuse_bad
 from ssdh.features.params import ImageParams
 

@@ -14,8 +14,8 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError
-from ssdh.core.split import Rows
 from ssdh.datasets.base import (
     Dataset,
     FileParams,

@@ -12,9 +12,10 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import write_array, write_csv
-from ssdh.core.split import Rows, Split, write_split
+from ssdh.core.split import Split, write_split
 from ssdh.datasets.base import Protocol, RawDataset, default_num_query, default_num_train
 from ssdh.datasets.verify import inspect_files, refuse_bad
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Array
 from ssdh.core.distributed import Rank, barrier
 from ssdh.core.errors import DataError
 from ssdh.core.files import read_array, write_array, write_parts
@@ -21,7 +21,6 @@ from ssdh.features.forward import BLOCK
 
 FLUSH_SECONDS = 1.0  # finished blocks are written at least this often …
 FLUSH_BYTES = 8 * 2**20  # … and before they take more memory than this
-Array = NDArray[Any]
 
 
 def compute_rows(

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError
 from ssdh.core.files import NOT_NUMPY
 
-Rows = NDArray[np.int64]
 PREPARE_ANEW = "run `dvc repro` (of a set other than folder: `dvc repro --force prepare` first)"  # DVC watches one root
 
 

@@ -8,16 +8,13 @@ memory nor, beyond the store's limit, the disk grows with the number of images.
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ssdh.core.arrays import Array, Rows
 from ssdh.features.forward import BLOCK
-from ssdh.features.images import Rows
 from ssdh.features.store import BlockGoneError, Digests, FeatureStore, Kept, evict, store_limit
 
-Array = NDArray[Any]
 Blocks = Callable[[Rows], Iterator[Array]]
 
 KEEP = 1024  # computed rows that go into the store at once

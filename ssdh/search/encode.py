@@ -19,6 +19,7 @@ import torch
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.device import device_key
 from ssdh.core.distributed import Rank, barrier, broadcast, shared_work
 from ssdh.core.errors import DataError, one_line
@@ -30,7 +31,7 @@ from ssdh.features.blocks import compute_rows
 from ssdh.features.extract import feature_kind
 from ssdh.features.forward import image_blocks
 from ssdh.features.image_files import is_text, list_images
-from ssdh.features.images import FileImages, Rows
+from ssdh.features.images import FileImages
 from ssdh.features.reuse import reusing
 from ssdh.features.store import FeatureStore, evict, store_limit
 from ssdh.hashing.encoder import Blocks, Encoder, described_backbone, feature_blocks, load_encoder, outputs_of

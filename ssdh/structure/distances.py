@@ -12,13 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, Float64, Rows
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 from ssdh.structure.vectors import (
     ERROR,
-    Float32,
-    Float64,
-    Indices,
     distances,
     exact_distances,
     shifted_unit_vectors,
@@ -32,7 +30,7 @@ BLOCK_ROWS, BLOCK_COLUMNS = 512, 1024
 EXACT = 256  # pairs that a core decides in float64 at a time
 TILE = 256  # vectors a side of a sampled block of pairs
 T = TypeVar("T")
-Pairs = tuple[Indices, Indices]  # vector numbers (i, j)
+Pairs = tuple[Rows, Rows]  # vector numbers (i, j)
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Block:
     """
 
     values: Float32
-    rows: Indices
-    columns: Indices | None
+    rows: Rows
+    columns: Rows | None
     _buffers: dict[np.dtype[Any], NDArray[Any]] = field(default_factory=dict)
 
     def buffer(self, dtype: Any) -> NDArray[Any]:
@@ -58,7 +56,7 @@ class Block:
             buffer = self._buffers[np.dtype(dtype)] = np.empty(size, dtype)
         return buffer[: self.values.size]
 
-    def pairs(self, positions: Indices) -> Pairs:
+    def pairs(self, positions: Rows) -> Pairs:
         """Return the vector numbers (i, j) of the distances at `positions` of `values`."""
         if self.columns is None:
             upper_i, upper_j = upper_triangle(len(self.rows))
@@ -136,7 +134,7 @@ class PairDistances:
             return self
         return SampledDistances(self.features, max_pairs, seed)
 
-    def exact(self, i: Indices, j: Indices) -> Float64:
+    def exact(self, i: Rows, j: Rows) -> Float64:
         """Return the distances of the pairs (i, j) in float64, each computed from its two rows alone."""
 
         def part(start: int) -> Float64:
@@ -149,7 +147,7 @@ class PairDistances:
         i, j = (np.concatenate(numbers) for numbers in zip(*result, strict=True))
         return self.exact(i, j)
 
-    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+    def _layout(self) -> Iterator[tuple[Rows, Rows | None]]:
         """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with later ranges."""
         numbers = np.arange(self.num_vectors)
         for start in range(0, self.num_vectors, BLOCK_ROWS):
@@ -159,7 +157,7 @@ class PairDistances:
                 for columns in np.array_split(later, math.ceil(len(later) / BLOCK_COLUMNS)):
                     yield rows, columns
 
-    def _multiply(self, rows: Indices, columns: Indices | None, values: Float32) -> None:
+    def _multiply(self, rows: Rows, columns: Rows | None, values: Float32) -> None:
         """Compute the distances of a block."""
         assert self._vectors is not None
         x, half = self._vectors
@@ -183,7 +181,7 @@ class SampledDistances(PairDistances):
         self._tiles = math.ceil(max_pairs / self._tile**2)
         self.num_pairs = self._tiles * self._tile**2
 
-    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+    def _layout(self) -> Iterator[tuple[Rows, Rows | None]]:
         rng = np.random.default_rng(self._seed)
         order = np.empty(0, np.int64)
         for _ in range(self._tiles):
@@ -194,17 +192,17 @@ class SampledDistances(PairDistances):
 
 
 @functools.lru_cache(maxsize=2)
-def upper_triangle(size: int) -> tuple[Indices, Indices]:
+def upper_triangle(size: int) -> tuple[Rows, Rows]:
     """Row and column of the elements above the diagonal of a (size, size) matrix, row by row."""
     return np.triu_indices(size, 1)
 
 
-def num_pairs(rows: Indices, columns: Indices | None) -> int:
+def num_pairs(rows: Rows, columns: Rows | None) -> int:
     """The number of pairs between rows and columns, or inside the rows."""
     return len(rows) * (len(rows) - 1) // 2 if columns is None else len(rows) * len(columns)
 
 
-def _range_of(rows: Indices) -> Indices | slice:
+def _range_of(rows: Rows) -> Rows | slice:
     """A slice, which copies nothing, where sorted rows are consecutive."""
     consecutive = rows[-1] - rows[0] == len(rows) - 1
     return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, row_lengths
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores, one_blas_thread
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 NEIGHBOR_SHARE = 3  # an image is joined with at most a third of the others: a complete graph shows no manifold
 BLOCK = 1024  # images whose neighbours are searched at once
 DENSE_UP_TO = 512  # images; below it all eigenpairs cost milliseconds
-Float32 = NDArray[np.float32]
 
 
 def diffusion_embedding(
@@ -65,8 +65,7 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_ar
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise DataError(f"features of train image {bad[0]} hold NaN or infinity: extract them again (features.npy)")
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    x /= np.where(norms > 0, norms, 1)
+    x /= row_lengths(x)
 
     def search(start: int) -> NDArray[np.int64]:
         faiss.omp_set_num_threads(1)  # of this thread

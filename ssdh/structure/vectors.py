@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, Float64, Rows, row_lengths
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 
 CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Indices = NDArray[np.int64]
 ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
 
 
@@ -67,7 +65,7 @@ def distances(x: Float32, y: Float32, half_x: Float32, half_y: Float32, out: Flo
     return product
 
 
-def exact_distances(features: NDArray[Any], i: Indices, j: Indices) -> Float64:
+def exact_distances(features: NDArray[Any], i: Rows, j: Rows) -> Float64:
     """Return 1 − cos(f_i, f_j) in float64, (m,) for m pairs of row numbers, each from its two rows alone.
 
     So a pair's value never depends on the block it was asked for in.
@@ -103,7 +101,5 @@ def power_normalise(features: NDArray[Any], power: float) -> NDArray[Any]:
         part[:] = features[start : start + step]
         if power != 1:
             np.copysign(np.power(np.abs(part), np.float32(power)), part, out=part)
-        norms = np.linalg.norm(part, axis=1, keepdims=True)
-        norms[norms == 0] = 1
-        part /= norms
+        part /= row_lengths(part)
     return normalised

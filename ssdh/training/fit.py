@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.device import memory_for
 from ssdh.core.files import take_rows
 from ssdh.core.split import Split
@@ -22,7 +23,7 @@ from ssdh.hashing.model_file import check_for_embeddings, check_same_backbone, i
 from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.head import HeadTrainer, trains_without_views
-from ssdh.training.loop import Progress, Rows, Run, Trainer
+from ssdh.training.loop import Progress, Run, Trainer
 from ssdh.training.params import TrainParams
 from ssdh.training.validation import (
     collapse_statistics,

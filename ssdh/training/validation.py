@@ -10,6 +10,7 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import SSDHError
 from ssdh.core.split import Split
 from ssdh.hashing.codes import pack, sign_codes
@@ -22,7 +23,6 @@ UNMOVED = 1e-6  # of their length; 0.003 and more after three epochs as they sho
 FEW = 8  # epochs; the losses of fewer tell nothing
 # times the first loss; at most 1.03 with recipes as they are, 1.1 to 1.6 with the pair loss at a decay of 1
 WORSE = 1.04
-Rows = NDArray[np.int64]
 
 
 def draw_validation(split: Split, seed: int) -> tuple[Rows, Rows]:
