@@ -211,7 +211,9 @@ def _result() -> str:
     """The mAP as the last line, as the earlier program ended."""
     from ssdh.experiments.summary import read_metrics
 
-    result = read_metrics(Path("metrics"))["metrics"]
-    if "map" not in result:
+    metrics = read_metrics(Path("metrics"))["metrics"]
+    if "map" not in metrics:
         return "no labels, no mAP: metrics/metrics.json"
-    return f"[map@{result['topk']}:{result['map']:.4f}] (ties as a stable sort leaves them: {result['map_stable']:.4f})"
+    return (
+        f"[map@{metrics['topk']}:{metrics['map']:.4f}] (ties as a stable sort leaves them: {metrics['map_stable']:.4f})"
+    )

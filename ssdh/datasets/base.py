@@ -180,13 +180,13 @@ def check_counts(
     most = num_images - FEWEST_TRAIN
     if class_sizes:
         most = min(most, len(class_sizes) * min(class_sizes))
-    for key, expected, available in (
+    for key, asked, available in (
         ("num_query", query, most),
         ("num_train", train, max(0, num_images - query)),
     ):
-        if expected > available:
+        if asked > available:
             raise ParameterError(
-                f"{where}.{key} asks for {expected:,} {unit}, at most {available:,} of {num_images:,} are left for it "
+                f"{where}.{key} asks for {asked:,} {unit}, at most {available:,} of {num_images:,} are left for it "
                 f"(params.yaml: {where}.{key})"
             )
 

@@ -112,6 +112,6 @@ def _class_names(names: list[str], labels: NDArray[np.uint8]) -> tuple[str, ...]
     for name, column in zip(names, labels.argmax(axis=1).tolist(), strict=True):
         if len(parts := name.split("/")) > 1 and parts[-2] != "val":
             folders.setdefault(column, set()).add(parts[-2])
-    single = {column: next(iter(result)) for column, result in folders.items() if len(result) == 1}
+    single = {column: next(iter(inside)) for column, inside in folders.items() if len(inside) == 1}
     known = single if len(set(single.values())) == len(single) == len(folders) else {}
     return tuple(known.get(column, f"class_{column}") for column in range(NUM_CLASSES))

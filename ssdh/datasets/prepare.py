@@ -186,12 +186,12 @@ def _stratified(pool: Rows, labels: NDArray[np.uint8], count: int, rng: np.rando
     quota = np.full(num_classes, count // num_classes)
     quota[rng.permutation(num_classes)[: count % num_classes]] += 1
     drawn = []
-    for column, expected in enumerate(quota):
+    for column, wanted in enumerate(quota):
         members = pool[labels[pool, column] > 0]
-        if expected > len(members):
+        if wanted > len(members):
             raise ParameterError(
-                f"{name}.num_query: {count} queries need {expected} of class {column}, which has {len(members)} images "
+                f"{name}.num_query: {count} queries need {wanted} of class {column}, which has {len(members)} images "
                 f"(params.yaml: {name}.num_query)"
             )
-        drawn.append(rng.permutation(members)[:expected])
+        drawn.append(rng.permutation(members)[:wanted])
     return rng.permutation(np.concatenate(drawn))

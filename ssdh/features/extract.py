@@ -126,7 +126,7 @@ def _compute(one: Pass, rows: Rows, digests: Digests, rank: Rank) -> None:
 def _put_together(path: Path, shape: tuple[int, ...], digests: Digests, passes: Sequence[Pass]) -> list[Rows]:
     """Write the array if the store holds all its rows; returns, by pass, those that it lacks."""
     kept = [one.store.find(digests) for one in passes]
-    lacking = [missing(result, digests) for result in kept]
+    lacking = [missing(one, digests) for one in kept]
     if any(map(len, lacking)):
         return lacking
     try:

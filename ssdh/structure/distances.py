@@ -142,9 +142,9 @@ class PairDistances:
 
         return np.concatenate(on_cores(part, range(0, max(len(i), 1), EXACT)))
 
-    def exact_of(self, result: Sequence[Pairs]) -> Float64:
+    def exact_of(self, found: Sequence[Pairs]) -> Float64:
         """Return the distances in float64 of the pairs that were found in the blocks, one after the other."""
-        i, j = (np.concatenate(numbers) for numbers in zip(*result, strict=True))
+        i, j = (np.concatenate(numbers) for numbers in zip(*found, strict=True))
         return self.exact(i, j)
 
     def _layout(self) -> Iterator[tuple[Rows, Rows | None]]:

@@ -69,15 +69,15 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_ar
 
     def search(start: int) -> NDArray[np.int64]:
         faiss.omp_set_num_threads(1)  # of this thread
-        result: NDArray[np.int64] = faiss.knn(x[start : start + BLOCK], x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
-        return result
+        nearest: NDArray[np.int64] = faiss.knn(x[start : start + BLOCK], x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        return nearest
 
     # (n, k + 1): itself, first unless it has duplicates, and k others; fixed blocks, each by one core, so that no
     # neighbour depends on how many there are
-    result = np.concatenate(on_cores(search, range(0, n, BLOCK)))
-    others = result != np.arange(n)[:, None]
+    nearest = np.concatenate(on_cores(search, range(0, n, BLOCK)))
+    others = nearest != np.arange(n)[:, None]
     others[others.all(axis=1), -1] = False  # lost among more than k duplicates: drop the farthest
-    columns = result[others]
+    columns = nearest[others]
     return sparse.csr_array((np.ones(n * k), columns, np.arange(0, n * k + 1, k)), shape=(n, n))
 
 
@@ -133,8 +133,8 @@ def _largest(
 
     start = np.random.default_rng(seed).standard_normal(graph.shape[0])
     if known is None:
-        result: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
-        return result
+        pairs: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
+        return pairs
     rest = rank - known.shape[1]
     ones, first = np.ones(known.shape[1]), known.toarray()
     if not rest:

@@ -70,15 +70,15 @@ def exact_distances(features: NDArray[Any], i: Rows, j: Rows) -> Float64:
 
     So a pair's value never depends on the block it was asked for in.
     """
-    result = np.empty(len(i))
+    exact = np.empty(len(i))
     step = max(1, 2 * CHUNK // features.shape[1])
     for start in range(0, len(i), step):
         part = slice(start, start + step)
         a = features[i[part]].astype(np.float64)
         b = features[j[part]].astype(np.float64)
         norms = np.sqrt(np.einsum("ij,ij->i", a, a)) * np.sqrt(np.einsum("ij,ij->i", b, b))
-        result[part] = 1 - np.einsum("ij,ij->i", a, b) / norms
-    return np.maximum(result, 0, out=result)
+        exact[part] = 1 - np.einsum("ij,ij->i", a, b) / norms
+    return np.maximum(exact, 0, out=exact)
 
 
 POWER_CHUNK = 1 << 22  # values at a time: temporaries of some 16 MB each
