@@ -77,7 +77,7 @@ def main() -> None:
             writer.writerow(("row", "path", "sha256"))
             for row, path in enumerate(paths):
                 writer.writerow((row, path.name, hashlib.sha256(path.read_bytes()).hexdigest()))
-        source = FileImages(folder / "manifest.csv", folder)
+        source = FileImages.from_manifest(folder / "manifest.csv", folder)
         for resize in (256, 224):
             preprocessing = Preprocessing(resize, 224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

@@ -37,7 +37,7 @@ from ssdh.features.images import open_images
 from ssdh.features.params import Preprocessing
 from ssdh.hashing.network import seeded_hashnet
 from ssdh.search.index import Index, Kind
-from ssdh.structure.distances import KEEP_BYTES, PairDistances
+from ssdh.structure.distances import PairDistances
 from ssdh.structure.fit import fit_pairs
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.thresholds import Structure, pseudo_labels
@@ -150,12 +150,12 @@ def structure(largest: int) -> Points:
     """Fit and labels of all pairs, and the fit on sampled pairs, after which labels are computed batch by batch."""
     points = []
     kept, recomputed = "all pairs, distances kept", "all pairs, distances computed for each pass"
-    sizes = [(kept, n) for n in (1250, 2500, 5000)] + [(recomputed, n) for n in (5000, 10_000, 20_000, 40_000)]
+    sizes = [(kept, n) for n in (1250, 2500, 5000)] + [(recomputed, n) for n in (10_000, 20_000, 40_000)]
     for curve, n in ((curve, n) for curve, n in sizes if n <= largest):
         values = made_features(n, 512)
 
-        def run(values: NDArray[np.float32] = values, keep_bytes: int = KEEP_BYTES * (curve == kept)) -> None:
-            pairs = PairDistances(values, keep_bytes=keep_bytes)
+        def run(values: NDArray[np.float32] = values) -> None:
+            pairs = PairDistances(values)
             pseudo_labels(pairs, fit_pairs(pairs, alpha=2.0, beta=2.0, bins=500)[0])
 
         points.append({"curve": curve, "n": n, "seconds": best(run, 3 if n < 10_000 else 1)})

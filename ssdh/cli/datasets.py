@@ -29,14 +29,14 @@ def run(options: argparse.Namespace) -> int:
         dataset = registry.get(name)
         mark = "*" if params.get("dataset") == name else " "
         count = "any number of" if dataset.num_images is None else f"{dataset.num_images:,}"
-        print(f"{mark} {name}: {dataset.title}; {count} {dataset.unit}, {dataset.size}")
+        print(f"{mark} {name}: {dataset.title}; {count} {dataset.unit}, {dataset.about}")
         try:
-            result, missing = _find(params, name)
+            where, missing = _find(params, name)
         except SSDHError as error:
             failed = True
-            result, missing = None, str(error).splitlines()
-        if result is not None:
-            print(f"    {'found in' if not missing else 'looked in'} {result}")
+            where, missing = None, str(error).splitlines()
+        if where is not None:
+            print(f"    {'found in' if not missing else 'looked in'} {where}")
         if missing:
             print(f"    missing: {', '.join(missing)}")
     return int(failed)
@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> int:
 def _find(params: dict[str, Any], name: str) -> tuple[Path | None, list[str]]:
     dataset = registry.get(name)
     data: DataParams = validate(dataset.Params, lookup(params, f"datasets.{name}.data"), f"datasets.{name}.data")
-    result = dataset.find(data)
-    missing = list(result.missing)
+    found = dataset.find(data)
+    missing = list(found.missing)
     if not missing:
         absent, listed = dataset.missing_images(data)
         missing += [f"{absent:,} of {listed:,} images"] if absent else []
-    return result.where or dataset.root(data), missing
+    return found.where or dataset.root(data), missing

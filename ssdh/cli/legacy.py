@@ -182,14 +182,16 @@ def _evaluate(options: argparse.Namespace, values: dict[str, object]) -> int:
 def _cpu_warning(params: dict[str, Any]) -> str:
     """How long the job may take on this CPU, measured by one forward pass, and the two ways out."""
     from ssdh.core.params import section
-    from ssdh.experiments.feasibility import BACKWARD, forward_seconds, in_words, num_images
-    from ssdh.features.params import BackboneParams
+    from ssdh.experiments.feasibility import BACKWARD, forward_seconds, in_words, num_images, num_train
+    from ssdh.features.backbone import image_size
+    from ssdh.features.params import BackboneParams, image_params
 
-    backbone: BackboneParams = section(params, "backbone", BackboneParams)
     name = lookup(params, "dataset")
-    images = lookup(params, f"datasets.{name}.images")
-    each = forward_seconds(backbone, images["weights"], images["size"])
-    what = f"{num_cores()} cores, {backbone.arch} at {images['size']} px: {1 / each:.1f} images/s"
+    if (images := image_params(params, name)) is None:
+        return "No network runs on embeddings: on the CPU the hash layer needs minutes at most."
+    backbone: BackboneParams = section(params, "backbone", BackboneParams)
+    each = forward_seconds(backbone, images)
+    what = f"{num_cores()} cores, {backbone.arch} at {image_size(backbone, images)} px: {1 / each:.1f} images/s"
     total = num_images(params)
     if total is None:
         return f"On the CPU ({what}) the time is not known, as the number of images is not; --gpu 0 uses a card."
@@ -197,9 +199,7 @@ def _cpu_warning(params: dict[str, Any]) -> str:
     head = f"{in_words(extraction)} to extract the features of all images"
     if not lookup(params, "train.finetune"):
         return f"On the CPU ({what}) this may take {head}; --gpu 0 uses a card."
-    data = lookup(params, f"datasets.{name}.data")
-    num_query = data.get("num_query") or min(max(1, total // 10), 1000)
-    passes = lookup(params, "train.epochs") * (data["num_train"] or min(5000, total - num_query))
+    passes = lookup(params, "train.epochs") * num_train(params, total)
     whole = passes * each * BACKWARD + 2 * extraction
     return (
         f"On the CPU ({what}) this may take {in_words(whole)}: {passes:,} images forward and backward. "
@@ -211,7 +211,9 @@ def _result() -> str:
     """The mAP as the last line, as the earlier program ended."""
     from ssdh.experiments.summary import read_metrics
 
-    result = read_metrics(Path("metrics"))["metrics"]
-    if "map" not in result:
+    metrics = read_metrics(Path("metrics"))["metrics"]
+    if "map" not in metrics:
         return "no labels, no mAP: metrics/metrics.json"
-    return f"[map@{result['topk']}:{result['map']:.4f}] (ties as a stable sort leaves them: {result['map_stable']:.4f})"
+    return (
+        f"[map@{metrics['topk']}:{metrics['map']:.4f}] (ties as a stable sort leaves them: {metrics['map_stable']:.4f})"
+    )

@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
@@ -77,34 +77,14 @@ def one_blas_thread() -> AbstractContextManager[Any]:
     return limit
 
 
-def on_cores(work: Callable[[U, int], T], items: Sequence[U]) -> list[T]:
-    """`work(item, worker)` of every item, in their order; each core's worker, counted from 0, takes the next one.
+def on_cores(work: Callable[[U], T], items: Iterable[U]) -> list[T]:
+    """`work(item)` of every item, in their order, one on each core.
 
-    The caller waits for the workers, not for each item: waking it takes the interpreter lock from them. Items are taken
-    in order; after an error no further one is, and the error of the first item that failed is raised.
+    Items are taken in order; once one has failed no further one is taken, and the error of the first that failed is
+    raised.
     """
-    results: list[Any] = [None] * len(items)
-    errors: dict[int, Exception] = {}
-    numbers = iter(range(len(items)))
-
-    def run(worker: int) -> None:
-        for number in numbers:
-            try:
-                results[number] = work(items[number], worker)
-            except Exception as error:
-                errors[number] = error
-                _exhaust(numbers)
-
-    workers = max(1, min(num_cores(), len(items)))
-    with one_blas_thread(), ThreadPoolExecutor(workers) as pool:
-        try:
-            list(pool.map(run, range(workers)))
-        except KeyboardInterrupt:
-            _exhaust(numbers)
-            raise
-    if errors:
-        raise errors[min(errors)]
-    return results
+    with one_blas_thread(), ThreadPoolExecutor(num_cores()) as pool:
+        return list(pool.map(work, items))
 
 
 def share_out(work: Callable[[slice], Any], size: int, parts: int) -> None:

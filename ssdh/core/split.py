@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError
 from ssdh.core.files import missing_result, read_array, write_array, write_csv
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,12 @@ def read_split(folder: Path) -> Split:
 
 def _read_roles(file: TextIO) -> tuple[dict[str, Rows], int]:
     """The rows of each role but unused, in the file's order, and how many rows there are in all."""
-    result = {role: array("q") for role in ("query", "train", "database")}
+    rows_of = {role: array("q") for role in ("query", "train", "database")}
     count = 0
     reader = csv.reader(file)
     next(reader, None)
     for row, role in reader:
         count += 1
-        if role in result:
-            result[role].append(int(row))
-    return {role: np.array(rows, np.int64) for role, rows in result.items()}, count
+        if role in rows_of:
+            rows_of[role].append(int(row))
+    return {role: np.array(rows, np.int64) for role, rows in rows_of.items()}, count

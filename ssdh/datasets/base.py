@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from ssdh.core.arrays import Rows
 from ssdh.core.cache_dir import raw_folder
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.params import Params
-from ssdh.core.split import Rows
 from ssdh.datasets.verify import inspect_files, refuse_bad
 from ssdh.features.params import ImageParams
 
@@ -36,6 +36,16 @@ class Protocol:
     train_pool: Rows | None = None
 
 
+def default_num_query(num_images: int) -> int:
+    """How many of all images are queries where no number is given."""
+    return min(max(1, num_images // 10), 1000)
+
+
+def default_num_train(num_images: int) -> int:
+    """How many of the images that can train do so where no number is given."""
+    return min(5000, num_images)
+
+
 MOST_LABEL_BYTES = 4 * 2**30  # of the multi-hot matrix
 FEWEST_TRAIN = 3  # images: two have one distance, which has no distribution
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -48,6 +58,13 @@ class DataParams(Params):
     root: str | None = None
     num_query: Count | None = None
     num_train: TrainCount | None = None
+
+
+class FixedCounts(DataParams):
+    """Of a set whose protocol gives both counts."""
+
+    num_query: Count
+    num_train: TrainCount
 
 
 class FileParams(DataParams):
@@ -96,11 +113,11 @@ class Dataset(ABC, Generic[P]):
     title: str
     num_images: int | None = None  # None: as many as there are
     unit: str = "images"
-    size: str  # what else is to say of it: "10 classes, 163 MiB to download"
+    about: str  # what else is to say of it: "10 classes, 163 MiB to download"
     Params: type[P]
     Images: Block = ImageParams  # of its block `images`
 
-    def root(self, params: P) -> Path | None:
+    def root(self, params: P) -> Path:
         """The folder of the raw files, to which a file set's manifest paths are relative."""
         return raw_folder(self.name, params.model_dump())
 
@@ -163,13 +180,13 @@ def check_counts(
     most = num_images - FEWEST_TRAIN
     if class_sizes:
         most = min(most, len(class_sizes) * min(class_sizes))
-    for key, expected, available in (
+    for key, asked, available in (
         ("num_query", query, most),
         ("num_train", train, max(0, num_images - query)),
     ):
-        if expected > available:
+        if asked > available:
             raise ParameterError(
-                f"{where}.{key} asks for {expected:,} {unit}, at most {available:,} of {num_images:,} are left for it "
+                f"{where}.{key} asks for {asked:,} {unit}, at most {available:,} of {num_images:,} are left for it "
                 f"(params.yaml: {where}.{key})"
             )
 

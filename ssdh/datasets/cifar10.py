@@ -17,8 +17,8 @@ from pydantic import Field
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import (
     Count,
-    DataParams,
     Dataset,
+    FixedCounts,
     Found,
     Protocol,
     RawDataset,
@@ -47,30 +47,23 @@ _ALLOWED = {
 }
 
 
-class Cifar10Params(DataParams):
-    """Both counts are given: 1000 / 5000 in the field's protocol."""
-
-    num_query: Count
-    num_train: TrainCount
-
-
-class Cifar10(Dataset[Cifar10Params]):
+class Cifar10(Dataset[FixedCounts]):
     """60,000 colour images of 32×32; queries are drawn per class from all of them, as in the field."""
 
     name = "cifar10"
     title = "CIFAR-10"
     num_images = NUM_IMAGES
-    size = "10 classes, 163 MiB to download"
-    Params = Cifar10Params
+    about = "10 classes, 163 MiB to download"
+    Params = FixedCounts
 
-    def find(self, params: Cifar10Params) -> Found:
+    def find(self, params: FixedCounts) -> Found:
         """The seven files of `cifar-10-batches-py/`."""
         folder = self._folder(params)
         if not folder.is_dir():
             return Found(None, (f"{FOLDER}/",))
         return Found(folder, tuple(f"{FOLDER}/{name}" for name in (*BATCHES, META) if not (folder / name).is_file()))
 
-    def ensure(self, params: Cifar10Params) -> None:
+    def ensure(self, params: FixedCounts) -> None:
         """Check the layout of an existing folder, or download and unpack the official archive."""
         check_counts(self.name, params, NUM_IMAGES)
         folder = self._folder(params)
@@ -85,7 +78,7 @@ class Cifar10(Dataset[Cifar10Params]):
                 f"download it (params.yaml: datasets.{self.name}.data.root)"
             )
 
-    def read(self, params: Cifar10Params) -> RawDataset:
+    def read(self, params: FixedCounts) -> RawDataset:
         """Images in the order of the batches, train then test, named `data_batch_1/00000` on."""
         folder = self._folder(params)
         classes = _class_names(folder / META)
@@ -103,17 +96,16 @@ class Cifar10(Dataset[Cifar10Params]):
             protocol=self.protocol(params, np.array([name.startswith(BATCHES[-1]) for name in names])),
         )
 
-    def protocol(self, params: Cifar10Params, is_test: NDArray[np.bool_]) -> Protocol:
+    def protocol(self, params: FixedCounts, is_test: NDArray[np.bool_]) -> Protocol:
         """Queries from all images, evenly over the classes; is_test: (N,), the official test images."""
         return Protocol(params.num_query, params.num_train, stratified=True)
 
-    def _folder(self, params: Cifar10Params) -> Path:
+    def _folder(self, params: FixedCounts) -> Path:
         root = self.root(params)
-        assert root is not None
         return root if root.name == FOLDER else root / FOLDER
 
 
-class Cifar10TestParams(Cifar10Params):
+class Cifar10TestParams(FixedCounts):
     """Queries from the 10,000 test images, train images from the 50,000 others."""
 
     num_query: Annotated[Count, Field(le=NUM_TEST)]
@@ -123,13 +115,13 @@ class Cifar10TestParams(Cifar10Params):
 class Cifar10Test(Cifar10):
     """The test images are the queries, the others the database."""
 
-    size = "10 classes, 163 MiB to download (shared with cifar10)"
+    about = "10 classes, 163 MiB to download (shared with cifar10)"
     Params = Cifar10TestParams
 
     def __init__(self, roman: str) -> None:
         self.name, self.title = f"cifar10_{roman}", f"CIFAR-10 ({roman.upper()}: test images as queries)"
 
-    def protocol(self, params: Cifar10Params, is_test: NDArray[np.bool_]) -> Protocol:
+    def protocol(self, params: FixedCounts, is_test: NDArray[np.bool_]) -> Protocol:
         """Queries from the test images, evenly over the classes; database and train images from the others."""
         pools = [np.flatnonzero(rows).astype(np.int64) for rows in (is_test, ~is_test)]
         return Protocol(params.num_query, params.num_train, True, *pools)

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import (
-    Count,
     Dataset,
     FileParams,
+    FixedCounts,
     Found,
     Protocol,
     RawDataset,
-    TrainCount,
     check_counts,
     refuse_bad_files,
 )
@@ -34,11 +33,9 @@ IMAGES = {part: RemoteFile(f"http://images.cocodataset.org/zips/{part}.zip") for
 NUM_CLASSES = 80
 
 
-class CocoParams(FileParams):
+class CocoParams(FixedCounts, FileParams):
     """`unlabelled`: keep or drop the 1,069 images without an object; the field drops them and has 122,218."""
 
-    num_query: Count
-    num_train: TrainCount
     unlabelled: Literal["keep", "drop"] = "drop"
 
 
@@ -48,12 +45,12 @@ class Coco(Dataset[CocoParams]):
     name = "coco"
     title = "COCO 2017"
     num_images = sum(PARTS.values())
-    size = "80 labels, 19 GiB to download"
+    about = "80 labels, 19 GiB to download"
     Params = CocoParams
 
     def find(self, params: CocoParams) -> Found:
         """Either layout under the root."""
-        root = self._root(params)
+        root = self.root(params)
         if (root / "img.txt").is_file():
             missing = [] if (root / "targets.txt").is_file() else ["targets.txt"]
         else:
@@ -63,13 +60,13 @@ class Coco(Dataset[CocoParams]):
 
     def missing_images(self, params: CocoParams) -> tuple[int, int]:
         """Of the list, or of the annotations."""
-        root = self._root(params)
+        root = self.root(params)
         _, exists = locate(root, _read(root)[0])
         return int((~exists).sum()), len(exists)
 
     def ensure(self, params: CocoParams) -> None:
         """Check the layout of a given folder, or download and unpack the archives; every listed image must exist."""
-        root = self._root(params)
+        root = self.root(params)
         if params.root is None and not (root / "img.txt").is_file():
             obtain(ANNOTATIONS, root, root / "annotations", member="annotations")
             for part, archive in IMAGES.items():
@@ -87,7 +84,7 @@ class Coco(Dataset[CocoParams]):
 
     def read(self, params: CocoParams) -> RawDataset:
         """Photos in the order of the list, or by part and number."""
-        names, labels, classes = _read(self._root(params))
+        names, labels, classes = _read(self.root(params))
         kept, kept_labels = _chosen(names, labels, params)
         return RawDataset(
             classes=classes,
@@ -96,11 +93,6 @@ class Coco(Dataset[CocoParams]):
             protocol=Protocol(params.num_query, params.num_train),
             counts={"unlabelled_dropped": len(names) - len(kept)},
         )
-
-    def _root(self, params: CocoParams) -> Path:
-        root = self.root(params)
-        assert root is not None
-        return root
 
 
 DATASETS = (Coco(),)

@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.datasets.base import (
-    Count,
-    DataParams,
     Dataset,
+    FixedCounts,
     Found,
     Protocol,
     RawDataset,
-    TrainCount,
     check_counts,
     one_hot,
 )
@@ -23,12 +21,10 @@ NUM_IMAGES = 1797
 CLASS_SIZES = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
 
 
-class DigitsParams(DataParams):
+class DigitsParams(FixedCounts):
     """The root is always null: the images come with scikit-learn."""
 
     root: None = None
-    num_query: Count
-    num_train: TrainCount
 
 
 class Digits(Dataset[DigitsParams]):
@@ -36,8 +32,8 @@ class Digits(Dataset[DigitsParams]):
 
     name = "digits"
     title = "UCI handwritten digits"
-    num_images = 1797
-    size = "10 classes, comes with scikit-learn"
+    num_images = NUM_IMAGES
+    about = "10 classes, comes with scikit-learn"
     Params = DigitsParams
 
     def find(self, params: DigitsParams) -> Found:

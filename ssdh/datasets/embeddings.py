@@ -61,14 +61,20 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
     name = "embeddings"
     title = "your own embeddings"
     unit = "rows"
-    size = "labels and names are optional"
+    about = "labels and names are optional"
     Params = EmbeddingsParams
     Images = NoImages
+
+    def root(self, params: EmbeddingsParams) -> Path:
+        """The file or folder of the features: no other place is looked into."""
+        return Path(params.features)
 
     def find(self, params: EmbeddingsParams) -> Found:
         """The features, where they are named."""
         path = _given(params.features)
-        return Found(path) if path is not None and path.exists() else Found(None, ("a path to the features",))
+        if path is None or not path.exists():
+            return Found(None, ("a path to the features (datasets.embeddings.data.features)",))
+        return Found(path)
 
     def ensure(self, params: EmbeddingsParams) -> None:
         """Everything is read once, so that nothing is removed for a file that does not fit."""
@@ -83,11 +89,11 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
         count, dim = embeddings.shape
         names = _names(params, path, embeddings)
         classes, labels = _labels(params, path, count)
-        result = scan(embeddings)
-        counts = _report(path, result, params.on_bad_row)
-        check_counts(self.name, params, int((result.fault == 0).sum()), unit=self.unit, parameter="features")
+        scanned = scan(embeddings)
+        counts = _report(path, scanned, params.on_bad_row)
+        check_counts(self.name, params, int((scanned.fault == 0).sum()), unit=self.unit, parameter="features")
         protocol = _protocol(params, embeddings, names)
-        _check_roles(params, protocol, result.fault == 0)
+        _check_roles(params, protocol, scanned.fault == 0)
         files = dict.fromkeys(part.path for part in embeddings.parts)
         logger.info("{}: {:,} rows of {} {} values, {} classes", path, count, dim, embeddings.dtype, len(classes))
         return RawDataset(
@@ -95,8 +101,8 @@ class OwnEmbeddings(Dataset[EmbeddingsParams]):
             labels=labels,
             names=names,
             protocol=protocol,
-            digests=result.digests,
-            bad={int(row): REASONS[result.fault[row]] for row in np.flatnonzero(result.fault)},
+            digests=scanned.digests,
+            bad={int(row): REASONS[scanned.fault[row]] for row in np.flatnonzero(scanned.fault)},
             counts={"dim": dim, "dtype": str(embeddings.dtype), **counts}
             | {"files": [f"{file.name} {file_sha256(file)}" for file in files]},
         )
@@ -116,8 +122,8 @@ def scan(embeddings: Embeddings) -> Scan:
     digests: list[str] = []
     faults = []
     for block in embeddings.blocks():
-        result = (bytes(digest).hex() for digest in block.digests())
-        digests += [digest if good else "" for digest, good in zip(result, block.good, strict=True)]
+        digests_of_block = (bytes(digest).hex() for digest in block.digests())
+        digests += [digest if good else "" for digest, good in zip(digests_of_block, block.good, strict=True)]
         faults.append(block.fault)
     return Scan(digests, np.concatenate(faults))
 

@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import (
-    Count,
-    DataParams,
     Dataset,
+    FixedCounts,
     Found,
     Protocol,
     RawDataset,
-    TrainCount,
     check_counts,
     one_hot,
 )
@@ -49,36 +47,28 @@ MOST_BYTES = 1 << 26  # of a file unpacked; the largest holds 60,000 × 784
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 
-class FashionMnistParams(DataParams):
-    """Both counts are given: 1000 / 5000."""
-
-    num_query: Count
-    num_train: TrainCount
-
-
-class FashionMnist(Dataset[FashionMnistParams]):
+class FashionMnist(Dataset[FixedCounts]):
     """70,000 grey images of 28×28, repeated to three channels; queries are drawn per class from all of them."""
 
     name = "fashion_mnist"
     title = "Fashion-MNIST"
     num_images = NUM_IMAGES
-    size = "10 classes, 29 MiB to download"
-    Params = FashionMnistParams
+    about = "10 classes, 29 MiB to download"
+    Params = FixedCounts
 
-    def root(self, params: FashionMnistParams) -> Path:
+    def root(self, params: FixedCounts) -> Path:
         """The given folder, else the cache; Debian's package where the cache is empty and it is installed."""
         folder = super().root(params)
-        assert folder is not None
         if params.root is None and _missing(folder) and not _missing(DEBIAN_FOLDER):
             return DEBIAN_FOLDER
         return folder
 
-    def find(self, params: FashionMnistParams) -> Found:
+    def find(self, params: FixedCounts) -> Found:
         """The four `.gz` files."""
         folder = self.root(params)
         return Found(folder if folder.is_dir() else None, _missing(folder))
 
-    def ensure(self, params: FashionMnistParams) -> None:
+    def ensure(self, params: FixedCounts) -> None:
         """Check that the four files are there, or download them."""
         check_counts(self.name, params, NUM_IMAGES)
         folder = self.root(params)
@@ -92,7 +82,7 @@ class FashionMnist(Dataset[FashionMnistParams]):
             for archive in ARCHIVES:
                 fetch(archive, folder)
 
-    def read(self, params: FashionMnistParams) -> RawDataset:
+    def read(self, params: FixedCounts) -> RawDataset:
         """Images (70000, 28, 28, 3), train then test, named `train/00000` on."""
         folder = self.root(params)
         images, targets, names = [], [], []

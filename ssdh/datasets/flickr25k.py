@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import (
-    Count,
     Dataset,
     FileParams,
+    FixedCounts,
     Found,
     Protocol,
     RawDataset,
-    TrainCount,
     check_counts,
     refuse_bad_files,
 )
@@ -44,11 +43,9 @@ _TARGETS_CLASSES = (
 )
 
 
-class Flickr25kParams(FileParams):
+class Flickr25kParams(FixedCounts, FileParams):
     """`labels`: 24 or 38. `unlabelled`: keep or drop the 419 images that carry no label."""
 
-    num_query: Count
-    num_train: TrainCount
     labels: Literal[24, 38] = 24
     unlabelled: Literal["keep", "drop"] = "keep"
 
@@ -59,12 +56,12 @@ class Flickr25k(Dataset[Flickr25kParams]):
     name = "flickr25k"
     title = "MIRFLICKR-25K"
     num_images = NUM_IMAGES
-    size = "24 or 38 labels, 2.9 GiB to download"
+    about = "24 or 38 labels, 2.9 GiB to download"
     Params = Flickr25kParams
 
     def find(self, params: Flickr25kParams) -> Found:
         """Either layout under the root."""
-        root = _existing(self, params)
+        root = self.root(params)
         if (root / "img.txt").is_file():
             missing = [] if (root / "targets.txt").is_file() else ["targets.txt"]
         else:
@@ -74,7 +71,7 @@ class Flickr25k(Dataset[Flickr25kParams]):
 
     def missing_images(self, params: Flickr25kParams) -> tuple[int, int]:
         """Of the list, or of the 25,000 of the archive."""
-        root = _existing(self, params)
+        root = self.root(params)
         if (root / "img.txt").is_file():
             _, exists = _listed(root)
             return int((~exists).sum()), len(exists)
@@ -82,7 +79,7 @@ class Flickr25k(Dataset[Flickr25kParams]):
 
     def ensure(self, params: Flickr25kParams) -> None:
         """Check the layout of a given folder, or download and unpack both archives; every listed image must exist."""
-        root = _existing(self, params)
+        root = self.root(params)
         if params.root is None and not (root / "img.txt").is_file():
             obtain(ANNOTATIONS, root, root / ANNOTATION_FOLDER)
             obtain(IMAGES, root, root / IMAGE_FOLDER, member=IMAGE_FOLDER)
@@ -101,7 +98,7 @@ class Flickr25k(Dataset[Flickr25kParams]):
 
     def read(self, params: Flickr25kParams) -> RawDataset:
         """Photos in the order of the list, or of their numbers."""
-        root = _existing(self, params)
+        root = self.root(params)
         if (root / "img.txt").is_file():
             paths, exists = _listed(root)
             check_listed(self.name, root, paths, exists, params.on_bad_image)
@@ -126,12 +123,6 @@ class Flickr25k(Dataset[Flickr25kParams]):
 
 
 DATASETS = (Flickr25k(),)
-
-
-def _existing(dataset: Flickr25k, params: Flickr25kParams) -> Path:
-    root = dataset.root(params)
-    assert root is not None
-    return root
 
 
 def _listed(root: Path) -> tuple[list[str], NDArray[np.bool_]]:

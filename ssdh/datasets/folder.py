@@ -44,19 +44,19 @@ class Folder(Dataset[FolderParams]):
 
     name = "folder"
     title = "your own photos"
-    size = "labels are optional"
+    about = "labels are optional"
     Params = FolderParams
 
     def find(self, params: FolderParams) -> Found:
         """The root, if it holds an image."""
-        root = Path(params.root).expanduser()
+        root = self.root(params)
         if not root.is_dir():
             return Found(None, ("the folder itself",))
         return Found(root, () if next(image_files(root, params.exclude), None) else ("images",))
 
     def ensure(self, params: FolderParams) -> None:
         """The root exists, holds an image, and has the labels asked for."""
-        root = Path(params.root).expanduser()
+        root = self.root(params)
         where = "(params.yaml: datasets.folder.data.root)"
         if not root.is_dir():
             raise DataError(f"{root} is not a folder: give the one that holds your photos {where}")
@@ -69,7 +69,7 @@ class Folder(Dataset[FolderParams]):
 
     def read(self, params: FolderParams) -> RawDataset:
         """Images sorted by path; C = 0 without labels."""
-        root = Path(params.root).expanduser()
+        root = self.root(params)
         listing = _list(root, params)
         names = listing.names
         kind, classes, labels = _labels_of(root, names, params)
@@ -151,22 +151,22 @@ def _csv_labels(root: Path, names: list[str]) -> tuple[tuple[str, ...], NDArray[
     there = set(names)
     listed = read_labels(path, there)
     spelled = spelled_as(list(listed), there)
-    result: dict[str, set[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for name, own in listed.items():
-        result.setdefault(spelled.get(name, name), set()).update(own)
-    if absent := [name for name in result if name not in there]:
+        labels_of.setdefault(spelled.get(name, name), set()).update(own)
+    if absent := [name for name in labels_of if name not in there]:
         raise DataError(
             f"{len(absent)} images of {path} are not in {root} ({told_apart(absent, there)}): correct the paths (they "
             "are relative to the folder of labels.csv) or remove the lines"
         )
-    classes = sorted(set().union(*result.values()))
+    classes = sorted(set().union(*labels_of.values()))
     if not classes:
         raise DataError(f"{path} holds no label: write path,label[;label…] lines, or remove it")
     check_label_size(str(path), len(names), len(classes))
     row_of = {name: row for row, name in enumerate(names)}
     labels = np.zeros((len(names), len(classes)), dtype=np.uint8)
     column_of = {name: column for column, name in enumerate(classes)}
-    for name, own in result.items():
+    for name, own in labels_of.items():
         labels[row_of[name], [column_of[label] for label in own]] = 1
     return tuple(classes), labels
 
@@ -175,10 +175,10 @@ def _label_file(root: Path) -> Path | None:
     """`labels.csv` in the root, or the one file there whose name differs from it in capitals only."""
     if (root / LABEL_FILE).is_file():
         return root / LABEL_FILE
-    result = sorted(path for path in root.iterdir() if path.name.lower() == LABEL_FILE and path.is_file())
-    if len(result) > 1:
-        raise DataError(f"{root} holds {first_few([path.name for path in result])}: keep one, as {LABEL_FILE}")
-    return result[0] if result else None
+    files = sorted(path for path in root.iterdir() if path.name.lower() == LABEL_FILE and path.is_file())
+    if len(files) > 1:
+        raise DataError(f"{root} holds {first_few([path.name for path in files])}: keep one, as {LABEL_FILE}")
+    return files[0] if files else None
 
 
 _LABELS = {"none": _no_labels, "folders": _folder_labels, "csv": _csv_labels}

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError
 from ssdh.datasets.base import (
-    Count,
     Dataset,
     FileParams,
     Found,
@@ -30,7 +29,6 @@ LISTS = ("database.txt", "test.txt")
 class ImageNet100Params(FileParams):
     """`num_query`: null = all of the test list."""
 
-    num_query: Count | None = None
     num_train: TrainCount
 
 
@@ -39,24 +37,24 @@ class ImageNet100(Dataset[ImageNet100Params]):
 
     name = "imagenet100"
     title = "ImageNet-100"
-    size = "100 classes, from a folder with its lists"
+    about = "100 classes, from a folder with its lists"
     Params = ImageNet100Params
 
     def find(self, params: ImageNet100Params) -> Found:
         """Both lists under the root."""
-        root = self._root(params)
+        root = self.root(params)
         missing = tuple(name for name in LISTS if not (root / name).is_file())
         return Found(root if root.is_dir() else None, missing)
 
     def missing_images(self, params: ImageNet100Params) -> tuple[int, int]:
         """Of both lists."""
-        root = self._root(params)
+        root = self.root(params)
         _, exists = locate(root, [name for file in LISTS for name in _read(root / file)[0]])
         return int((~exists).sum()), len(exists)
 
     def ensure(self, params: ImageNet100Params) -> None:
         """Check the lists and that every listed image exists; there is no download."""
-        root = self._root(params)
+        root = self.root(params)
         if missing := self.find(params).missing:
             raise DataError(
                 f"{' and '.join(missing)} not found in {root}: ImageNet cannot be downloaded without an account, give "
@@ -69,7 +67,7 @@ class ImageNet100(Dataset[ImageNet100Params]):
 
     def read(self, params: ImageNet100Params) -> RawDataset:
         """Images of the database list, then those of the test list that are not in it."""
-        root = self._root(params)
+        root = self.root(params)
         (listed, labels), (listed_queries, query_labels) = (_read(root / file) for file in LISTS)
         names, queries = locate(root, listed)[0], locate(root, listed_queries)[0]
         if both := set(names) & set(queries):
@@ -84,11 +82,6 @@ class ImageNet100(Dataset[ImageNet100Params]):
                 params.num_query, params.num_train, query_pool=rows[len(names) :], database_pool=rows[: len(names)]
             ),
         )
-
-    def _root(self, params: ImageNet100Params) -> Path:
-        root = self.root(params)
-        assert root is not None
-        return root
 
 
 DATASETS = (ImageNet100(),)
@@ -119,6 +112,6 @@ def _class_names(names: list[str], labels: NDArray[np.uint8]) -> tuple[str, ...]
     for name, column in zip(names, labels.argmax(axis=1).tolist(), strict=True):
         if len(parts := name.split("/")) > 1 and parts[-2] != "val":
             folders.setdefault(column, set()).add(parts[-2])
-    single = {column: next(iter(result)) for column, result in folders.items() if len(result) == 1}
+    single = {column: next(iter(inside)) for column, inside in folders.items() if len(inside) == 1}
     known = single if len(set(single.values())) == len(single) == len(folders) else {}
     return tuple(known.get(column, f"class_{column}") for column in range(NUM_CLASSES))

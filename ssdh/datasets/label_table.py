@@ -27,7 +27,7 @@ def read_labels(path: Path, there: Collection[str]) -> dict[str, set[str]]:
     there: the images' paths; one that is listed as it stands is left so, another is cleaned (`clean_name`).
     Raises DataError, naming the line, where the file is no CSV in UTF-8 of two fields a line, or a quote is left open.
     """
-    result: dict[str, set[str]] = {}
+    labels_of: dict[str, set[str]] = {}
     for place, (number, cells) in enumerate(_records(path)):
         if len(cells) != 2:
             raise DataError(f"{path}, line {number}: expected path,label[;label…], got {len(cells)} fields")
@@ -43,8 +43,8 @@ def read_labels(path: Path, there: Collection[str]) -> dict[str, set[str]]:
         if len(cells[1].splitlines()) > 1 or "\0" in cells[1]:
             raise DataError(f"{path}, line {number}: {cells[1]!r} holds a line break or a null, which no label does")
         own = {label.strip() for label in cells[1].split(";")} - {""}
-        result.setdefault(cells[0] if cells[0] in there else clean_name(cells[0], path), set()).update(own)
-    return result
+        labels_of.setdefault(cells[0] if cells[0] in there else clean_name(cells[0], path), set()).update(own)
+    return labels_of
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -14,10 +14,9 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError
-from ssdh.core.split import Rows
 from ssdh.datasets.base import (
-    Count,
     Dataset,
     FileParams,
     Found,
@@ -38,7 +37,6 @@ QUERIES_21 = 2100  # of the published lists; as many are drawn where there is on
 class NusWideParams(FileParams):
     """`missing`: what an image that is listed but not there does; many of the links are dead."""
 
-    num_query: Count | None = None
     num_train: TrainCount
     missing: Literal["fail", "skip"] = "fail"
 
@@ -63,7 +61,7 @@ class NusWide(Dataset[NusWideParams]):
         self.name = f"nus_wide_{k}"
         self.title = f"NUS-WIDE, top {k} concepts"
         self.num_images = PUBLISHED[k]
-        self.size = f"{k} labels, photos not downloadable"
+        self.about = f"{k} labels, photos not downloadable"
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -74,7 +72,7 @@ class NusWide(Dataset[NusWideParams]):
 
     def find(self, params: NusWideParams) -> Found:
         """Either layout's text files."""
-        root = self._root(params)
+        root = self.root(params)
         missing_lists = [name for name in self.lists if not (root / name).is_file()]
         missing_truth = [] if _concepts(root).is_file() else [CONCEPTS]
         missing_truth += [name for name in (IMAGE_LIST, LABEL_FOLDER) if not (root / name).exists()]
@@ -85,13 +83,13 @@ class NusWide(Dataset[NusWideParams]):
 
     def missing_images(self, params: NusWideParams) -> tuple[int, int]:
         """Dead links."""
-        root = self._root(params)
+        root = self.root(params)
         _, exists = locate(root, self._listed(root).names, IMAGE_FOLDERS)
         return int((~exists).sum()), len(exists)
 
     def ensure(self, params: NusWideParams) -> None:
         """Check the layout, and that the listed images are there or may be missing."""
-        root = self._root(params)
+        root = self.root(params)
         if missing := self.find(params).missing:
             raise DataError(
                 f"{', '.join(missing)} not found in {root}: NUS-WIDE cannot be downloaded; put there the lists "
@@ -105,7 +103,7 @@ class NusWide(Dataset[NusWideParams]):
 
     def read(self, params: NusWideParams) -> RawDataset:
         """Photos in the order of the lists (database, then test), or of the official image list."""
-        root = self._root(params)
+        root = self.root(params)
         listed = self._listed(root)
         paths, exists = self._located(root, listed, params)
         new_row = np.cumsum(exists) - 1
@@ -123,11 +121,6 @@ class NusWide(Dataset[NusWideParams]):
             skipped=[(path, "missing") for path, there in zip(paths, exists, strict=True) if not there],
             counts={"missing": int((~exists).sum())},
         )
-
-    def _root(self, params: NusWideParams) -> Path:
-        root = self.root(params)
-        assert root is not None
-        return root
 
     def _listed(self, root: Path) -> _Listed:
         """Read the lists that are passed around where they are complete, else the ground truth."""

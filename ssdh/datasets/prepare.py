@@ -12,10 +12,11 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import write_array, write_csv
-from ssdh.core.split import Rows, Split, write_split
-from ssdh.datasets.base import Protocol, RawDataset
+from ssdh.core.split import Split, write_split
+from ssdh.datasets.base import Protocol, RawDataset, default_num_query, default_num_train
 from ssdh.datasets.verify import inspect_files, refuse_bad
 
 
@@ -35,7 +36,7 @@ class Prepared:
 
 
 def prepare(
-    raw: RawDataset, *, root: Path | None, seed: int, workers: int | None, name: str, on_bad_image: str = "fail"
+    raw: RawDataset, *, root: Path, seed: int, workers: int | None, name: str, on_bad_image: str = "fail"
 ) -> Prepared:
     """Verify every image, drop or refuse the bad ones, draw the split; `name` is the set's name in `params.yaml`.
 
@@ -48,7 +49,6 @@ def prepare(
         raw = _without(raw, keep, [(raw.names[row], reason) for row, reason in raw.bad.items()]) if raw.bad else raw
         digests = [digest for digest in raw.digests or () if digest]
     else:
-        assert root is not None
         raw, digests = _verified(raw, root, workers, name, on_bad_image)
     split = draw_split(raw.protocol, raw.labels, seed=seed, name=f"datasets.{name}.data")
     prepared = Prepared(raw, digests, split)
@@ -150,7 +150,7 @@ def draw_split(protocol: Protocol, labels: NDArray[np.uint8], *, seed: int, name
     elif protocol.query_pool is not None:
         num_query = len(pool)
     else:
-        num_query = min(max(1, num_rows // 10), 1000)
+        num_query = default_num_query(num_rows)
     available = len(pool) - (protocol.query_pool is None)  # the database needs one at least
     if num_query > available:
         raise ParameterError(
@@ -168,7 +168,7 @@ def draw_split(protocol: Protocol, labels: NDArray[np.uint8], *, seed: int, name
     if protocol.num_train is not None:
         num_train = protocol.num_train
     else:
-        num_train = len(trainable) if protocol.train_pool is not None else min(5000, len(trainable))
+        num_train = len(trainable) if protocol.train_pool is not None else default_num_train(len(trainable))
     if num_train > len(trainable):
         raise ParameterError(
             f"{name}.num_train asks for {num_train} images, the database has {len(trainable)} "
@@ -186,12 +186,12 @@ def _stratified(pool: Rows, labels: NDArray[np.uint8], count: int, rng: np.rando
     quota = np.full(num_classes, count // num_classes)
     quota[rng.permutation(num_classes)[: count % num_classes]] += 1
     drawn = []
-    for column, expected in enumerate(quota):
+    for column, wanted in enumerate(quota):
         members = pool[labels[pool, column] > 0]
-        if expected > len(members):
+        if wanted > len(members):
             raise ParameterError(
-                f"{name}.num_query: {count} queries need {expected} of class {column}, which has {len(members)} images "
+                f"{name}.num_query: {count} queries need {wanted} of class {column}, which has {len(members)} images "
                 f"(params.yaml: {name}.num_query)"
             )
-        drawn.append(rng.permutation(members)[:expected])
+        drawn.append(rng.permutation(members)[:wanted])
     return rng.permutation(np.concatenate(drawn))

@@ -3,23 +3,12 @@
 A new data set is a new module here; no list is edited. A stage that imports this module depends on the whole folder.
 """
 
-import importlib
-import pkgutil
-
 from ssdh import datasets
+from ssdh.core.discovery import listed_in
 from ssdh.core.errors import ParameterError
 from ssdh.datasets.base import AnyDataset
 
-
-def _found() -> dict[str, AnyDataset]:
-    """The data sets of all modules beside this one, sorted by name."""
-    names = (module.name for module in pkgutil.iter_modules(datasets.__path__))
-    modules = [importlib.import_module(f"{datasets.__name__}.{name}") for name in names if name != "registry"]
-    result: list[AnyDataset] = [dataset for module in modules for dataset in getattr(module, "DATASETS", ())]
-    return {dataset.name: dataset for dataset in sorted(result, key=lambda dataset: dataset.name)}
-
-
-DATASETS = _found()
+DATASETS: dict[str, AnyDataset] = listed_in(datasets, "DATASETS")
 
 
 def names() -> list[str]:

@@ -57,8 +57,8 @@ def spelled_as(names: Sequence[str], there: Collection[str]) -> dict[str, str]:
         return {}
     for name in there:
         twins.setdefault(_loose(name), []).append(name)
-    result = {name: twins.get(_loose(name), []) for name in missing}
-    return {name: fitting[0] for name, fitting in result.items() if len(fitting) == 1}
+    candidates = {name: twins.get(_loose(name), []) for name in missing}
+    return {name: fitting[0] for name, fitting in candidates.items() if len(fitting) == 1}
 
 
 def told_apart(names: Sequence[str], there: Collection[str]) -> str:
@@ -104,8 +104,8 @@ class Below:
         """The names in a folder, "" being the root; none where there is no such folder."""
         if folder not in self._entries:
             try:
-                with os.scandir(self.root / folder) as result:
-                    self._entries[folder] = {entry.name for entry in result}
+                with os.scandir(self.root / folder) as listing:
+                    self._entries[folder] = {entry.name for entry in listing}
             except OSError:
                 self._entries[folder] = set()
         return self._entries[folder]
@@ -181,6 +181,6 @@ def not_there(root: Path, missing: Sequence[str]) -> str:
     return told_apart(missing, Below(root).beside(missing[:3]))
 
 
-def first_few(names: Sequence[str], count: int = 3) -> str:
-    """The first names, for an error line."""
-    return ", ".join(map(one_line, names[:count])) + (", …" if len(names) > count else "")
+def first_few(names: Sequence[str]) -> str:
+    """The first three names, for an error line."""
+    return ", ".join(map(one_line, names[:3])) + (", …" if len(names) > 3 else "")

@@ -13,8 +13,9 @@ from ssdh.core.device import select_device
 from ssdh.core.errors import DataError, SSDHError
 from ssdh.core.params import lookup, section
 from ssdh.datasets import registry
+from ssdh.datasets.base import default_num_query, default_num_train
 from ssdh.features.backbone import ensure_weights, image_size, network_to_fill, resolve_layer
-from ssdh.features.params import BackboneParams, ViewsParams, image_params
+from ssdh.features.params import BackboneParams, ImageParams, ViewsParams, image_params
 
 QUICK = 10_000  # images: fewer are never too many
 
@@ -79,8 +80,8 @@ def _too_long(params: dict[str, Any], max_hours: float) -> str:
     backbone: BackboneParams = section(params, "backbone", BackboneParams)
     views: ViewsParams = section(params, "views", ViewsParams)
     if not views.reason_for_none(images):
-        count += views.count * (lookup(params, f"datasets.{name}.data").get("num_train") or 0)
-    seconds = count * forward_seconds(backbone, images.weights, image_size(backbone, images))
+        count += views.count * num_train(params, count)
+    seconds = count * forward_seconds(backbone, images)
     if seconds <= max_hours * 3600:
         return ""
     hours = math.ceil(seconds / 3600)
@@ -91,25 +92,26 @@ BACKWARD = 3.0  # forward, backward and step against the forward pass alone: 3.1
 PROBE = 2  # images of the forward pass that is timed
 
 
-def forward_seconds(backbone: BackboneParams, weights: str, size: int) -> float:
-    """Seconds a CPU forward pass of one image of `size` px takes here, from one batch of two after a warm-up.
+def forward_seconds(backbone: BackboneParams, images: ImageParams) -> float:
+    """Seconds a CPU forward pass of one image takes here, from one batch of two after a warm-up.
 
     The network's shape is all that matters: it holds constants, no weights are read.
     """
     import torch
 
-    layer = resolve_layer(backbone, weights)
-    network = network_to_fill(backbone.arch, layer, size, weights).eval()
+    size = image_size(backbone, images)
+    layer = resolve_layer(backbone, images.weights)
+    network = network_to_fill(backbone.arch, layer, size, images.weights).eval()
     if any(value.is_meta for value in network.state_dict().values()):
         network.to_empty(device="cpu")
         with torch.no_grad():
             for value in network.state_dict().values():
                 value.fill_(1)
     with torch.inference_mode():
-        images = torch.zeros(PROBE, 3, size, size)
-        network(images)
+        batch = torch.zeros(PROBE, 3, size, size)
+        network(batch)
         started = time.perf_counter()
-        network(images)
+        network(batch)
         return (time.perf_counter() - started) / PROBE
 
 
@@ -123,6 +125,13 @@ def num_images(params: dict[str, Any]) -> int | None:
         return len(dataset.read(section(params, f"datasets.{name}.data", dataset.Params)).names)
     except DataError:
         return None
+
+
+def num_train(params: dict[str, Any], num_images: int) -> int:
+    """How many of the chosen set's images train: as many as are asked for, else what the split takes by itself."""
+    data = lookup(params, f"datasets.{lookup(params, 'dataset')}.data")
+    num_query = data.get("num_query") or default_num_query(num_images)
+    return data.get("num_train") or default_num_train(num_images - num_query)
 
 
 def in_words(seconds: float) -> str:

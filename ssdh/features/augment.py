@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from ssdh.core.arrays import Rows
 from ssdh.core.device import to_device
 from ssdh.core.errors import DataError
 from ssdh.features.colours import Recolouring, recolour
 from ssdh.features.decode import BadImageError, decode_image
-from ssdh.features.images import ArrayImages, FileImages, ImageSource, Rows
+from ssdh.features.images import ArrayImages, FileImages, ImageSource
 from ssdh.features.loader import BlockLoader, normalise
 from ssdh.features.params import AugmentParams, Preprocessing
 

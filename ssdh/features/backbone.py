@@ -149,12 +149,12 @@ def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Prepro
     `images.resize` without a value is `images.size`; where neither is set, both are the network's own.
     """
     family, network = find(params.arch)
-    expected = family.input_of(network, images.weights)
-    mean, std = expected.mean, expected.std
+    own = family.input_of(network, images.weights)
+    mean, std = own.mean, own.std
     if images.weights == "file":
         mean, std = file_normalisation(params.weights_file) or (mean, std)
-    size = images.size or expected.size
-    resize = images.resize or (images.size or expected.resize)
+    size = images.size or own.size
+    resize = images.resize or (images.size or own.resize)
     if resize < size:
         raise ParameterError(
             f"images.resize {resize} is below the {size} px that {params.arch} wants: set it to null, or images.size "
@@ -165,7 +165,7 @@ def resolve_preprocessing(params: BackboneParams, images: ImageParams) -> Prepro
         size=size,
         mean=triple(images.mean) if images.mean is not None else mean,
         std=triple(images.std) if images.std is not None else std,
-        interpolation=images.interpolation or expected.interpolation,
+        interpolation=images.interpolation or own.interpolation,
     )
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Array
 from ssdh.core.distributed import Rank, barrier
 from ssdh.core.errors import DataError
 from ssdh.core.files import read_array, write_array, write_parts
@@ -21,7 +21,6 @@ from ssdh.features.forward import BLOCK
 
 FLUSH_SECONDS = 1.0  # finished blocks are written at least this often …
 FLUSH_BYTES = 8 * 2**20  # … and before they take more memory than this
-Array = NDArray[Any]
 
 
 def compute_rows(
@@ -86,17 +85,17 @@ def _write_part(folder: Path, first: int, values: list[Array]) -> None:
 
 def _parts(folder: Path) -> list[tuple[int, int, Path]]:
     """(first block, number of blocks, file) of every part, in order."""
-    result = [(path.stem.split("-"), path) for path in folder.glob("part-*.npy")]
-    return sorted((int(name[1]), int(name[2]), path) for name, path in result)
+    named = [(path.stem.split("-"), path) for path in folder.glob("part-*.npy")]
+    return sorted((int(name[1]), int(name[2]), path) for name, path in named)
 
 
 def _finished_blocks(folder: Path, num_rows: int) -> set[int]:
     """Blocks whose values are on disk; a part that is not whole is removed."""
     done: set[int] = set()
     for first, count, path in _parts(folder):
-        expected = min(num_rows, (first + count) * BLOCK) - first * BLOCK
+        num_held = min(num_rows, (first + count) * BLOCK) - first * BLOCK
         try:
-            whole = len(read_array(path)) == expected
+            whole = len(read_array(path)) == num_held
         except DataError:
             whole = False
         if whole:
@@ -112,14 +111,14 @@ def _assemble(path: Path, folder: Path, num_rows: int, num_blocks: int) -> None:
 
     Parts may overlap: a rank whose launcher was killed may have written on while the next run looked.
     """
-    expected: list[tuple[Path, int]] = []  # (part, its rows that parts before it hold)
+    joined: list[tuple[Path, int]] = []  # (part, its rows that parts before it hold)
     covered = 0
     for first, count, part in _parts(folder):
         if first <= covered < first + count:
-            expected.append((part, (covered - first) * BLOCK))
+            joined.append((part, (covered - first) * BLOCK))
             covered = first + count
     if covered != num_blocks:
         raise DataError(f"{folder} does not hold all {num_blocks} blocks: remove it and run `dvc repro`")
-    sample = read_array(expected[0][0])
-    parts = (read_array(part)[skipped:] for part, skipped in expected)
+    sample = read_array(joined[0][0])
+    parts = (read_array(part)[skipped:] for part, skipped in joined)
     write_parts(path, parts, (num_rows, *sample.shape[1:]), sample.dtype)

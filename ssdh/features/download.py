@@ -188,10 +188,10 @@ def _fetch(remote: RemoteFile, folder: Path) -> Path:
     target, partial = folder / remote.name, folder / f"{remote.name}.part"
     if target.exists():
         if not _is_verified(remote, target):
-            result = remote.digest(target)
-            if not remote.is_it(result):
+            checksum = remote.digest(target)
+            if not remote.is_it(checksum):
                 raise DataError(
-                    f"{target} is not the official file (checksum {result}): remove it, or {remote.by_hand(folder)}"
+                    f"{target} is not the official file (checksum {checksum}): remove it, or {remote.by_hand(folder)}"
                 )
             _mark_verified(remote, target)
         return target
@@ -201,8 +201,8 @@ def _fetch(remote: RemoteFile, folder: Path) -> Path:
     resumed = partial.exists()
     for _ in range(2):
         _download(remote, partial, folder)
-        result = remote.digest(partial)
-        if remote.is_it(result):
+        checksum = remote.digest(partial)
+        if remote.is_it(checksum):
             partial.replace(target)
             _mark_verified(remote, target)
             return target
@@ -212,7 +212,7 @@ def _fetch(remote: RemoteFile, folder: Path) -> Path:
         resumed = False
         logger.warning("{} has the wrong checksum after resuming: downloading it again", remote.name)
     raise DataError(
-        f"{remote.url} sent a file with the checksum {result}: try again later, or {remote.by_hand(folder)}"
+        f"{remote.url} sent a file with the checksum {checksum}: try again later, or {remote.by_hand(folder)}"
     )
 
 

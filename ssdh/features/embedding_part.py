@@ -68,8 +68,8 @@ def part(
     and digests are in memory, of the values a block, which is one row at least.
     """
     name = dtype if isinstance(dtype, str) else dtype.newbyteorder("=").name
-    expected = np.dtype(name if name in KEPT else np.float32) if name in (*KEPT, *CONVERTED) else None
-    if expected is None:
+    kept_dtype = np.dtype(name if name in KEPT else np.float32) if name in (*KEPT, *CONVERTED) else None
+    if kept_dtype is None:
         raise DataError(
             f"{path} holds {_words(name)}, embeddings are {', '.join(KEPT)} or float64: convert it with "
             "`.astype(numpy.float32)`"
@@ -79,17 +79,17 @@ def part(
     if min(shape) < 1:
         raise DataError(f"{path} holds no value, its shape is {shape}: write at least 4 rows")
     refuse_inflation(path, shape[0] * ROW_BYTES, f"names and digests of {shape[0]:,} rows")
-    refuse_inflation(path, shape[1] * expected.itemsize, f"a row of {shape[1]:,} values")
-    refuse_inflation(path, math.prod(shape) * expected.itemsize, f"{shape[0]:,} rows of {shape[1]:,}", streamed=True)
+    refuse_inflation(path, shape[1] * kept_dtype.itemsize, f"a row of {shape[1]:,} values")
+    refuse_inflation(path, math.prod(shape) * kept_dtype.itemsize, f"{shape[0]:,} rows of {shape[1]:,}", streamed=True)
 
     def read(step: int) -> Iterator[Values]:
         with reading(path):
             for block in rows(step):
                 with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity: a bad row
-                    values = np.ascontiguousarray(block, expected)
+                    values = np.ascontiguousarray(block, kept_dtype)
                 yield values, np.zeros(len(values), np.bool_)
 
-    return Part(path, shape[0], shape[1], expected, read, role)
+    return Part(path, shape[0], shape[1], kept_dtype, read, role)
 
 
 def _words(name: str) -> str:
@@ -103,13 +103,13 @@ def choose(path: Path, names: list[str], key: str | None, usual: tuple[str, ...]
             there = ", ".join(map(one_line, names))
             raise DataError(f"{path} has no {key!r}, it has {there} (params.yaml: datasets.embeddings.data.keys)")
         return key
-    result = next((name for name in usual if name in names), names[0] if len(names) == 1 else None)
-    if result is None:
+    chosen = next((name for name in usual if name in names), names[0] if len(names) == 1 else None)
+    if chosen is None:
         raise DataError(
             f"{path} has {', '.join(map(one_line, names)) or 'nothing'}: say which holds the embeddings "
             "(params.yaml: datasets.embeddings.data.keys.features)"
         )
-    return result
+    return chosen
 
 
 def missing_package(name: str, path: Path) -> DataError:

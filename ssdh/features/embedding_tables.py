@@ -41,9 +41,9 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
         import h5py
     except ImportError:
         raise missing_package("h5py", path) from None
-    result = hdf5_arrays(path)
-    roles = {"train": "train", "test": "test"} if key is None and "train" in result else {}
-    names = [name for name in roles if name in result] or [choose(path, list(result), key)]
+    arrays = hdf5_arrays(path)
+    roles = {"train": "train", "test": "test"} if key is None and "train" in arrays else {}
+    names = [name for name in roles if name in arrays] or [choose(path, list(arrays), key)]
     with h5py.File(path, "r") as file:
         for name in names:
             chunk = math.prod(file[name].chunks or ()) * file[name].dtype.itemsize
@@ -55,7 +55,7 @@ def open_hdf5(path: Path, key: str | None) -> list[Part]:
                 values = file[name]
                 yield from (values[start : start + step] for start in range(0, len(values), step))
 
-        return part(path, *result[name], rows, roles.get(name, ""))
+        return part(path, *arrays[name], rows, roles.get(name, ""))
 
     return [opened(name) for name in names]
 
@@ -64,15 +64,15 @@ def hdf5_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """{name: (shape, type)} of every array of an HDF5 file; of one in a group the name is GROUP/NAME."""
     import h5py
 
-    result = {}
+    arrays = {}
     with h5py.File(path, "r") as file:
 
         def visit(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
-                result[name] = (item.shape, item.dtype)
+                arrays[name] = (item.shape, item.dtype)
 
         file.visititems(visit)
-    return result
+    return arrays
 
 
 def open_parquet(path: Path, key: str | None) -> list[Part]:
@@ -98,7 +98,7 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
         dim = 0 if first is None else _usual_length(first[column])
     kind = schema.field(column).type.value_type
     name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
-    expected = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format
+    kept_dtype = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format
 
     def read(step: int) -> Iterator[Values]:
         with reading(path), pq.ParquetFile(path) as file:
@@ -107,13 +107,13 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
                 odd = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False) != dim
                 values = lists.filter(pa.array(~odd)).flatten()
                 rows = values.fill_null(0).to_numpy(zero_copy_only=False).reshape(-1, dim)
-                block = np.zeros((len(odd), dim), expected)
+                block = np.zeros((len(odd), dim), kept_dtype)
                 block[~odd] = rows
                 if values.null_count:
                     odd[~odd] |= values.is_null().to_numpy(zero_copy_only=False).reshape(-1, dim).any(axis=1)
                 yield block, odd
 
-    return [Part(path, count, dim, expected, read)]
+    return [Part(path, count, dim, kept_dtype, read)]
 
 
 def parquet_values(file: Any, column: str) -> int:

@@ -55,8 +55,8 @@ class Block:
     def digests(self) -> NDArray[np.uint8]:
         """(b, 32): the SHA-256 of each row's bytes (little-endian, as `features.npy` holds them)."""
         data, width = self.values.data.cast("B"), self.values.strides[0]
-        result = b"".join(hashlib.sha256(data[i : i + width]).digest() for i in range(0, len(data), width))
-        return np.frombuffer(result, np.uint8).reshape(-1, 32)
+        digests = b"".join(hashlib.sha256(data[i : i + width]).digest() for i in range(0, len(data), width))
+        return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def shards(folder: Path, prefix: str | None = None) -> list[Path]:
     name = prefix or "img_emb"
     patterns = ((folder, f"{name}_*.npy"), (folder / name, "*.npy"), (folder, "*.npy"), (folder, "*.parquet"))
     for place, pattern in patterns:
-        if result := [file for file in place.glob(pattern) if not file.name.startswith("metadata_")]:
-            return sorted(result, key=natural_order)
+        if files := [file for file in place.glob(pattern) if not file.name.startswith("metadata_")]:
+            return sorted(files, key=natural_order)
     raise DataError(f"{folder} holds no {name}_*.npy, other .npy or .parquet: name the folder of the shards")
 
 

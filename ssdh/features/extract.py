@@ -13,9 +13,9 @@ import numpy as np
 import PIL
 import torch
 from loguru import logger
-from numpy.typing import NDArray
 from torch import nn
 
+from ssdh.core.arrays import Array, Rows
 from ssdh.core.device import device_key
 from ssdh.core.distributed import Rank, barrier, broadcast
 from ssdh.core.files import file_sha256, write_parts
@@ -23,11 +23,9 @@ from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import write_beside
 from ssdh.features.families.registry import find
 from ssdh.features.forward import BLOCK
-from ssdh.features.images import ArrayImages, ImageSource, Rows
+from ssdh.features.images import ArrayImages, ImageSource
 from ssdh.features.params import BackboneParams, ImageParams
 from ssdh.features.store import BlockGoneError, Digests, FeatureStore, Kept, evict, missing, store_limit
-
-Array = NDArray[Any]
 
 # the code that turns an image's bytes into a row: another version of it may round otherwise
 CODE = (
@@ -128,7 +126,7 @@ def _compute(one: Pass, rows: Rows, digests: Digests, rank: Rank) -> None:
 def _put_together(path: Path, shape: tuple[int, ...], digests: Digests, passes: Sequence[Pass]) -> list[Rows]:
     """Write the array if the store holds all its rows; returns, by pass, those that it lacks."""
     kept = [one.store.find(digests) for one in passes]
-    lacking = [missing(result, digests) for result in kept]
+    lacking = [missing(one, digests) for one in kept]
     if any(map(len, lacking)):
         return lacking
     try:

@@ -27,9 +27,9 @@ def hub_file(repo: str, names: Sequence[str], about: str) -> Path:
 
     where, _, revision = repo.partition("@")
     for name in names:
-        result = hub.try_to_load_from_cache(where, name, revision=revision or None)
-        if isinstance(result, str):
-            return Path(result)
+        cached = hub.try_to_load_from_cache(where, name, revision=revision or None)
+        if isinstance(cached, str):
+            return Path(cached)
     at_revision = f" --revision {revision}" if revision else ""
     by_hand = (
         f"run `hf download {where} {names[0]}{at_revision}` where there is a network and copy what it writes to "

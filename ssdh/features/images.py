@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError
 from ssdh.core.files import NOT_NUMPY
 
-Rows = NDArray[np.int64]
 PREPARE_ANEW = "run `dvc repro` (of a set other than folder: `dvc repro --force prepare` first)"  # DVC watches one root
 
 
 class ArrayImages:
     """Images of one shape in `images.npy`. Opened anew for each block: a standing map would count all it ever read."""
-
-    is_array = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,25 +44,14 @@ class ArrayImages:
 
 
 class FileImages:
-    """Image files that `manifest.csv` lists by path under `root`, each with the SHA-256 of its bytes.
+    """Image files by their paths under `root`, each with the SHA-256 of its bytes.
 
-    A file that is gone or is no longer the one of the manifest raises DataError: nothing stale is ever read. Paths
+    A file that is gone or is no longer the one that was listed raises DataError: nothing stale is ever read. Paths
     are kept in one array of bytes, so that worker processes share them.
     """
 
-    is_array = False
-
-    def __init__(self, manifest: Path, root: Path) -> None:
-        self._set(root, ((path, digest) for _, path, digest in _manifest_rows(manifest)))
-
-    @classmethod
-    def of(cls, root: Path, files: Iterable[tuple[str, str]]) -> "FileImages":
-        """The same from (path, SHA-256) of each file, without a manifest."""
-        self = cls.__new__(cls)
-        self._set(root, files)
-        return self
-
-    def _set(self, root: Path, files: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, root: Path, files: Iterable[tuple[str, str]]) -> None:
+        """files: (path, SHA-256) of each, by row."""
         self.root = root
         paths, digests = bytearray(), bytearray()
         ends = [0]
@@ -75,6 +62,11 @@ class FileImages:
         self._paths = np.frombuffer(bytes(paths), np.uint8)
         self._digests = np.frombuffer(bytes(digests), np.uint8).reshape(-1, 32)
         self._ends = np.asarray(ends, dtype=np.int64)
+
+    @classmethod
+    def from_manifest(cls, manifest: Path, root: Path) -> "FileImages":
+        """The files of a `manifest.csv`."""
+        return cls(root, ((path, digest) for _, path, digest in _manifest_rows(manifest)))
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -88,7 +80,7 @@ class FileImages:
         return self.root / self._paths[self._ends[row] : self._ends[row + 1]].tobytes().decode()
 
     def read_bytes(self, row: int) -> bytes:
-        """The file's bytes; raises DataError where they are gone, or not those that the manifest was written for."""
+        """The file's bytes; raises DataError where they are gone, or not those that were listed."""
         path = self.path(row)
         try:
             data = path.read_bytes()
@@ -111,7 +103,7 @@ def open_images(folder: Path, root: Path | None = None) -> ImageSource:
         return ArrayImages(folder / "images.npy")
     if root is None:
         raise DataError(f"{folder} lists image files: the folder they are relative to must be given")
-    return FileImages(folder / "manifest.csv", root)
+    return FileImages.from_manifest(folder / "manifest.csv", root)
 
 
 def read_manifest(folder: Path) -> tuple[list[str], list[str]]:

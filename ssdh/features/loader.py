@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError, SSDHError
 from ssdh.features.decode import BadImageError, decode_image
-from ssdh.features.images import ArrayImages, FileImages, ImageSource, Rows
+from ssdh.features.images import ArrayImages, FileImages, ImageSource
 from ssdh.features.params import Preprocessing
 
 PREFETCH = 2  # blocks that a worker makes ahead

@@ -53,8 +53,8 @@ def image_params(params: dict[str, Any], dataset: str) -> ImageParams | None:
     if isinstance(block, dict) and block.get("weights") == "none":
         section(params, name, NoImages)
         return None
-    result: ImageParams = section(params, name, ImageParams)
-    return result
+    images: ImageParams = section(params, name, ImageParams)
+    return images
 
 
 @dataclass(frozen=True)

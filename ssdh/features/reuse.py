@@ -8,16 +8,13 @@ memory nor, beyond the store's limit, the disk grows with the number of images.
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ssdh.core.arrays import Array, Rows
 from ssdh.features.forward import BLOCK
-from ssdh.features.images import Rows
 from ssdh.features.store import BlockGoneError, Digests, FeatureStore, Kept, evict, store_limit
 
-Array = NDArray[Any]
 Blocks = Callable[[Rows], Iterator[Array]]
 
 KEEP = 1024  # computed rows that go into the store at once
@@ -42,7 +39,6 @@ def reusing(store: FeatureStore, digests: Digests, blocks_of: Blocks) -> Blocks:
                 values = [stream.take(int(new.sum()))] if new.any() else []
                 if not new.all():
                     values.append(_read(store, old, blocks_of, rows[part][~new]))
-                block = np.concatenate(values)  # the new rows, then the old ones
                 apart = np.concatenate(values)  # the new rows, then the old ones
                 block = np.empty_like(apart)
                 block[new], block[~new] = np.split(apart, [new.sum()])

@@ -101,12 +101,12 @@ class FeatureStore:
             order = np.argsort(known, kind="stable")
             asked = _as_text(digests)
             place = np.searchsorted(known, asked, sorter=order).clip(max=len(known) - 1)
-            result = order[place]
+            position = order[place]
             ends = np.cumsum([len(part) for part in keys])
-            of_block = np.searchsorted(ends, result, side="right")
-            is_there = known[result] == asked
+            of_block = np.searchsorted(ends, position, side="right")
+            is_there = known[position] == asked
             block[is_there] = of_block[is_there]
-            row[is_there] = (result - (ends - [len(part) for part in keys])[of_block])[is_there]
+            row[is_there] = (position - (ends - [len(part) for part in keys])[of_block])[is_there]
         for number in np.unique(block[block >= 0]):
             with suppress(OSError):
                 os.utime(blocks[number].with_suffix(".sha256"))

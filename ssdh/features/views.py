@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.features.augment import Augmentation, Draw, draw
 from ssdh.features.backbone import Backbone
 from ssdh.features.extract import Pass, code_digest
 from ssdh.features.forward import BLOCK, run_network
-from ssdh.features.images import ImageSource, Rows
+from ssdh.features.images import ImageSource
 from ssdh.features.params import AugmentParams, ViewsParams
 from ssdh.features.store import Digests, FeatureStore
 

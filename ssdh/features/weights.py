@@ -82,10 +82,10 @@ def file_normalisation(name: str) -> tuple[Triple, Triple] | None:
         raise DataError(f"{OPTION} {path} is not a whole state dict: {_first_line(error)}") from None
     text = metadata.get("preprocessing", "") + "".join(f" {key} {metadata.get(key, '')}," for key in ("mean", "std"))
     numbers = r"\W*((?:\d+(?:\.\d+)?(?:/\d+)?[\s,]*)+)"
-    result = [re.search(key + numbers, text) for key in ("mean", "std")]
-    if not result[0] or not result[1]:
+    matches = [re.search(key + numbers, text) for key in ("mean", "std")]
+    if not matches[0] or not matches[1]:
         return None
-    mean, std = ([_fraction(part) for part in re.split(r"[\s,]+", match[1].strip(" ,"))] for match in result if match)
+    mean, std = ([_fraction(part) for part in re.split(r"[\s,]+", match[1].strip(" ,"))] for match in matches if match)
     return triple(mean), triple(std)
 
 
@@ -96,9 +96,9 @@ def _fraction(text: str) -> float:
 
 def triple(values: Sequence[float]) -> Triple:
     """Three channel values; one value stands for all three. Raises DataError for any other number of values."""
-    result = [float(value) for value in values]
-    if len(result) == 1:
-        result *= 3
-    if len(result) != 3:
-        raise DataError(f"normalisation must have 1 or 3 values, got {result}: set images.mean and images.std")
-    return result[0], result[1], result[2]
+    numbers = [float(value) for value in values]
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise DataError(f"normalisation must have 1 or 3 values, got {numbers}: set images.mean and images.std")
+    return numbers[0], numbers[1], numbers[2]

@@ -9,25 +9,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ssdh.core.arrays import Float32, Rows
 from ssdh.core.errors import DataError
 from ssdh.core.files import take_rows
 from ssdh.features.backbone import Backbone, load_backbone
 from ssdh.features.forward import BLOCK, run_network
-from ssdh.features.images import Rows
 from ssdh.features.params import BackboneParams, ImageParams, Preprocessing
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.model_file import load_hashnet, model_preprocessing, read_metadata, takes_embeddings
 from ssdh.hashing.network import HashNet
 
-Floats = NDArray[np.float32]
 OF_IMAGES = ("arch", "layer", "size", "resize", "mean", "std")  # without which no image can be encoded
-Blocks = Callable[[Rows], Iterator[Floats]]  # what `compute_rows` asks for
+Blocks = Callable[[Rows], Iterator[Float32]]  # what `compute_rows` asks for
 
 
 def feature_blocks(model: HashNet, features: NDArray[Any], device: torch.device) -> Blocks:
     """What `compute_rows` asks for: outputs (≤ BLOCK, K) of blocks of rows of `features` (N, D) of any number type."""
 
-    def blocks_of(rows: Rows) -> Iterator[Floats]:
+    def blocks_of(rows: Rows) -> Iterator[Float32]:
         blocks = (take_rows(features, rows[start : start + BLOCK]) for start in range(0, len(rows), BLOCK))
         batches = (torch.from_numpy(np.asarray(block, np.float32)) for block in blocks)
         return run_network(model, batches, device)
@@ -40,7 +39,7 @@ def packed(blocks_of: Blocks) -> Callable[[Rows], Iterator[NDArray[np.uint8]]]:
     return lambda rows: (pack(sign_codes(outputs)) for outputs in blocks_of(rows))
 
 
-def outputs_of(blocks_of: Blocks) -> Callable[[Rows], Floats]:
+def outputs_of(blocks_of: Blocks) -> Callable[[Rows], Float32]:
     """The same blocks as one array (n, K)."""
     return lambda rows: np.concatenate(list(blocks_of(rows)))
 

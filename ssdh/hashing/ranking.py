@@ -12,15 +12,14 @@ ECIR 2008.
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import digamma
 
-Counts = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from ssdh.core.arrays import Counts, Float64
+
 _CUT_ROWS = 512  # queries whose cut-off groups are averaged at once: bounds the memory of the hypergeometric table
 
 
-def average_precision(total: Counts, relevant: Counts, topk: int | None = None) -> Floats:
+def average_precision(total: Counts, relevant: Counts, topk: int | None = None) -> Float64:
     """Expected average precision at `topk` of each query.
 
     AP = mean of the precision at each relevant rank over the relevant items inside the top-k; 0 where there is none.
@@ -48,7 +47,7 @@ def average_precision(total: Counts, relevant: Counts, topk: int | None = None) 
         hits_before[rows, columns], before[rows, columns], total[rows, columns], relevant[rows, columns]
     )
     np.add.at(sums, rows, parts)
-    result: Floats = np.divide(sums, hits, out=np.zeros(len(total)), where=hits > 0)
+    result: Float64 = np.divide(sums, hits, out=np.zeros(len(total)), where=hits > 0)
     divided = np.flatnonzero(((before < kept[:, None]) & (ends > kept[:, None])).any(axis=1))
     for start in range(0, len(divided), _CUT_ROWS):
         q = divided[start : start + _CUT_ROWS]
@@ -57,7 +56,7 @@ def average_precision(total: Counts, relevant: Counts, topk: int | None = None) 
     return result
 
 
-def _precision_sum(hits_before: Any, before: Any, size: Any, hits: Any) -> Floats:
+def _precision_sum(hits_before: Any, before: Any, size: Any, hits: Any) -> Float64:
     """Σ over a group's relevant ranks of the expected precision there: the inner sum of `average_precision`.
 
     With s = (r−1)/(n−1) each term is [(P + 1 − s(N+1)) / (N+j)] + s, so the sum over j needs only a difference of
@@ -66,11 +65,13 @@ def _precision_sum(hits_before: Any, before: Any, size: Any, hits: Any) -> Float
     slope = np.divide(hits - 1, size - 1, out=np.zeros(np.broadcast(hits, size).shape), where=size > 1)
     slope = np.maximum(slope, 0.0)  # no relevant item: the factor r/n is 0
     harmonic = digamma(before + size + 1.0) - digamma(before + 1.0)
-    result: Floats = hits / size * ((hits_before + 1.0 - slope * (before + 1.0)) * harmonic + slope * size)
+    result: Float64 = hits / size * ((hits_before + 1.0 - slope * (before + 1.0)) * harmonic + slope * size)
     return result
 
 
-def _divided_group(sums: Floats, hits: Counts, before: Counts, size: Counts, relevant: Counts, kept: Counts) -> Floats:
+def _divided_group(
+    sums: Float64, hits: Counts, before: Counts, size: Counts, relevant: Counts, kept: Counts
+) -> Float64:
     """Expected AP where the cut-off keeps `kept` of a group's `size` items: the mean over h ~ Hypergeometric.
 
     All arguments (q,); h of the kept items are relevant. Only values of h that matter are summed: Bernstein's
@@ -95,11 +96,11 @@ def _divided_group(sums: Floats, hits: Counts, before: Counts, size: Counts, rel
     result = hits[:, None] + h
     inner = sums[:, None] + _precision_sum(hits[:, None], before[:, None], c, h)
     values = np.divide(inner, result, out=np.zeros(h.shape), where=result > 0)
-    expected: Floats = (weights * values).sum(axis=1)
+    expected: Float64 = (weights * values).sum(axis=1)
     return expected
 
 
-def precision_at(total: Counts, relevant: Counts, n: int) -> Floats:
+def precision_at(total: Counts, relevant: Counts, n: int) -> Float64:
     """Expected share of relevant items among each query's first `n`; float64 (q,).
 
     total, relevant: (q, G). Raises ValueError where n is not between 1 and the number of items.
@@ -112,11 +113,11 @@ def precision_at(total: Counts, relevant: Counts, n: int) -> Floats:
         raise ValueError(f"n must be between 1 and the number of database items, got {n}")
     before = np.cumsum(total, axis=1) - total
     kept = np.clip(n - before, 0, total)  # items of each group inside the first n
-    result: Floats = (kept * relevant / np.maximum(total, 1)).sum(axis=1) / n
+    result: Float64 = (kept * relevant / np.maximum(total, 1)).sum(axis=1) / n
     return result
 
 
-def precision_within(total: Counts, relevant: Counts, radius: int) -> Floats:
+def precision_within(total: Counts, relevant: Counts, radius: int) -> Float64:
     """Share of relevant items among those within Hamming distance `radius`; 0 where none is; float64 (q,).
 
     total, relevant: (q, K + 1), column = distance.
@@ -127,11 +128,11 @@ def precision_within(total: Counts, relevant: Counts, radius: int) -> Floats:
     total, relevant = _checked(total, relevant)
     retrieved = total[:, : radius + 1].sum(axis=1)
     hits = relevant[:, : radius + 1].sum(axis=1)
-    precision: Floats = np.divide(hits, retrieved, out=np.zeros(len(total)), where=retrieved > 0)
+    precision: Float64 = np.divide(hits, retrieved, out=np.zeros(len(total)), where=retrieved > 0)
     return precision
 
 
-def precision_recall(total: Counts, relevant: Counts) -> tuple[Floats, Floats, Counts]:
+def precision_recall(total: Counts, relevant: Counts) -> tuple[Float64, Float64, Counts]:
     """Precision, recall and number of pairs retrieved within each distance, pooled over all queries.
 
     total, relevant: (q, G). Returns three arrays (G,); precision is NaN where nothing is retrieved (leave those points

@@ -8,15 +8,13 @@ stay in the processor's cache, on one thread a core. Formulas: `ssdh.hashing.ran
     mean_average_precision(query_codes, database_codes, query_labels, database_labels, topk=5000)
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssdh.core.runtime import num_cores
+from ssdh.core.runtime import num_cores, on_cores
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import check_packed, pack, words
 
@@ -103,13 +101,12 @@ def count_distances(
     database_labels: ArrayLike,
     *,
     bits: int,
-    threads: int | None = None,
 ) -> DistanceCounts:
     """Count database items and relevant ones at each Hamming distance from each query.
 
     query_packed (q, ⌈bits/8⌉), database_packed (n, ⌈bits/8⌉): uint8; query_labels (q, C), database_labels (n, C):
-    multi-hot (C = 0: nothing is relevant); threads: None for one a core. Beside the inputs, their bits as words and the
-    result it needs a few MB a thread, whatever n. Raises ValueError where shapes do not fit.
+    multi-hot (C = 0: nothing is relevant). Beside the inputs, their bits as words and the result it needs a few MB a
+    core, whatever n. Raises ValueError where shapes do not fit.
     """
     pairs = _Pairs.make(query_packed, database_packed, query_labels, database_labels, bits)
     counts = np.zeros((pairs.num_queries, 2 * (bits + 1)), np.int64)
@@ -120,7 +117,8 @@ def count_distances(
             for row in rows:
                 counts[row] += block.count(row)
 
-    _each_core(count, np.lexsort(pairs.query_labels), threads)  # queries with the same labels follow each other
+    in_turn = np.lexsort(pairs.query_labels)  # queries with the same labels follow each other
+    on_cores(count, np.array_split(in_turn, num_cores()))
     relevant = counts[:, bits + 1 :].copy()
     return DistanceCounts(total=counts[:, : bits + 1] + relevant, relevant=relevant)
 
@@ -158,7 +156,7 @@ def stable_average_precisions(
             if len(ranks):
                 result[row] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
 
-    _each_core(rank, np.arange(pairs.num_queries))
+    on_cores(rank, np.array_split(np.arange(pairs.num_queries), num_cores()))
     return result
 
 
@@ -254,10 +252,3 @@ class _Block:
         """Items at each key of query `row`; (2(K + 1),)."""
         np.add(self.distances(row), self.relevant(row), out=self.key)
         return np.bincount(self.key, minlength=2 * (self.pairs.bits + 1))
-
-
-def _each_core(work: Callable[[NDArray[np.int64]], None], rows: NDArray[np.int64], threads: int | None = None) -> None:
-    """Share `rows` out to one thread a core (numpy releases the interpreter's lock in most of its loops)."""
-    shares = [share for share in np.array_split(rows, threads or num_cores()) if len(share)]
-    with ThreadPoolExecutor(max(len(shares), 1)) as pool:
-        list(pool.map(work, shares))

@@ -6,15 +6,14 @@ late rank may lower it, so every possible number is tried.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import digamma
 
-Counts = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from ssdh.core.arrays import Counts, Float64
+
 _CELLS = 4_000_000  # numbers of kept items tried at once
 
 
-def average_precision_range(total: Counts, relevant: Counts, topk: int | None = None) -> tuple[Floats, Floats]:
+def average_precision_range(total: Counts, relevant: Counts, topk: int | None = None) -> tuple[Float64, Float64]:
     """(lowest, highest) average precision at `topk` of each query over all orders inside ties; two float64 (q,).
 
     total, relevant: (q, G) counts by ascending distance; topk: None for all items.
@@ -45,19 +44,19 @@ def average_precision_range(total: Counts, relevant: Counts, topk: int | None = 
     return lowest, highest
 
 
-def _precisions(hits_before: Counts, before: Counts, count: Counts) -> Floats:
+def _precisions(hits_before: Counts, before: Counts, count: Counts) -> Float64:
     """Σ (P + i)/(N + i) over i = 1..count: precisions at `count` relevant items that follow each other after N items.
 
     Each term is 1 + (P − N)/(N + i), so the sum is count + (P − N)·[ψ(N + count + 1) − ψ(N + 1)].
     """
     harmonic = digamma(before + count + 1.0) - digamma(before + 1.0)
-    sums: Floats = count + (hits_before - before) * harmonic
+    sums: Float64 = count + (hits_before - before) * harmonic
     return sums
 
 
 def _divided(
-    last: Floats, first: Floats, size: Counts, relevant: Counts, before: Counts, hits_before: Counts, kept: Counts
-) -> tuple[Floats, Floats]:
+    last: Float64, first: Float64, size: Counts, relevant: Counts, before: Counts, hits_before: Counts, kept: Counts
+) -> tuple[Float64, Float64]:
     """The extremes where the cut-off keeps `kept` of a group's `size` items; all arguments (q,)."""
     fewest, most = np.maximum(0, kept - (size - relevant)), np.minimum(relevant, kept)
     number = fewest[:, None] + np.arange(int((most - fewest).max()) + 1)  # (q, w) relevant items kept

@@ -17,9 +17,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from ssdh.core.arrays import Float64
 
 # Stand-ins that the SVG is drawn with; each becomes the CSS variable of that name.
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
@@ -51,8 +50,8 @@ class Line:
 
     method: str
     name: str
-    x: Floats
-    y: Floats
+    x: Float64
+    y: Float64
 
 
 def plain_style() -> AbstractContextManager[Any]:
@@ -61,7 +60,7 @@ def plain_style() -> AbstractContextManager[Any]:
 
 
 def distance_histogram(
-    distance: Floats, density: Floats, fit: Floats, *, mode: float, similar: float, dissimilar: float
+    distance: Float64, density: Float64, fit: Float64, *, mode: float, similar: float, dissimilar: float
 ) -> str | None:
     """Density of the pair distances with both half Gaussians, the mode and the two thresholds."""
     if len(distance) < 2:
@@ -97,7 +96,7 @@ def distance_histogram(
     return _svg(figure, "distances")
 
 
-def coarser(centres: Floats, density: Floats) -> tuple[Floats, Floats]:
+def coarser(centres: Float64, density: Float64) -> tuple[Float64, Float64]:
     """A histogram of at most MOST_BINS bins with the same area: edges (b + 1,) and densities (b,).
 
     centres: (n,) of equal bins, n of at least 2; density: (n,).
@@ -151,7 +150,7 @@ def lines(
     return _svg(figure, name)
 
 
-def bit_balance(shares: Floats) -> str | None:
+def bit_balance(shares: Float64) -> str | None:
     """Share of +1 of each bit over the database, around the even half."""
     if not len(shares):
         return None

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssdh.core.arrays import Rows
 from ssdh.core.errors import DataError
 from ssdh.features.decode import BadImageError, decode_image
 from ssdh.features.images import ArrayImages, open_images, read_manifest
 from ssdh.hashing.codes import hamming
 
-Rows = NDArray[np.int64]
 SIDE = 96  # pixels of a thumbnail's longer side, twice what is shown, for sharp screens
 TINY = 40  # images up to this size are shown as they are, each pixel a square
 NEAREST, WORST, TYPICAL = 10, 5, 5

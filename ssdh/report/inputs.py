@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float64
 from ssdh.core.files import read_json
 from ssdh.core.records import is_code, locked_stages
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def read_results(folder: Path) -> Results:
     return Results(**parts)
 
 
-def numbers(table: pd.DataFrame, column: str) -> Floats:
+def numbers(table: pd.DataFrame, column: str) -> Float64:
     """A column as float64; an absent column is empty, an empty cell NaN."""
     return np.asarray(table.get(column, []), dtype=np.float64)
 

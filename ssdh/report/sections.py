@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from ssdh.core.arrays import Float64
 from ssdh.report import charts
 from ssdh.report.charts import Line
 from ssdh.report.contents import Report
-from ssdh.report.inputs import Floats, numbers
+from ssdh.report.inputs import numbers
 from ssdh.report.markup import AS_BAR, Section, bar, facts, figure, number, percent, table, text
 from ssdh.report.quality import baselines
 
@@ -186,7 +187,7 @@ def rerank(report: Report) -> Section | None:
     return Section("rerank", "Re-ranking", about, f'<div class="pair">{body}</div>{shown}')
 
 
-def _by_length(reranked: Mapping[str, Mapping[str, float]], key: str) -> tuple[Floats, Floats]:
+def _by_length(reranked: Mapping[str, Mapping[str, float]], key: str) -> tuple[Float64, Float64]:
     """Mean lengths of the shortlists and the metric `key` after each, where there is one."""
     points = [(values["shortlist"], values[key]) for values in reranked.values() if key in values]
     lengths, metrics = np.array(points, np.float64).reshape(-1, 2).T

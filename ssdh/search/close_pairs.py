@@ -11,9 +11,8 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.hashing.codes import unpack, words
-
-Rows = NDArray[np.int64]
 
 KEY_BITS = 16  # of a part, at most: so that buckets can be counted in a table
 

@@ -19,6 +19,7 @@ import torch
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.device import device_key
 from ssdh.core.distributed import Rank, barrier, broadcast, shared_work
 from ssdh.core.errors import DataError, one_line
@@ -30,7 +31,7 @@ from ssdh.features.blocks import compute_rows
 from ssdh.features.extract import feature_kind
 from ssdh.features.forward import image_blocks
 from ssdh.features.image_files import is_text, list_images
-from ssdh.features.images import FileImages, Rows
+from ssdh.features.images import FileImages
 from ssdh.features.reuse import reusing
 from ssdh.features.store import FeatureStore, evict, store_limit
 from ssdh.hashing.encoder import Blocks, Encoder, described_backbone, feature_blocks, load_encoder, outputs_of
@@ -50,7 +51,7 @@ class Photos:
     skipped: list[tuple[str, str]]
 
     def write_manifest(self, path: Path) -> None:
-        """Write (row, path, sha256) as `FileImages` reads it."""
+        """Write (row, path, sha256) as `FileImages.from_manifest` reads it."""
         rows = zip(range(len(self.names)), self.names, self.digests, strict=True)
         write_csv(path, ("row", "path", "sha256"), rows)
 
@@ -112,7 +113,7 @@ def encode_rows(
     Photos that were seen before do not go through the network again: their features are in the store.
     """
     encoder = load_encoder(model_path)
-    source = FileImages(manifest, root)
+    source = FileImages.from_manifest(manifest, root)
     features_of = _stored_features_of(encoder, model_path, source, options)
     compute_rows(out, work, len(source), encoded_blocks(encoder.model, features_of, layout, options), rank)
     if rank.first:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.distributed import Rank, barrier, shared_work
 from ssdh.core.errors import DataError
 from ssdh.core.files import read_array, write_csv
@@ -20,7 +21,6 @@ from ssdh.datasets.embeddings import names_inside, row_numbers, scan
 from ssdh.features.blocks import compute_rows
 from ssdh.features.embeddings import FORMATS, REASONS, Embeddings, open_embeddings, pass_on
 from ssdh.features.forward import BLOCK
-from ssdh.features.images import Rows
 from ssdh.hashing.model_file import load_hashnet, read_metadata, takes_embeddings
 from ssdh.search.encode import EncodeOptions, encoded_blocks
 from ssdh.search.encoded_folder import MANIFEST, finish, open_out, take_apart, write_skipped

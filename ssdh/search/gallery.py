@@ -7,14 +7,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Packed
 from ssdh.core.errors import DataError
 from ssdh.features.decode import BadImageError, Pixels, decode_image
 from ssdh.features.images import FileImages, ImageSource
 from ssdh.hashing.rerank import Features
 from ssdh.search.engines import CodeTable
 from ssdh.search.index import Index
-
-Packed = NDArray[np.uint8]
 
 
 class Encoded(NamedTuple):

@@ -24,6 +24,7 @@ import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssdh.core.arrays import Packed
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import atomic_path, read_array, write_array, write_csv, write_json
 from ssdh.hashing.codes import check_packed, hamming, pack, unpack, width
@@ -38,7 +39,6 @@ HASH_FLIPS = 3  # buckets whose key differs in at most so many bits are looked i
 HASH_BUCKET = 128  # codes a bucket, on average, if all keys were equally likely
 ONE_THREAD = 32  # up to so many queries are searched on one thread: faiss shares out queries, never the codes
 HISTOGRAM_BLOCK = 1 << 16  # rows whose distances are in memory at once
-Packed = NDArray[np.uint8]
 
 
 class Neighbours(NamedTuple):

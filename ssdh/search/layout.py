@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import row_lengths
 from ssdh.hashing.codes import pack, sign_codes, width
 from ssdh.hashing.model_file import load_hashnet
 
@@ -59,8 +60,7 @@ def stored_features(features: NDArray[np.float32], kind: FeatureKind) -> NDArray
     if kind == "int8":
         largest = np.abs(features).max(axis=1, keepdims=True)
         return np.rint(features * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return (features / np.where(length > 0, length, 1)).astype(np.float16)
+    return (features / row_lengths(features)).astype(np.float16)
 
 
 def layout_of(model_path: Path, kind: FeatureKind) -> Layout:

@@ -109,7 +109,7 @@ class SearchableCollection:
         files = zip(self.table.metadata["name"], self.table.metadata["sha256"], strict=True)
         return Gallery(
             index=self.open_index(kind, features=True),
-            images=FileImages.of(Path(), files),
+            images=FileImages(Path(), files),
             encode=encode or self.open_encoder(),
             title=self.collection.folder.resolve().name,
             version=self.version,

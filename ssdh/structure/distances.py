@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, Float64, Rows
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 from ssdh.structure.vectors import (
     ERROR,
-    Float32,
-    Float64,
-    Indices,
     distances,
     exact_distances,
     shifted_unit_vectors,
@@ -31,21 +30,19 @@ BLOCK_ROWS, BLOCK_COLUMNS = 512, 1024
 EXACT = 256  # pairs that a core decides in float64 at a time
 TILE = 256  # vectors a side of a sampled block of pairs
 T = TypeVar("T")
-Pairs = tuple[Indices, Indices]  # vector numbers (i, j)
+Pairs = tuple[Rows, Rows]  # vector numbers (i, j)
 
 
 @dataclass(frozen=True)
 class Block:
     """Distances of the pairs between two sets of vectors, or (columns: None) of the pairs inside one.
 
-    number: counts the blocks from 0. values: len(rows) · len(columns) float32, row by row; or the strict upper triangle
-    of the rows, row by row.
+    values: len(rows) · len(columns) float32, row by row; or the strict upper triangle of the rows, row by row.
     """
 
-    number: int
     values: Float32
-    rows: Indices
-    columns: Indices | None
+    rows: Rows
+    columns: Rows | None
     _buffers: dict[np.dtype[Any], NDArray[Any]] = field(default_factory=dict)
 
     def buffer(self, dtype: Any) -> NDArray[Any]:
@@ -59,7 +56,7 @@ class Block:
             buffer = self._buffers[np.dtype(dtype)] = np.empty(size, dtype)
         return buffer[: self.values.size]
 
-    def pairs(self, positions: Indices) -> Pairs:
+    def pairs(self, positions: Rows) -> Pairs:
         """Return the vector numbers (i, j) of the distances at `positions` of `values`."""
         if self.columns is None:
             upper_i, upper_j = upper_triangle(len(self.rows))
@@ -72,7 +69,7 @@ class PairDistances:
     """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
 
     Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
-    length a core, some 10 MB. When all n(n−1)/2 distances fit in `keep_bytes` they are kept after the first pass, and
+    length a core, some 10 MB. When all n(n−1)/2 distances fit in KEEP_BYTES they are kept after the first pass, and
     the vectors are dropped. error: bound of a distance's error, relative to the largest distance.
 
     Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
@@ -80,7 +77,7 @@ class PairDistances:
 
     error = ERROR
 
-    def __init__(self, features: NDArray[Any], *, keep_bytes: int = KEEP_BYTES) -> None:
+    def __init__(self, features: NDArray[Any]) -> None:
         if features.ndim != 2 or min(features.shape) < 1:
             raise DataError(f"features must be (images, dimensions), got an array of shape {features.shape}")
         if len(features) < 2:
@@ -88,7 +85,6 @@ class PairDistances:
         self.features = features
         self.num_vectors = len(features)
         self.num_pairs = self._num_all
-        self._keep = 4 * self.num_pairs <= keep_bytes
         self._vectors: tuple[Float32, Float32] | None = None
         self._kept: Float32 | None = None
 
@@ -112,18 +108,20 @@ class PairDistances:
         kept = self._kept
         if kept is None and self._vectors is None:
             self._vectors = shifted_unit_vectors(self.features)
-        new = np.empty(self.num_pairs, np.float32) if self._keep and kept is None else None
-        space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each worker
+        keep = kept is None and 4 * self.num_pairs <= KEEP_BYTES
+        new = np.empty(self.num_pairs, np.float32) if keep else None
+        space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each thread
         buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)
 
-        def on(number: int, worker: int) -> T:
+        def on(number: int) -> T:
             rows, columns = blocks[number]
+            thread = threading.get_ident()
             if kept is not None:
                 values = kept[starts[number] : starts[number + 1]]
             else:
-                values = space[worker][: sizes[number]] if new is None else new[starts[number] : starts[number + 1]]
+                values = space[thread][: sizes[number]] if new is None else new[starts[number] : starts[number + 1]]
                 self._multiply(rows, columns, values)
-            return work(Block(number, values, rows, columns, buffers[worker]))
+            return work(Block(values, rows, columns, buffers[thread]))
 
         results = on_cores(on, range(len(blocks)))
         if new is not None:
@@ -136,20 +134,20 @@ class PairDistances:
             return self
         return SampledDistances(self.features, max_pairs, seed)
 
-    def exact(self, i: Indices, j: Indices) -> Float64:
+    def exact(self, i: Rows, j: Rows) -> Float64:
         """Return the distances of the pairs (i, j) in float64, each computed from its two rows alone."""
 
-        def part(start: int, _: int) -> Float64:
+        def part(start: int) -> Float64:
             return exact_distances(self.features, i[start : start + EXACT], j[start : start + EXACT])
 
         return np.concatenate(on_cores(part, range(0, max(len(i), 1), EXACT)))
 
-    def exact_of(self, result: Sequence[Pairs]) -> Float64:
+    def exact_of(self, found: Sequence[Pairs]) -> Float64:
         """Return the distances in float64 of the pairs that were found in the blocks, one after the other."""
-        i, j = (np.concatenate(numbers) for numbers in zip(*result, strict=True))
+        i, j = (np.concatenate(numbers) for numbers in zip(*found, strict=True))
         return self.exact(i, j)
 
-    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+    def _layout(self) -> Iterator[tuple[Rows, Rows | None]]:
         """Yield the (rows, columns) of every block: pairs inside a range of vectors, and with later ranges."""
         numbers = np.arange(self.num_vectors)
         for start in range(0, self.num_vectors, BLOCK_ROWS):
@@ -159,7 +157,7 @@ class PairDistances:
                 for columns in np.array_split(later, math.ceil(len(later) / BLOCK_COLUMNS)):
                     yield rows, columns
 
-    def _multiply(self, rows: Indices, columns: Indices | None, values: Float32) -> None:
+    def _multiply(self, rows: Rows, columns: Rows | None, values: Float32) -> None:
         """Compute the distances of a block."""
         assert self._vectors is not None
         x, half = self._vectors
@@ -182,9 +180,8 @@ class SampledDistances(PairDistances):
         self._tile = min(TILE, self.num_vectors // 2)
         self._tiles = math.ceil(max_pairs / self._tile**2)
         self.num_pairs = self._tiles * self._tile**2
-        self._keep = 4 * self.num_pairs <= KEEP_BYTES
 
-    def _layout(self) -> Iterator[tuple[Indices, Indices | None]]:
+    def _layout(self) -> Iterator[tuple[Rows, Rows | None]]:
         rng = np.random.default_rng(self._seed)
         order = np.empty(0, np.int64)
         for _ in range(self._tiles):
@@ -195,17 +192,17 @@ class SampledDistances(PairDistances):
 
 
 @functools.lru_cache(maxsize=2)
-def upper_triangle(size: int) -> tuple[Indices, Indices]:
+def upper_triangle(size: int) -> tuple[Rows, Rows]:
     """Row and column of the elements above the diagonal of a (size, size) matrix, row by row."""
     return np.triu_indices(size, 1)
 
 
-def num_pairs(rows: Indices, columns: Indices | None) -> int:
+def num_pairs(rows: Rows, columns: Rows | None) -> int:
     """The number of pairs between rows and columns, or inside the rows."""
     return len(rows) * (len(rows) - 1) // 2 if columns is None else len(rows) * len(columns)
 
 
-def _range_of(rows: Indices) -> Indices | slice:
+def _range_of(rows: Rows) -> Rows | slice:
     """A slice, which copies nothing, where sorted rows are consecutive."""
     consecutive = rows[-1] - rows[0] == len(rows) - 1
     return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows

@@ -12,10 +12,11 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32
 from ssdh.core.errors import DataError
 from ssdh.structure.distances import Block, PairDistances
 from ssdh.structure.histogram import distance_range, fullest_bin, histogram
-from ssdh.structure.manifold import Float32, diffusion_embedding
+from ssdh.structure.manifold import diffusion_embedding
 from ssdh.structure.params import StructureParams
 from ssdh.structure.thresholds import Structure, apply_thresholds, reach_pairs
 from ssdh.structure.vectors import power_normalise

@@ -90,10 +90,10 @@ def _count_between(
         number /= width
         near = np.abs(number - np.rint(number)) <= 2 * margin / width  # low and high are rounded
         counts = np.bincount(number[~near].astype(np.intp), minlength=bins)
-        result = block.pairs(positions[near])
-        if len(result[0]) > MANY:
-            return counts + decided(exact_distances(pairs.features, *result)), block.pairs(positions[:0])
-        return counts, result
+        doubtful = block.pairs(positions[near])
+        if len(doubtful[0]) > MANY:
+            return counts + decided(exact_distances(pairs.features, *doubtful)), block.pairs(positions[:0])
+        return counts, doubtful
 
     counts, near = zip(*pairs.each(count), strict=True)
     total: NDArray[np.int64] = np.sum(counts, axis=0) + decided(pairs.exact_of(near))

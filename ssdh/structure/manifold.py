@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, row_lengths
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores, one_blas_thread
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 NEIGHBOR_SHARE = 3  # an image is joined with at most a third of the others: a complete graph shows no manifold
 BLOCK = 1024  # images whose neighbours are searched at once
 DENSE_UP_TO = 512  # images; below it all eigenpairs cost milliseconds
-Float32 = NDArray[np.float32]
 
 
 def diffusion_embedding(
@@ -65,20 +65,19 @@ def nearest_neighbours(features: NDArray[Any], neighbors: int) -> "sparse.csr_ar
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise DataError(f"features of train image {bad[0]} hold NaN or infinity: extract them again (features.npy)")
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    x /= np.where(norms > 0, norms, 1)
+    x /= row_lengths(x)
 
-    def search(start: int, _: int) -> NDArray[np.int64]:
+    def search(start: int) -> NDArray[np.int64]:
         faiss.omp_set_num_threads(1)  # of this thread
-        result: NDArray[np.int64] = faiss.knn(x[start : start + BLOCK], x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
-        return result
+        nearest: NDArray[np.int64] = faiss.knn(x[start : start + BLOCK], x, k + 1, metric=faiss.METRIC_INNER_PRODUCT)[1]
+        return nearest
 
     # (n, k + 1): itself, first unless it has duplicates, and k others; fixed blocks, each by one core, so that no
     # neighbour depends on how many there are
-    result = np.concatenate(on_cores(search, range(0, n, BLOCK)))
-    others = result != np.arange(n)[:, None]
+    nearest = np.concatenate(on_cores(search, range(0, n, BLOCK)))
+    others = nearest != np.arange(n)[:, None]
     others[others.all(axis=1), -1] = False  # lost among more than k duplicates: drop the farthest
-    columns = result[others]
+    columns = nearest[others]
     return sparse.csr_array((np.ones(n * k), columns, np.arange(0, n * k + 1, k)), shape=(n, n))
 
 
@@ -134,8 +133,8 @@ def _largest(
 
     start = np.random.default_rng(seed).standard_normal(graph.shape[0])
     if known is None:
-        result: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
-        return result
+        pairs: tuple[NDArray[np.float64], NDArray[np.float64]] = eigsh(graph, k=rank, which="LA", v0=start)
+        return pairs
     rest = rank - known.shape[1]
     ones, first = np.ones(known.shape[1]), known.toarray()
     if not rest:

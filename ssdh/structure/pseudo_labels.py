@@ -45,10 +45,10 @@ class PairLabels:
         if self.matrix is not None:
             whole_rows: NDArray[np.int8] = self.matrix[i]  # as fast as memory, unlike single elements of it
             return whole_rows.take(j, axis=1)
-        result = self.distances(i, j)
+        distances = self.distances(i, j)
         similar, dissimilar = self.structure.threshold_similar, self.structure.threshold_dissimilar
-        labels = ternary(result, similar, dissimilar)
-        rows, columns = np.divmod(near_threshold(result.ravel(), similar, dissimilar), len(j))
+        labels = ternary(distances, similar, dissimilar)
+        rows, columns = np.divmod(near_threshold(distances.ravel(), similar, dissimilar), len(j))
         exact = exact_distances(self.vectors, np.asarray(i)[rows], np.asarray(j)[columns])
         labels[rows, columns] = ternary(exact, similar, dissimilar)
         labels[np.asarray(i)[:, None] == np.asarray(j)] = 1

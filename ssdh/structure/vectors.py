@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, Float64, Rows, row_lengths
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 
 CHUNK = 1 << 16  # elements that stay in a core's cache between two operations
-Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
-Indices = NDArray[np.int64]
 ERROR = 5e-7  # bound of a float32 distance's error, relative to the largest distance: several times what is seen
 
 
@@ -32,7 +30,7 @@ def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
     x = np.empty((n, dim), np.float32)
     half = np.empty(n, np.float32)
 
-    def sum_units(start: int, _: int) -> Float64:
+    def sum_units(start: int) -> Float64:
         block = np.asarray(features[start : start + rows], dtype=np.float64)
         squares = np.einsum("ij,ij->i", block, block)
         if not np.isfinite(squares).all():
@@ -48,7 +46,7 @@ def shifted_unit_vectors(features: NDArray[Any]) -> tuple[Float32, Float32]:
         total: Float64 = inverse[start : start + rows] @ block
         return total
 
-    def shift(start: int, _: int) -> None:
+    def shift(start: int) -> None:
         block = features[start : start + rows] * inverse[start : start + rows, None]
         block -= mean
         x[start : start + rows] = block
@@ -67,20 +65,20 @@ def distances(x: Float32, y: Float32, half_x: Float32, half_y: Float32, out: Flo
     return product
 
 
-def exact_distances(features: NDArray[Any], i: Indices, j: Indices) -> Float64:
+def exact_distances(features: NDArray[Any], i: Rows, j: Rows) -> Float64:
     """Return 1 − cos(f_i, f_j) in float64, (m,) for m pairs of row numbers, each from its two rows alone.
 
     So a pair's value never depends on the block it was asked for in.
     """
-    result = np.empty(len(i))
+    exact = np.empty(len(i))
     step = max(1, 2 * CHUNK // features.shape[1])
     for start in range(0, len(i), step):
         part = slice(start, start + step)
         a = features[i[part]].astype(np.float64)
         b = features[j[part]].astype(np.float64)
         norms = np.sqrt(np.einsum("ij,ij->i", a, a)) * np.sqrt(np.einsum("ij,ij->i", b, b))
-        result[part] = 1 - np.einsum("ij,ij->i", a, b) / norms
-    return np.maximum(result, 0, out=result)
+        exact[part] = 1 - np.einsum("ij,ij->i", a, b) / norms
+    return np.maximum(exact, 0, out=exact)
 
 
 POWER_CHUNK = 1 << 22  # values at a time: temporaries of some 16 MB each
@@ -103,7 +101,5 @@ def power_normalise(features: NDArray[Any], power: float) -> NDArray[Any]:
         part[:] = features[start : start + step]
         if power != 1:
             np.copysign(np.power(np.abs(part), np.float32(power)), part, out=part)
-        norms = np.linalg.norm(part, axis=1, keepdims=True)
-        norms[norms == 0] = 1
-        part /= norms
+        part /= row_lengths(part)
     return normalised

@@ -25,14 +25,14 @@ def whiten(features: NDArray[np.float32], factor: NDArray[np.float64]) -> NDArra
     from scipy.linalg import solve_triangular
 
     mean = features.mean(axis=0, dtype=np.float64)
-    result = np.empty_like(features)
+    whitened = np.empty_like(features)
 
-    def solve(start: int, _: int) -> None:
+    def solve(start: int) -> None:
         rows = slice(start, start + BLOCK)
-        result[rows] = solve_triangular(factor, (features[rows] - mean).T, lower=True).T
+        whitened[rows] = solve_triangular(factor, (features[rows] - mean).T, lower=True).T
 
     on_cores(solve, range(0, len(features), BLOCK))
-    return result
+    return whitened
 
 
 def view_factor(features: NDArray[np.float32], views: Views, *, power: float, strength: float) -> NDArray[np.float64]:
@@ -58,7 +58,7 @@ def view_covariance(features: NDArray[np.float32], views: Views, power: float) -
     for view in views:
         differences = power_normalise(np.ascontiguousarray(view, np.float32), power) - features
 
-        def add(start: int, _: int, differences: NDArray[np.float32] = differences) -> None:
+        def add(start: int, differences: NDArray[np.float32] = differences) -> None:
             total[:, start : start + STRIP] += differences.T @ differences[:, start : start + STRIP]
 
         on_cores(add, range(0, dim, STRIP))

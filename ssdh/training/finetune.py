@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from ssdh.core.arrays import Rows
 from ssdh.core.device import autocast, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, share
 from ssdh.core.errors import ParameterError
@@ -25,7 +26,7 @@ from ssdh.features.images import ImageSource
 from ssdh.features.params import AugmentParams, Preprocessing
 from ssdh.hashing.network import HashNet
 from ssdh.structure.pseudo_labels import PairLabels
-from ssdh.training.loop import Rows, Run, Trainer
+from ssdh.training.loop import Run, Trainer
 from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import make_optimizer
 from ssdh.training.pairs import FeatureCosines

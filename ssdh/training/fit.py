@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.device import memory_for
 from ssdh.core.files import take_rows
 from ssdh.core.split import Split
@@ -23,7 +24,7 @@ from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.training.collapse import WaysOut, examine_training
 from ssdh.training.head import train_head
 from ssdh.training.init_file import check_for_embeddings, check_same_backbone, initial_hashnet
-from ssdh.training.loop import Progress, Rows, Run, Trainer
+from ssdh.training.loop import Progress, Run, Trainer
 from ssdh.training.params import TrainParams
 from ssdh.training.validation import draw_validation, validation_map
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssdh.core.arrays import Rows
 from ssdh.core.device import threads, to_device
 from ssdh.core.distributed import Rank, all_gather_rows, all_reduce, share
 from ssdh.core.runtime import share_out
@@ -20,7 +21,7 @@ from ssdh.hashing.network import HashNet, centre
 from ssdh.structure.pseudo_labels import PairLabels
 from ssdh.structure.whitening import Views
 from ssdh.training.init_file import initial_hashnet
-from ssdh.training.loop import Progress, Rows, Run, Trainer
+from ssdh.training.loop import Progress, Run, Trainer
 from ssdh.training.loss import PairLoss
 from ssdh.training.method import NO_PAIRS, Batch, batch_loss
 from ssdh.training.optimizer import HeadOptimizer

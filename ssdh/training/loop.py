@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from loguru import logger
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ssdh.core.arrays import Rows
 from ssdh.core.distributed import Rank, barrier
 from ssdh.core.errors import SSDHError
 from ssdh.hashing.network import HashNet
@@ -30,7 +30,6 @@ from ssdh.training.params import TrainParams
 
 ORDER_STREAM = 11  # of the seed's random streams
 LARGEST_BATCH = 256  # that a recipe has; of fewer images it takes all, and nobody has asked for that
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Rows
 from ssdh.core.split import Split
 from ssdh.training.collapse import finite_codes
 
 QUERY_STREAM, DATABASE_STREAM = 21, 22  # of the seed's random streams
 MAX_QUERIES, MAX_DATABASE = 500, 10_000
-Rows = NDArray[np.int64]
 
 
 def draw_validation(split: Split, seed: int) -> tuple[Rows, Rows]:

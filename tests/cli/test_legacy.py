@@ -222,3 +222,18 @@ def test_the_time_of_a_folder_that_is_not_there_is_not_known(
     message = capsys.readouterr().out
     assert "the time is not known, as the number of images is not" in message
     assert "less than a minute" not in message
+
+
+@pytest.mark.usefixtures("workspace")
+def test_embeddings_need_no_network_and_no_time_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert legacy.main(["-d", "embeddings", "--train", "--head-only", "--dry-run"]) == 0
+    message = capsys.readouterr().out
+    assert "No network runs on embeddings" in message
+    assert "images/s" not in message
+
+
+def test_a_size_that_is_left_to_the_weights_is_theirs(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workspace / "params.yaml"
+    path.write_text(path.read_text().replace("size: 224, resize: 256", "size: null, resize: null"))
+    assert legacy.main(["-d", "cifar10", "-a", "squeezenet1_1", "--train", "--dry-run"]) == 0
+    assert "squeezenet1_1 at 224 px" in capsys.readouterr().out

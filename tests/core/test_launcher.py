@@ -141,7 +141,7 @@ def test_a_command_works_in_an_inherited_environment(inherited: dict[str, str]) 
     code = (
         "import os, torch, ssdh.report.charts as charts, numpy as np, sys\n"
         "from ssdh.core.runtime import on_cores\n"
-        "print(on_cores(lambda item, _: item, [1, 2]), '<svg' in charts.bit_balance(np.array([0.5, 0.4])),"
+        "print(on_cores(lambda item: item, [1, 2]), '<svg' in charts.bit_balance(np.array([0.5, 0.4])),"
         " 'matplotlib.pyplot' in sys.modules, os.environ.get('MPLBACKEND'))"
     )
     done = subprocess.run(

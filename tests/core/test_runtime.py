@@ -16,7 +16,7 @@ def test_the_error_of_the_first_bad_row_is_raised_and_ends_the_work(monkeypatch:
     monkeypatch.setattr(ssdh.core.runtime, "num_cores", lambda: 4)
     done = []
 
-    def work(item: int, _: int) -> int:
+    def work(item: int) -> int:
         if item in (20, 21, 40):
             raise ValueError(str(item))
         done.append(item)
@@ -27,7 +27,7 @@ def test_the_error_of_the_first_bad_row_is_raised_and_ends_the_work(monkeypatch:
         with pytest.raises(ValueError, match=r"^20$"):
             on_cores(work, range(10_000))
     assert len(done) < 20 * 100
-    assert on_cores(lambda item, _: item * 2, range(50)) == list(range(0, 100, 2))
+    assert on_cores(lambda item: item * 2, range(50)) == list(range(0, 100, 2))
 
 
 @pytest.fixture

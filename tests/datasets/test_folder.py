@@ -362,6 +362,24 @@ def test_list_shows_where_a_set_was_found(workspace: Path, capsys: pytest.Captur
     assert (code, text.splitlines()[1:]) == (0, ["    found in data/raw/photos"])
 
 
+@pytest.mark.parametrize("given", [None, "clip.npy"], ids=["none", "not there"])
+def test_list_says_where_embeddings_are_looked_for(
+    workspace: Path, capsys: pytest.CaptureFixture[str], given: str | None
+) -> None:
+    placeholder = "models/pretrained/none.safetensors"
+    if given is not None:
+        path = workspace / "params.yaml"
+        path.write_text(path.read_text().replace(f"features: {placeholder}", f"features: {given}"))
+    (workspace / placeholder).parent.mkdir(parents=True)
+    (workspace / placeholder).touch()
+    code, text = _listing(capsys, "embeddings")
+    assert code == 0
+    assert text.splitlines()[1:] == [
+        f"    looked in {given or placeholder}",
+        "    missing: a path to the features (datasets.embeddings.data.features)",
+    ]
+
+
 def test_list_counts_missing_images(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = workspace / "ssdh-home/datasets/nus_wide"
     photo(home / "images/1.jpg")

@@ -97,7 +97,7 @@ def test_odd_names_of_a_list_come_back_from_the_manifest(name: str, tmp_path: Pa
     write_images(tmp_path / "out", prepare(raw, root=dataset.root(params), seed=0, workers=1, name=name))
     result, _ = read_manifest(tmp_path / "out")
     assert sorted(path.removeprefix("images/") for path in result) == sorted(ODD)
-    images = FileImages(tmp_path / "out" / "manifest.csv", root)
+    images = FileImages.from_manifest(tmp_path / "out" / "manifest.csv", root)
     assert all(images.read_bytes(row) for row in range(len(ODD)))
 
 
@@ -188,5 +188,5 @@ def test_four_thousand_photos_with_names_of_255_bytes(tmp_path: Path) -> None:
     prepared = prepare(dataset.read(params), root=root, seed=0, workers=1, name="folder")
     write_images(tmp_path / "out", prepared)
     assert read_manifest(tmp_path / "out")[0] == names
-    images = FileImages(tmp_path / "out" / "manifest.csv", root)
+    images = FileImages.from_manifest(tmp_path / "out" / "manifest.csv", root)
     assert images.read_bytes(3999) == (root / names[3999]).read_bytes()

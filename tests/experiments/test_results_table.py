@@ -368,6 +368,21 @@ def test_hours_on_the_cpu_are_a_reason(
     assert bool(why) == bool(said)
 
 
+@pytest.mark.parametrize(("num_train", "said"), [(None, "no GPU: extraction would take about 13 hours"), (3, "")])
+def test_train_images_that_no_number_is_given_for_have_views_too(
+    params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, num_train: int | None, said: str
+) -> None:
+    """num_train: null is 5000 of a large folder, not none; their four views take 12,000 s beside ten hours."""
+    monkeypatch.setattr(feasibility, "check", lambda _: None)
+    monkeypatch.setattr(feasibility, "num_images", lambda _: 60_000)
+    monkeypatch.setattr(feasibility, "forward_seconds", lambda *_: 0.6)
+    values = {"dataset": "folder", "datasets.folder.data.num_train": num_train, "recipe": "manifold_views"}
+    chosen = with_values(params, {**values, "runtime.device": "cpu"})
+    why = feasibility.why_not(chosen, download=True, max_hours=11)
+    assert why.startswith(said)
+    assert bool(why) == bool(said)
+
+
 # --- rows kept ------------------------------------------------------------------------------------------------------
 
 

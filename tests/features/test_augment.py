@@ -12,7 +12,7 @@ from PIL import Image
 from ssdh.features import augment as augmentation
 from ssdh.features.augment import CROPS, Augmentation, Draw, crop_box, crop_on_device, draw
 from ssdh.features.colours import AS_IT_IS, Recolouring, recolour
-from ssdh.features.images import ImageSource, open_images
+from ssdh.features.images import ArrayImages, ImageSource, open_images
 from ssdh.features.params import AugmentParams, Preprocessing
 from tests.features.test_images import write_array_set, write_file_set
 
@@ -97,7 +97,7 @@ def _children() -> set[int]:
 
 def test_crops_lie_where_they_were_drawn(source: ImageSource) -> None:
     """On a ramp the corner pixels of the output tell the box; checked against the box drawn for the row."""
-    height, width = (40, 60) if source.is_array else (46, 60)
+    height, width = (40, 60) if isinstance(source, ArrayImages) else (46, 60)
     row = 6
     seen = set()
     for epoch in range(12):

@@ -152,7 +152,7 @@ def test_the_digest_of_the_code_covers_all_that_makes_a_row(project: Path) -> No
     reached = closure(project, project / "ssdh/features/forward.py")
     without_pixels = {"core/distributed", "core/errors", "core/files", "core/params", "core/records", "core/resume",
                       "core/runtime", "core/stage", "core/cache_dir", "core/launcher", "core/package", "core/yaml_text",
-                      "core/inflation", "features/images", "features/params",
+                      "core/inflation", "core/arrays", "core/discovery", "features/images", "features/params",
                       "features/weights", "features/download", "features/hub"}  # fmt: skip
     families = {path.stem for path in (project / "ssdh/features/families").glob("*.py")} - {"base"}
     without_pixels |= {f"features/families/{name}" for name in families}  # a network's own is added by `feature_kind`

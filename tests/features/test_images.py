@@ -252,7 +252,7 @@ class _Killed(FileImages):
 
 
 def test_killed_worker_is_one_line(file_set: FileImages, tmp_path: Path) -> None:
-    source = _Killed(tmp_path / "manifest/manifest.csv", file_set.root)
+    source = _Killed.from_manifest(tmp_path / "manifest/manifest.csv", file_set.root)
     with pytest.raises(SSDHError, match=r"worker processes was killed.*runtime\.workers") as caught:
         list(eval_loader(source, PLAIN, batch_size=4, workers=1))
     assert "\n" not in str(caught.value)

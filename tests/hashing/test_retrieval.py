@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+import ssdh.core.runtime
 from benchmarks.common import peak_mib
 from ssdh.hashing import retrieval
 from ssdh.hashing.codes import pack
@@ -80,11 +81,13 @@ def test_counts_are_those_of_brute_force(bits: int, items: int, num_labels: int)
 
 
 @pytest.mark.parametrize("block", [1, 100, 700, 5000])
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_blocks_and_threads_change_nothing(block: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cores", [1, 2, 5])
+def test_blocks_and_cores_change_nothing(block: int, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     query, database, query_labels, database_labels = problem(3, 8, 1500, 12, 5)
     monkeypatch.setattr(retrieval, "BLOCK", block)
-    result = count_distances(pack(query), pack(database), query_labels, database_labels, bits=12, threads=threads)
+    for module in (retrieval, ssdh.core.runtime):
+        monkeypatch.setattr(module, "num_cores", lambda: cores)
+    result = count_distances(pack(query), pack(database), query_labels, database_labels, bits=12)
     total, relevant = brute_counts(query, database, query_labels, database_labels)
     assert np.array_equal(result.total, total)
     assert np.array_equal(result.relevant, relevant)

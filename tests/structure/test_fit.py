@@ -17,6 +17,7 @@ import ssdh.core.runtime
 import ssdh.structure.histogram
 from ssdh.core.errors import DataError
 from ssdh.core.params import read_recipe
+from ssdh.structure import distances
 from ssdh.structure.distances import PairDistances
 from ssdh.structure.fit import distance_table, fit_pairs, fit_recipe, fit_structure
 from ssdh.structure.params import StructureParams
@@ -119,17 +120,17 @@ def test_digits_do_not_depend_on_the_number_of_cores(monkeypatch: pytest.MonkeyP
     for cores in (1, 3):
         monkeypatch.setattr(ssdh.core.runtime, "num_cores", lambda cores=cores: cores)
         for keep_bytes in (10**9, 0):
-            pairs = PairDistances(features, keep_bytes=keep_bytes)
-            result.append(asdict(fit_pairs(pairs, alpha=2.0, beta=2.0, bins=100)[0]))
+            monkeypatch.setattr(distances, "KEEP_BYTES", keep_bytes)
+            result.append(asdict(fit_pairs(PairDistances(features), alpha=2.0, beta=2.0, bins=100)[0]))
     assert all(other == result[0] for other in result)
 
 
 @pytest.mark.parametrize("mean", [0.0, 3.0, 60.0])  # mean 60: every distance is below 0.001
 @pytest.mark.parametrize("kept", [True, False])
-def test_the_fit_is_scipys_on_all_pairs(mean: float, kept: bool) -> None:
+def test_the_fit_is_scipys_on_all_pairs(mean: float, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "KEEP_BYTES", 10**9 if kept else 0)
     features = clustered(mean=mean)
-    pairs = PairDistances(features, keep_bytes=10**9 if kept else 0)
-    structure, counts, edges = fit_pairs(pairs, alpha=2.0, beta=1.5, bins=40)
+    structure, counts, edges = fit_pairs(PairDistances(features), alpha=2.0, beta=1.5, bins=40)
     d = pdist(features.astype(np.float64), "cosine")
     assert structure.mode == pytest.approx(reference_mode(d, 40), abs=1e-9)
     left, right = d[d <= structure.mode], d[d > structure.mode]
@@ -181,12 +182,13 @@ def test_the_mode_is_decided_in_float64_when_bins_are_almost_equally_full() -> N
         assert structure.mode == pytest.approx(reference_mode(d, bins), abs=1e-9)
 
 
-def test_labels_into_a_memory_map_and_without_kept_distances(tmp_path: Path) -> None:
+def test_labels_into_a_memory_map_and_without_kept_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "KEEP_BYTES", 0)
     features = clustered()
     structure = fit_structure(features, alpha=1.0, beta=1.0, bins=50)
     labels = pseudo_labels(features, structure)
     out = np.lib.format.open_memmap(tmp_path / "labels.npy", mode="w+", dtype=np.int8, shape=(700, 700))
-    assert pseudo_labels(PairDistances(features, keep_bytes=0), structure, out) is out
+    assert pseudo_labels(PairDistances(features), structure, out) is out
     np.testing.assert_array_equal(out, labels)
     np.testing.assert_array_equal(labels, labels.T)
     assert (np.diag(labels) == 1).all()

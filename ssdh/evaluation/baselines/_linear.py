@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 
+from ssdh.core.arrays import row_lengths
 from ssdh.evaluation.baselines._base import FAISS_SEEDS, CannotFitError, Codes, Float32
 
 DENSE_SIDE = 1024  # a symmetric matrix up to this size is solved whole, in float64
@@ -39,8 +40,7 @@ def mean_of(train: Float32) -> Float32:
 def unit_rows(rows: NDArray[Any], mean: Float32 | float = 0.0) -> Float32:
     """Rows (n, D) less the mean, at length 1, float32; a row equal to the mean stays 0."""
     centred = np.asarray(rows, np.float32) - np.float32(mean)
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    centred /= np.where(norms > 0, norms, 1)
+    centred /= row_lengths(centred)
     return centred
 
 

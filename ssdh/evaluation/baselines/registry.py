@@ -4,9 +4,9 @@ Modules whose names begin with `_` are what baselines share.
 """
 
 import importlib
-import pkgutil
 from typing import ClassVar, Protocol, cast
 
+from ssdh.core.discovery import module_names
 from ssdh.evaluation import baselines
 from ssdh.evaluation.baselines._base import Codes, Float32, Quantizer
 
@@ -23,8 +23,7 @@ class Baseline(Protocol):
 
 def names() -> list[str]:
     """The names of all baselines, sorted."""
-    modules = sorted(module.name for module in pkgutil.iter_modules(baselines.__path__))
-    return [name for name in modules if name != "registry" and not name.startswith("_")]
+    return [name for name in module_names(baselines) if name != "registry" and not name.startswith("_")]
 
 
 def get(name: str) -> Baseline:

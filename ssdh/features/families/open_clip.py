@@ -140,8 +140,8 @@ def _tag(network: str) -> dict[str, Any]:
     import open_clip
 
     model, _, tag = network.partition("/")
-    result: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag) if tag else {}
-    return result
+    config: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag) if tag else {}
+    return config
 
 
 def _weights_file(network: str, weights: str) -> "Path":
@@ -155,11 +155,11 @@ def _weights_file(network: str, weights: str) -> "Path":
             f"backbone.arch open_clip/{network} with images.weights {weights!r} names no weights: write "
             f"open_clip/{model}/TAG ({tags}), or set images.weights to random or file (params.yaml: backbone.arch)"
         )
-    result = _tag(network)
-    if result.get("hf_hub"):
-        repo, _, name = str(result["hf_hub"]).rpartition("/")
+    config = _tag(network)
+    if config.get("hf_hub"):
+        repo, _, name = str(config["hf_hub"]).rpartition("/")
         return hub_file(repo, (name, *FILES) if name else FILES, "licence: see that page")
-    return fetch(RemoteFile(str(result["url"]), sha256=str(result.get("sha256", ""))), ssdh_home() / "weights")
+    return fetch(RemoteFile(str(config["url"]), sha256=str(config.get("sha256", ""))), ssdh_home() / "weights")
 
 
 FAMILIES = (OpenClip(),)

@@ -3,24 +3,13 @@
 A network of one's own is a new module here; no list is edited.
 """
 
-import importlib
-import pkgutil
-
+from ssdh.core.discovery import listed_in
 from ssdh.features import families
 from ssdh.features.families.base import Family
 
 BARE = "torchvision"  # the family of names without one
 
-
-def _found() -> dict[str, Family]:
-    """The families of all modules beside this one, sorted by name."""
-    names = (module.name for module in pkgutil.iter_modules(families.__path__))
-    modules = [importlib.import_module(f"{families.__name__}.{name}") for name in names if name != "registry"]
-    result: list[Family] = [family for module in modules for family in getattr(module, "FAMILIES", ())]
-    return {family.name: family for family in sorted(result, key=lambda family: family.name)}
-
-
-FAMILIES = _found()
+FAMILIES: dict[str, Family] = listed_in(families, "FAMILIES")
 
 
 def find(arch: str) -> tuple[Family, str]:

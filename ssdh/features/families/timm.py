@@ -64,10 +64,10 @@ class Timm(Family):
         from timm.data import config
 
         resolve: Any = config.resolve_data_config
-        result = resolve(pretrained_cfg=_config(network))
-        size = int(result["input_size"][-1])
-        how = "bilinear" if result["interpolation"] == "bilinear" else "bicubic"
-        return ImageInput(size, int(size / result["crop_pct"]), triple(result["mean"]), triple(result["std"]), how)
+        own = resolve(pretrained_cfg=_config(network))
+        size = int(own["input_size"][-1])
+        how = "bilinear" if own["interpolation"] == "bilinear" else "bicubic"
+        return ImageInput(size, int(size / own["crop_pct"]), triple(own["mean"]), triple(own["std"]), how)
 
     def fetch(self, network: str, weights: str) -> None:
         """The file of the pretrained weights, or DataError."""

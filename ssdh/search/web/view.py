@@ -6,8 +6,9 @@ import numpy as np
 from fastapi import HTTPException
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Packed
 from ssdh.hashing.rerank import cosines
-from ssdh.search.gallery import Encoded, Gallery, Packed
+from ssdh.search.gallery import Encoded, Gallery
 
 TYPICAL_ROWS = 64  # images whose distances to all others make the typical histogram
 
