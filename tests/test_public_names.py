@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ssdh
+from ssdh.core.errors import DataError
 
 
 def test_public_names_have_the_promised_signatures() -> None:
@@ -56,6 +57,12 @@ def test_public_names_work_together() -> None:
     assert ssdh.mean_average_precision(bits[:1], bits, labels[:1], labels) == pytest.approx((1 + 2 / 3) / 2)
     structure = ssdh.fit_structure(rng.standard_normal((40, 8)), alpha=1.0, beta=1.0, bins=10)
     assert isinstance(structure, ssdh.Structure)
+
+
+def test_a_missing_model_is_one_line_whether_its_path_is_a_text_or_not(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.safetensors", str(tmp_path / "none.safetensors")):
+        with pytest.raises(DataError, match=r"none.safetensors does not exist"):
+            ssdh.load_hashnet(path)
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

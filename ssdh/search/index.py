@@ -201,8 +201,9 @@ class Index:
 
     # --- files ----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write `codes.npy`, `index.faiss` (any faiss reads it), `index.json` and, with names, `names.csv`."""
+        folder = Path(folder)
         write_array(folder / "codes.npy", self.packed)
         write_faiss(folder / "index.faiss", self.faiss)
         if self.names is not None:
@@ -210,8 +211,9 @@ class Index:
         write_json(folder / "index.json", {"kind": self.kind, "bits": self.bits, "images": len(self)})
 
     @classmethod
-    def load(cls, folder: Path) -> "Index":
+    def load(cls, folder: str | Path) -> "Index":
         """Read what `save` wrote; raises DataError where a file is missing or they do not belong together."""
+        folder = Path(folder)
         try:
             about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
             bits, kind, images = int(about["bits"]), str(about["kind"]), int(about["images"])

@@ -165,6 +165,14 @@ def test_a_saved_index_answers_as_before_and_other_software_reads_it(kind: Kind,
     assert np.array_equal(codes[rows[0, 0]], codes[0])
 
 
+def test_a_folder_may_be_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Index(pack([[1, -1]] * 4), bits=2).save("out")
+    assert len(Index.load("out")) == 4
+    with pytest.raises(DataError, match=r"missing/index.json does not exist: .* export"):
+        Index.load("missing")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
