@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ssdh
+from ssdh.core.errors import DataError
 
 
 def test_public_names_have_the_promised_signatures() -> None:
@@ -56,6 +57,27 @@ def test_public_names_work_together() -> None:
     assert ssdh.mean_average_precision(bits[:1], bits, labels[:1], labels) == pytest.approx((1 + 2 / 3) / 2)
     structure = ssdh.fit_structure(rng.standard_normal((40, 8)), alpha=1.0, beta=1.0, bins=10)
     assert isinstance(structure, ssdh.Structure)
+
+
+def test_small_integers_of_numpy_do_not_overflow() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.where(rng.standard_normal((9, 250)) >= 0, 1, -1)
+    np.testing.assert_array_equal(ssdh.unpack(ssdh.pack(codes), np.uint8(250)), codes)  # type: ignore[arg-type]
+    X = rng.standard_normal((40, 8))
+    fits = [ssdh.fit_structure(X, alpha=1.0, beta=1.0, bins=bins) for bins in (np.uint8(255), 255)]
+    assert fits[0] == fits[1]
+    for ties in ("expected", "stable"):
+        results = [
+            ssdh.mean_average_precision(codes[:3], codes, codes[:3] > 0, codes > 0, topk, ties)
+            for topk in (np.uint8(5), 5)
+        ]
+        assert results[0] == results[1]
+
+
+def test_a_missing_model_is_one_line_whether_its_path_is_a_text_or_not(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.safetensors", str(tmp_path / "none.safetensors")):
+        with pytest.raises(DataError, match=r"none.safetensors does not exist"):
+            ssdh.load_hashnet(path)
 
 
 def test_importing_the_package_imports_nothing_else() -> None:

@@ -4,6 +4,7 @@ A code of K bits is a row of −1 and +1; packed, it is ⌈K/8⌉ bytes, the fir
 +1 written as 1, unused low bits 0.
 """
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def width(bits: int) -> int:
     >>> width(12)
     2
     """
-    return (bits + 7) // 8
+    return (operator.index(bits) + 7) // 8  # a NumPy integer of 8 bits would overflow
 
 
 def words(packed: NDArray[np.uint8]) -> NDArray[Any]:

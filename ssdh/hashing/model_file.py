@@ -112,12 +112,13 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def load_hashnet(path: Path) -> HashNet:
+def load_hashnet(path: str | Path) -> HashNet:
     """Read a trained network in evaluation mode.
 
     It takes features (n, D), and preprocessed images too where the whole network was trained. Raises DataError where
     the file is missing, broken or not a hash network.
     """
+    path = Path(path)
     metadata = read_metadata(path)
     with safe_open(path, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

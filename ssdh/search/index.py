@@ -15,6 +15,7 @@ graph and "hash" looks into buckets of equal first bits, both approximate: `reca
 
 import csv
 import json
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,7 @@ class Index:
         features: Features | None = None,
         kind: Kind = "flat",
     ) -> None:
+        bits = operator.index(bits)
         codes = np.ascontiguousarray(check_packed(packed, bits))
         if kind not in KINDS:
             raise ParameterError(f"index must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -119,17 +121,13 @@ class Index:
         shortlist, and it is never shorter than `top`; of an approximate index it is what that finds. Without `rerank`,
         query_outputs order equal distances by that same score; without these, equal distances are in row order.
 
-        Raises ParameterError for a top below 1, a negative radius or rerank, queries that do not fit each other, and a
-        rerank with nothing to go by.
+        Raises ParameterError for a top below 1, a negative radius or rerank, one that is no whole number, queries that
+        do not fit each other, and a rerank with nothing to go by.
         """
         query = np.ascontiguousarray(check_packed(query_packed, self.bits, "query codes"))
-        if top < 1:
-            raise ParameterError(f"top must be at least 1, got {top}")
-        if radius is not None and radius < 0:
-            raise ParameterError(f"radius must be at least 0, got {radius}")
-        if rerank < 0:
-            raise ParameterError(f"rerank must be at least 0, got {rerank}")
-        top = min(top, len(self))
+        top = min(_whole("top", top, 1), len(self))
+        radius = None if radius is None else _whole("radius", radius, 0)
+        rerank = _whole("rerank", rerank, 0)
         finer = self._scores(len(query), rerank, query_features, query_outputs)
         if finer is None:
             distances, rows = self._nearest(query, top)
@@ -201,8 +199,9 @@ class Index:
 
     # --- files ----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write `codes.npy`, `index.faiss` (any faiss reads it), `index.json` and, with names, `names.csv`."""
+        folder = Path(folder)
         write_array(folder / "codes.npy", self.packed)
         write_faiss(folder / "index.faiss", self.faiss)
         if self.names is not None:
@@ -210,8 +209,9 @@ class Index:
         write_json(folder / "index.json", {"kind": self.kind, "bits": self.bits, "images": len(self)})
 
     @classmethod
-    def load(cls, folder: Path) -> "Index":
+    def load(cls, folder: str | Path) -> "Index":
         """Read what `save` wrote; raises DataError where a file is missing or they do not belong together."""
+        folder = Path(folder)
         try:
             about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
             bits, kind, images = int(about["bits"]), str(about["kind"]), int(about["images"])
@@ -309,6 +309,17 @@ def _faiss_threads(queries: int) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A number, Python's or NumPy's, as Python's; ParameterError where it is no whole one of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ParameterError(f"{name} must be a whole number, got {value!r}") from None
+    if number < least:
+        raise ParameterError(f"{name} must be at least {least}, got {number}")
+    return number
 
 
 def _read_names(path: Path) -> list[str] | None:

@@ -5,6 +5,7 @@ Nothing here reads a label of an image. Run it alone: `python -m stages.structur
 """
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ def fit_pairs(
             f"all {pairs.num_pairs} distances between train features are {low:.3g}: "
             "there is no structure to find; look at the features, or at images, weights and backbone.layer"
         )
-    edges = np.linspace(low, high, bins + 1)
+    edges = np.linspace(low, high, operator.index(bins) + 1)
     counts = histogram(pairs, edges)
     fullest = fullest_bin(pairs, counts, edges)
     mode = float(edges[fullest] + edges[fullest + 1]) / 2

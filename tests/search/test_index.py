@@ -165,6 +165,14 @@ def test_a_saved_index_answers_as_before_and_other_software_reads_it(kind: Kind,
     assert np.array_equal(codes[rows[0, 0]], codes[0])
 
 
+def test_a_folder_may_be_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Index(pack([[1, -1]] * 4), bits=2).save("out")
+    assert len(Index.load("out")) == 4
+    with pytest.raises(DataError, match=r"missing/index.json does not exist: .* export"):
+        Index.load("missing")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -182,6 +190,23 @@ def test_a_broken_folder_is_one_line_with_the_way_out(spoil: Any, message: str, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("integer", [np.int64, np.uint8])
+def test_numbers_of_numpy_are_numbers(kind: Kind, integer: Any, tmp_path: Path) -> None:
+    codes, features = clustered(300, 250), np.random.default_rng(0).standard_normal((300, 4))
+    own = Index(pack(codes), bits=250, kind=kind, features=features)
+    index = Index(pack(codes), bits=integer(250), kind=kind, features=features)
+    query: dict[str, Any] = {"query_packed": pack(codes[:5]), "query_features": features[:5]}
+    for top, radius, rerank in ((7, None, 0), (7, 30, 0), (7, None, 20)):
+        numbers = {"top": integer(top), "radius": radius and integer(radius), "rerank": integer(rerank)}
+        for a, b in zip(
+            index.search(**query, **numbers), own.search(**query, top=top, radius=radius, rerank=rerank), strict=True
+        ):
+            assert np.array_equal(a, b)
+    index.save(tmp_path)
+    assert Index.load(tmp_path).bits == 250
+
+
 def test_mistakes_name_the_value() -> None:
     codes = pack([[1, -1, 1]])
     with pytest.raises(ParameterError, match="one of flat, hnsw, hash, got 'tree'"):
@@ -197,6 +222,9 @@ def test_mistakes_name_the_value() -> None:
         index.search(codes, top=0)
     with pytest.raises(ParameterError, match="radius must be at least 0, got -1"):
         index.search(codes, radius=-1)
+    for name in ("top", "radius", "rerank"):
+        with pytest.raises(ParameterError, match=rf"{name} must be a whole number, got 2\.5"):
+            index.search(codes, **{name: 2.5})
     with pytest.raises(ParameterError, match="rerank must be at least 0, got -1"):
         index.search(codes, rerank=-1)
     with pytest.raises(ParameterError, match="rerank needs an index with features and query_features, or query_out"):
