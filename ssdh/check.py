@@ -1,6 +1,7 @@
 """Everything that can be known to be wrong before a stage runs: parameters, raw data, weights, device."""
 
 import ast
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ KINDS: dict[str, Any] = {
 RECIPE_KINDS: dict[str, type[Params]] = {"structure": StructureParams, "train": TrainParams, "views": ViewsParams}
 TOP_LEVEL = {*KINDS, *RECIPE_KINDS, "dataset", "datasets", "recipe"}
 OF_PAIRS = ("unknown_weight", "target")  # of the recipes that regress pairs to pseudo-labels, as are OF_NEIGHBORS
+FOLLOWED = ("core", "features", "structure", "hashing", "training")  # packages whose edits make `train` run again
 OF_NO_RECIPE = {"train": {"init_file": "none"}}  # what `params.yaml` alone has
 
 
@@ -200,17 +202,44 @@ def check_recipe(recipe: str) -> None:
 
 
 def read_method(recipe: str) -> None:
-    """Raise ParameterError where the recipe's Python file is missing or is not Python; torch is not imported for it."""
+    """Raise ParameterError where the recipe's Python file is missing, is not Python, or imports what `train` misses.
+
+    torch is not imported for it.
+    """
     source = recipes_folder() / f"{recipe}.py"
     name = recipe_file(recipe, "py")
     if not source.is_file():
         raise ParameterError(f"{name} does not exist: the method of {recipe_file(recipe)} belongs there")
     try:
-        ast.parse(source.read_text(encoding="utf-8"))
+        tree = ast.parse(source.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise ParameterError(f"{name} is not valid Python: {error.msg} (line {error.lineno})") from None
     except (ValueError, OSError) as error:  # another encoding, a null
         raise ParameterError(f"{name} cannot be read as Python in UTF-8 ({error})") from None
+    for module in itertools.chain.from_iterable(map(_imported, ast.walk(tree))):
+        if _is_missed(module):
+            raise ParameterError(
+                f"{name} imports {module}, and an edit there would not train it again: write what it needs into "
+                f"{name}, or into ssdh/training, which the stage train follows"
+            )
+
+
+def _imported(node: ast.AST) -> list[str]:
+    """The modules that a statement imports, relative ones with their dots."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        module = "." * node.level + (node.module or "")
+        return [f"ssdh.{alias.name}" for alias in node.names] if module == "ssdh" else [module]
+    return []
+
+
+def _is_missed(module: str) -> bool:
+    """Whether a module is relative, or lies in this folder or the package but in no folder that `train` depends on."""
+    top, *below = module.split(".")
+    if top == "ssdh":
+        return not below or below[0] not in FOLLOWED
+    return not top or Path(f"{top}.py").is_file() or any(Path(top).glob("*.py"))
 
 
 def check_training(params: TrainParams, backbone: BackboneParams, images: ImageParams, bits: int) -> None:

@@ -92,6 +92,43 @@ def test_a_broken_or_missing_recipe_is_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("statement", "module"),
+    [
+        ("from ssdh.methods.contrast_parts import SCALE", "ssdh.methods.contrast_parts"),
+        ("def f():\n    import ssdh.methods.cibhash", "ssdh.methods.cibhash"),
+        ("from ssdh import methods", "ssdh.methods"),
+        ("from .cibhash import CIBHash", ".cibhash"),
+        ("from . import training", "."),
+        ("from .training import loss", ".training"),
+        ("from ssdh.evaluation.metrics import label_metrics", "ssdh.evaluation.metrics"),
+        ("import parts", "parts"),
+        ("from lib.parts import SCALE", "lib.parts"),
+    ],
+)
+def test_a_method_that_imports_what_train_does_not_follow_is_one_line(
+    params: dict[str, Any],
+    recipes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    statement: str,
+    module: str,
+) -> None:
+    """An edit of such a module would leave the trained model as it is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib").mkdir()
+    for file in ("parts.py", "lib/parts.py"):
+        (tmp_path / file).touch()
+    own = "import math\nimport torch\nfrom ssdh.training.loss import PairLoss\nfrom ssdh import hashing\n"
+    (recipes / "soft.py").write_text(own, encoding="utf-8")
+    check_parameters(params)
+    (recipes / "soft.py").write_text(f"{own}{statement}\n", encoding="utf-8")
+    with pytest.raises(ParameterError) as error:
+        check_parameters(params)
+    assert str(error.value).startswith(f"ssdh/methods/soft.py imports {module}, and an edit there would not train it")
+    assert "\n" not in str(error.value)
+
+
 def test_a_value_that_the_recipes_loss_does_not_read_is_named(params: dict[str, Any]) -> None:
     params["train"] |= {"unknown_weight": 0.5, "loss": {"gamma": 3.0, "quantisation": 0.2}}
     with pytest.raises(ParameterError) as error:

@@ -65,7 +65,7 @@ def columns(rows: Sequence[Mapping[str, str]], more: Sequence[str]) -> list[str]
     """
     added = [_anywhere(pattern, list(rows[0]) if rows else []) for pattern in more]
     always = "|".join([*(f"{name}$" for name in (*measures(rows), "params.yaml:bits")), *added])
-    kept = "|".join([*(f"{name}$" for name in IF_VARIED), *(rf"{name}\." for name in BLOCKS)])
+    kept = "|".join([*(f"{name}$" for name in IF_VARIED), *(rf"(?:params\.yaml:)?{name}\." for name in BLOCKS)])
     dropped = rf"(?!Experiment|rev|typ|parent|State|{always}|{kept})"
     return ["--only-changed", "--keep", f"({always})", "--drop", dropped]
 

@@ -9,7 +9,7 @@ import yaml
 
 from ssdh.core.params import read_params, read_recipe, recipe_names
 from ssdh.evaluation.params import EvaluateParams
-from ssdh.experiments.dvc import with_values
+from ssdh.experiments.dvc import override, with_values
 from ssdh.report.collect import parameters
 from tests.helpers.imports import SCANNED, closure, imports
 
@@ -195,6 +195,19 @@ def test_a_list_that_dvc_empties_leaves_the_rest_as_it_is(project: Path, tmp_pat
     assert read_params(path) == expected
     apply_overrides(path, ["evaluate.metric=l2"])
     assert read_params(path) == expected | {"evaluate": expected["evaluate"] | {"metric": "l2"}}
+
+
+@pytest.mark.parametrize("name", ["train.nested", "datasets.folder.data.exclude"])
+def test_a_list_that_is_set_can_be_emptied_again(project: Path, tmp_path: Path, name: str) -> None:
+    """`-S train.nested=[]` after `-S train.nested=[8,16]`: beside a comment DVC would write what it cannot read."""
+    from dvc.utils.hydra import apply_overrides
+
+    params = read_params(project / "params.yaml")
+    path = tmp_path / "params.yaml"
+    path.write_text((project / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    for value in ([8, 16], [], [8], None):
+        apply_overrides(path, [override(name, value)])
+        assert read_params(path) == with_values(params, {name: value})
 
 
 def test_only_dispatch_reaches_a_module_by_a_computed_name(project: Path) -> None:
