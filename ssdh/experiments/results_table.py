@@ -266,7 +266,10 @@ def _setting(row: Row) -> tuple[Any, ...]:
 
 def _about(row: Row) -> str:
     counts = " / ".join(str(row.get(name, "the set's lists")) for name in ("num_query", "num_train"))
-    features = f"{row['arch']} {row['layer']}, {row['weights']} weights, {row['size']} px"
+    size = f"{row['size']} px" if row.get("size") else "the network's own size"
+    features = (
+        "embeddings" if row["weights"] == "none" else f"{row['arch']} {row['layer']}, {row['weights']} weights, {size}"
+    )
     return f"{counts} | {features} | {row.get('topk', 'all')}, {row['ties']} over ties"
 
 

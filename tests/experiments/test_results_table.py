@@ -512,3 +512,13 @@ def test_the_rows_given_are_not_changed(params: dict[str, Any]) -> None:
     before = copy.deepcopy(rows)
     render(merge(rows, [row(params, 16, 0, reason="x")]), [], "other")
     assert rows == before
+
+
+def test_embeddings_have_a_line_when_the_table_is_written_again(params: dict[str, Any], tmp_path: Path) -> None:
+    """They have no size: a column that is empty in the CSV."""
+    (cell,) = grid(params, ["embeddings"], ["published"], [16], [0])
+    blank = {**blank_row(cell, params, CODE, "pool5", ""), "reason": "no data"}
+    write_csv(tmp_path / "table.csv", HEADER, [[blank.get(name, "") for name in HEADER]])
+    first, again = render([blank], [], CODE), render(read_rows(tmp_path / "table.csv"), [], CODE)
+    assert first == again
+    assert "| embeddings | 5000, expected over ties |" in first
