@@ -205,7 +205,7 @@ class Writer:
                 if isinstance(one, str) and not is_text(one):
                     raise DataError(f"{one_line(one)} is not in UTF-8, so {self.collection.folder} cannot hold it")
                 below = f"{one}".rstrip("/") + "/"
-                which = ("id = ?", (one,)) if isinstance(one, int) else (BELOW, (one, len(below), below))
+                which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, len(below), below))
                 gone = [
                     number for (number,) in self.database.execute(f"SELECT id FROM paths WHERE {which[0]}", which[1])
                 ]

@@ -354,6 +354,22 @@ def test_a_linked_photo_is_removed_by_whatever_it_is_called(
     assert main(["remove", "mine", "other name/soft4.jpg"]) == 0
 
 
+def test_a_folder_whose_name_is_a_number_is_not_taken_for_an_id(
+    collection: Collection, photos: Path, how: How, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "day 2").rename(photos / "3")
+    add_photos(collection, [photos], how)
+    before = state(collection)
+    monkeypatch.chdir(photos)
+    assert main(["remove", str(collection.folder), "3"]) == 1
+    assert "3 is the id of one image and a name of another" in capsys.readouterr().err
+    assert state(collection) == before
+    assert main(["remove", str(collection.folder), "./3"]) == 0
+    assert [path for item in collection.items() for path in item.paths if path.startswith(f"{photos}/3/")] == []
+    assert main(["remove", str(collection.folder), "12", "--id", "10"]) == 0
+    assert len(collection) == 24 - 8 - 2
+
+
 def test_the_page_opens_a_collection(collection: Collection, photos: Path, how: How) -> None:
     from fastapi.testclient import TestClient
 

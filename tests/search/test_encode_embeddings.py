@@ -161,6 +161,33 @@ def test_rows_that_are_there_are_not_encoded_and_changed_ones_replace(
     assert "holds embeddings, which have no pictures" in capsys.readouterr().err
 
 
+def numbered(path: Path, names: list[str]) -> None:
+    """A table of as many rows with these names."""
+    pq.write_table(pa.table({"id": names, "embedding": list(rows()[: len(names)])}), path)
+
+
+def names_in(collection: str) -> set[str]:
+    return {path for item in open_collection(Path(collection)).items() for path in item.paths}
+
+
+def test_a_number_is_a_name_first_and_then_an_id(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbered(tmp_path / "a.parquet", [*map(str, range(49, -1, -1)), "1000"])  # the row "49" has the id 1, "1000" 51
+    assert main(["add", "mine", "a.parquet", "--model", str(model)]) == 0
+    left = names_in("mine")
+    capsys.readouterr()
+    assert main(["remove", "mine", "17"]) == 1  # "17" has the id 33, and "33" the id 17
+    assert "17 is the id of one image and a name of another, whose id is 33" in capsys.readouterr().err
+    assert names_in("mine") == left
+    assert main(["remove", "mine", "--id", "17"]) == 0
+    assert names_in("mine") == left - {"33"}
+    assert main(["remove", "mine", "17", "0", "51"]) == 0  # names alone, and an id alone
+    assert names_in("mine") == left - {"33", "17", "0", "1000"}
+    assert main(["remove", "mine", "--id", "9" * 30]) == 1
+    assert f"mine has no image {'9' * 30}" in capsys.readouterr().err
+
+
 def test_a_collection_without_features_is_searched_by_codes(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
