@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
             ids = {path: item.id for item in collection.items() for path in item.paths}
             expected = [*options.id, *(one for text in options.images for one in _stored(text, collection, ids))]
         gone = writer.remove(expected)
-    print(f"{options.collection}: {gone:,} images removed. It holds {len(collection):,} images.")
+    names = f"; {gone.paths:,} names removed of images that have others" if gone.paths else ""
+    print(f"{options.collection}: {gone.images:,} images removed{names}. It holds {len(collection):,} images.")
     return 0
 
 

@@ -15,7 +15,7 @@ from ssdh.core.errors import DataError
 from ssdh.core.files import file_sha256
 from ssdh.features.images import read_manifest
 from ssdh.search import collection_add
-from ssdh.search.collection import DATABASE, MODEL, Collection, create, open_collection
+from ssdh.search.collection import DATABASE, MODEL, Collection, Removed, create, open_collection
 from ssdh.search.collection_add import add_photos
 from ssdh.search.encode import How
 from tests.helpers.finished_run import finished_run
@@ -172,7 +172,7 @@ def test_what_is_no_image_is_left_out_and_said(collection: Collection, photos: P
 def test_removed_ids_never_come_back(collection: Collection, photos: Path, how: How) -> None:
     add_photos(collection, [photos], how)
     with collection.writing() as writer:
-        assert writer.remove([24, (photos / "day 0").as_posix(), (photos / "day 1/001.jpg").as_posix()]) == 10
+        assert writer.remove([24, (photos / "day 0").as_posix(), (photos / "day 1/001.jpg").as_posix()]).images == 10
     assert len(collection) == 14
     added, _ = add_photos(collection, [photos], how)
     assert added.new == 10
@@ -184,7 +184,7 @@ def test_an_image_stays_while_it_has_a_file(collection: Collection, photos: Path
     shutil.copy(photos / "day 0/000.jpg", photos / "copy.jpg")
     add_photos(collection, [photos], how)
     with collection.writing() as writer:
-        assert writer.remove([(photos / "copy.jpg").as_posix()]) == 0
+        assert writer.remove([(photos / "copy.jpg").as_posix()]) == Removed(images=0, paths=1)
         before = state(collection)
         with pytest.raises(DataError, match="has no image 99: `python -m ssdh list` shows"):
             writer.remove([1, 2, 99])
@@ -321,7 +321,7 @@ def test_commands(
     assert main(["remove", "mine", "3", "photos/day 2/copy.jpg"]) == 0
     message = capsys.readouterr().out
     assert "1 images removed. It holds 23 images." in message
-    assert "1 images removed. It holds 22 images." in message
+    assert "1 images removed; 1 names removed of images that have others. It holds 22 images." in message
     assert main(["remove", "mine"]) == 1
     assert "name images to remove, or give --missing" in capsys.readouterr().err
 
