@@ -1,10 +1,11 @@
 """`python -m ssdh remove COLLECTION ID|PATH…`: images out of a collection; the files themselves are left alone."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssdh.cli.arguments import whole
 from ssdh.core.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "images",
         nargs="*",
         metavar="ID|PATH",
-        help="ids, files, or folders with all that was added from them; or names of embeddings",
+        help="files, or folders with all that was added from them, or names of embeddings; else ids",
+    )
+    parser.add_argument(
+        "--id", type=whole, action="append", default=[], metavar="N", help="an id, never a name; may be repeated"
     )
     parser.add_argument("--missing", action="store_true", help="every image whose files are all gone")
     parser.set_defaults(run=run)
@@ -29,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Remove all of them or, where one is not there, none."""
     from ssdh.search.collection import open_collection
 
-    if bool(options.images) == options.missing:
+    if bool(options.images or options.id) == options.missing:
         raise ParameterError("name images to remove, or give --missing")
     collection = open_collection(options.collection)
     if options.missing and collection.of_embeddings:
@@ -40,25 +44,39 @@ def run(options: argparse.Namespace) -> int:
                 path for item in collection.items() for path in item.paths if not Path(path).exists()
             ]
         else:
-            paths: list[Path] = []
-            if not collection.of_embeddings and not all(text.isdecimal() for text in options.images):
-                paths = [Path(path) for item in collection.items() for path in item.paths]
-            unwanted = [one for text in options.images for one in _stored(text, collection, paths)]
+            ids = {path: item.id for item in collection.items() for path in item.paths}
+            unwanted = [*options.id, *(one for text in options.images for one in _stored(text, collection, ids))]
         gone = writer.remove(unwanted)
-    print(f"{options.collection}: {gone:,} images removed. It holds {len(collection):,} images.")
+    names = f"; {gone.paths:,} names removed of images that have others" if gone.paths else ""
+    print(f"{options.collection}: {gone.images:,} images removed{names}. It holds {len(collection):,} images.")
     return 0
 
 
-def _stored(text: str, collection: "Collection", paths: Sequence[Path]) -> Sequence[int | str]:
-    """The id, or those of the collection's `paths`, under which it has what a person calls `text`.
+def _stored(text: str, collection: "Collection", ids: Mapping[str, int]) -> Sequence[int | str]:
+    """What the collection has by what a person calls `text`: a name first, else an id.
+
+    ids: of all its names. Raises ParameterError where `text` is the name of one image and the id of another.
+    """
+    names = [text] if collection.of_embeddings else _paths(text, [Path(path) for path in ids])
+    if not text.isdecimal() or int(text) not in ids.values():
+        return names
+    named = {
+        number for path, number in ids.items() if any(path == name or path.startswith(f"{name}/") for name in names)
+    }
+    if others := sorted(named - {int(text)}):
+        raise ParameterError(
+            f"{text} is the id of one image and a name of another, whose id is {others[0]}: say which by `--id {text}` "
+            f"or `--id {others[0]}`"
+        )
+    return names if named else [int(text)]
+
+
+def _paths(text: str, paths: Iterable[Path]) -> Sequence[str]:
+    """Those of the collection's `paths` under which it has the file or folder that a person calls `text`.
 
     `add` keeps a folder's links under their own names, and of a link that is named itself the file behind it. What is
     there under neither is looked for among all files of the collection: it may be another link to one of them.
     """
-    if text.isdecimal():
-        return [int(text)]
-    if collection.of_embeddings:
-        return [text]
     path = Path(text)
     behind = path.resolve()
     own = path.parent.resolve() / path.name if path.name not in ("", "..") else behind

@@ -1,6 +1,7 @@
 """`python -m ssdh search PHOTO|FOLDER`: the images of the data set that are nearest to a photo.
 
-Of embeddings: `search FILE|NAME|ROW`, the rows nearest to those of a file, or to one of the run or the collection.
+Of embeddings: `search FILE|NAME|NUMBER`, the rows nearest to those of a file, or to one of the run, by its name or row
+number, or of the collection, by its name or id.
 """
 
 import argparse
@@ -23,7 +24,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "query",
         nargs="?",
         metavar="PHOTO",
-        help="an image file, or a folder of them; of embeddings a file of them (.npy, …), a name or a row number",
+        help="an image file, or a folder of them; of embeddings a file of them (.npy, …), a name, a row number or, in a "
+        "collection, an id",
     )
     parser.add_argument("--text", metavar="WORDS", help="in place of a photo, where the network has a text tower")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
@@ -88,7 +90,7 @@ def _search_embeddings(options: argparse.Namespace) -> tuple[Any, list[dict[str,
 
     opened = open_searchable(options.collection)
     index, network = _index(options, opened.open_index, features=True), load_hashnet(model_of(options.collection))
-    names, encoded = find_queries(options.query, index, network, select_device("auto"))
+    names, encoded = find_queries(options.query, opened.find_row, index, network, select_device("auto"))
     encoded = _queries(options, encoded)
     result = _search(index, encoded, options, _ids(options, opened))
     return index, [
@@ -182,5 +184,6 @@ def _as_text(query: dict[str, Any]) -> str:
     lines = [one_line(query.get("photo") or query.get("text") or query["query"])]
     for result in query["results"]:
         similarity = f"{result['similarity']:8.4f}" if "similarity" in result else ""
-        lines.append(f"{result['distance']:>6}{similarity}  {one_line(result['name'])}")
+        number = f"{result['id']:>10}" if "id" in result else ""
+        lines.append(f"{result['distance']:>6}{similarity}{number}  {one_line(result['name'])}")
     return "\n".join(lines if query["results"] else [*lines, "        no image within this radius"])

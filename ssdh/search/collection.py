@@ -47,6 +47,8 @@ CREATE INDEX paths_of_an_image ON paths (id);
 
 BELOW = "path = ? OR substr(path, 1, ?) = ?"  # a path, or all paths that begin with a folder's
 
+STAND_IN = "path GLOB '/*:*[0-9]'"  # FILE:ROW, which names a row of embeddings that has no name of its own
+
 BLOCK = 4096  # features that are read at once
 
 
@@ -85,9 +87,19 @@ class Collection:
         with self._reading() as database:
             return _items(database)
 
+    def id_of(self, path: str) -> int | None:
+        """The id of the image that has this path, or name, among its own; None where there is none."""
+        with self._reading() as database:
+            row = database.execute("SELECT id FROM paths WHERE path = ?", (path,)).fetchone()
+        return None if row is None else int(row[0])
+
     def table(self, *, copies: bool = False) -> CodeTable:
-        """Codes, ids, paths (`name`) and SHA-256 by ascending id; with `copies` a row for every path."""
-        path, order = ("path", "id, path") if copies else ("min(path)", "id")
+        """Codes, ids, paths (`name`) and SHA-256 by ascending id; with `copies` a row for every path.
+
+        Of several paths the first, a name that was given before one by file and row.
+        """
+        order = f"id, {STAND_IN}, path" if copies else "id"
+        path = "path" if copies else f"substr(min(({STAND_IN}) || path), 2)"  # 0 or 1 before each: given names first
         ask = f"SELECT id, sha256, code, {path} FROM images JOIN paths USING (id) {'' if copies else 'GROUP BY id'}"
         with self._reading() as database:
             rows = database.execute(f"{ask} ORDER BY {order}").fetchall()
@@ -193,19 +205,19 @@ class Writer:
         unchanged = sum(before.get(path) == ids[digest] for path, digest in paths)
         return Added(len(digests), len(paths) - unchanged - len(digests), unchanged, removed, len(gone))
 
-    def remove(self, wanted: Iterable[int | str]) -> int:
-        """Remove images by id, path or folder of paths, all or nothing; returns how many images went.
+    def remove(self, wanted: Iterable[int | str]) -> "Removed":
+        """Remove images by id, path or folder of paths, all or nothing.
 
         A path goes with its image unless the image has other paths. Raises DataError, changing nothing, where one is
         not there.
         """
         with self._transaction():
-            images: set[int] = set()
+            paths: list[int] = []
             for one in wanted:
                 if isinstance(one, str) and not is_text(one):
                     raise DataError(f"{one_line(one)} is not in UTF-8, so {self.collection.folder} cannot hold it")
                 below = f"{one}".rstrip("/") + "/"
-                which = ("id = ?", (one,)) if isinstance(one, int) else (BELOW, (one, len(below), below))
+                which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, len(below), below))
                 gone = [
                     number for (number,) in self.database.execute(f"SELECT id FROM paths WHERE {which[0]}", which[1])
                 ]
@@ -215,8 +227,9 @@ class Writer:
                         "what is there"
                     )
                 self.database.execute(f"DELETE FROM paths WHERE {which[0]}", which[1])
-                images.update(gone)
-            return self._remove_pathless(images)
+                paths += gone
+            images = {number for number in set(paths) if self._remove_pathless([number])}
+        return Removed(len(images), sum(number not in images for number in paths))
 
     def _remove_pathless(self, ids: Iterable[int]) -> int:
         """Remove those of the images that have no path left; returns how many."""
@@ -246,6 +259,14 @@ class Added:
     unchanged: int
     removed: int
     moved: int
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal did: images that went, and paths that went of images that have others."""
+
+    images: int
+    paths: int
 
 
 def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
@@ -314,7 +335,7 @@ def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
 
 def _items(database: sqlite3.Connection) -> list[Item]:
     paths: dict[int, list[str]] = {}
-    for number, path in database.execute("SELECT id, path FROM paths ORDER BY id, path"):
+    for number, path in database.execute(f"SELECT id, path FROM paths ORDER BY id, {STAND_IN}, path"):
         paths.setdefault(number, []).append(path)
     return [
         Item(number, digest.hex(), tuple(paths[number]))

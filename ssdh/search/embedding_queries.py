@@ -1,5 +1,6 @@
-"""What is looked for among embeddings: rows of a file of them, or a row of the index by name or number."""
+"""What is looked for among embeddings: rows of a file of them, or a row of the index by its name or number."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ from ssdh.search.index import Index
 from ssdh.search.stored_outputs import stored_outputs
 
 
-def find_queries(text: str, index: Index, model: HashNet, device: torch.device) -> tuple[list[str], Encoded]:
-    """(a name each, codes, outputs and embeddings) of what `text` names: a file, else a name, else a row number.
+def find_queries(
+    text: str, find_row: Callable[[str], int | None], index: Index, model: HashNet, device: torch.device
+) -> tuple[list[str], Encoded]:
+    """(a name each, codes, outputs and embeddings) of what `text` names: a file, else what `find_row` knows.
 
     A row of the index has its bits alone, and where no features are kept, no outputs but its code. Raises DataError
     where `text` is none of them, or its rows are no embeddings for `model`.
@@ -26,12 +29,8 @@ def find_queries(text: str, index: Index, model: HashNet, device: torch.device) 
     if Path(text).exists():
         rows = read_queries(Path(text), model.dim)
         return [f"{text}:{row}" for row in range(len(rows))], _encoded(rows, model, device)
-    names = index.names or ()
-    if text in names:
-        row = list(names).index(text)
-    elif text.isdecimal() and int(text) < len(index):
-        row = int(text)
-    else:
+    row = find_row(text)
+    if row is None:
         raise DataError(f"{text} is no file of embeddings, no name and no row of the {len(index):,}: give one of them")
     packed = index.packed[row : row + 1]
     if index.features is None:
@@ -39,7 +38,7 @@ def find_queries(text: str, index: Index, model: HashNet, device: torch.device) 
     else:
         own = np.asarray(index.features[np.array([row])], np.float32)
         outputs = stored_outputs(model, packed, index.bits, own, device)
-    return [names[row] if names else text], Encoded(packed, outputs, own)
+    return [text], Encoded(packed, outputs, own)
 
 
 def _encoded(rows: NDArray[np.float32], model: HashNet, device: torch.device) -> Encoded:

@@ -90,6 +90,18 @@ def open_table() -> CodeTable:
     return CodeTable(np.array(index.packed), index.bits, range(len(index)), metadata)  # not the index's own memory
 
 
+def find_row(text: str) -> int | None:
+    """The row of this name, else of this number; None where there is none.
+
+    Where the names are row numbers of a file, of which some may be left out, a number is nothing else.
+    """
+    names, _ = read_manifest(IMAGES)
+    if text in names:
+        return names.index(text)
+    is_row = text.isdecimal() and int(text) < len(names) and not all(name.isdecimal() for name in names)
+    return int(text) if is_row else None
+
+
 def open_files(*, features: bool) -> tuple[CodeTable, NDArray[Any] | None]:
     """The table of all images, and their features by row; DataError where parts are of different runs."""
     return open_table(), read_array(FEATURES) if features else None

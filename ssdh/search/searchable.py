@@ -34,6 +34,9 @@ class Searchable(Protocol):
     def open_table(self) -> CodeTable:
         """The codes with ids and metadata."""
 
+    def find_row(self, text: str) -> int | None:
+        """The row of the image of this name, else of this id, in a run row number; None where there is none."""
+
     def open_files(self, *, features: bool) -> tuple[CodeTable, Features | None]:
         """Codes of every file, exact copies among them, and, where asked for and kept, features by the same rows."""
 
@@ -81,6 +84,13 @@ class SearchableCollection:
             logger.info("building the {} index of {} codes", kind, len(table))
         kept = self._features(table) if features else None
         return Index(table.packed, bits=table.bits, names=table.metadata["name"], features=kept, kind=kind)
+
+    def find_row(self, text: str) -> int | None:
+        """The row of the image of this name, else of this id."""
+        number = self.collection.id_of(text)
+        if number is None and text.isdecimal():
+            number = int(text)
+        return self.table.ids.index(number) if number in self.table.ids else None
 
     def open_files(self, *, features: bool) -> tuple[CodeTable, Features | None]:
         """Codes of every file, exact copies among them with the id of their image, and features by the same rows."""

@@ -15,7 +15,7 @@ from ssdh.core.errors import DataError
 from ssdh.core.files import file_sha256
 from ssdh.features.images import read_manifest
 from ssdh.search import collection_add
-from ssdh.search.collection import DATABASE, MODEL, Collection, create, open_collection
+from ssdh.search.collection import DATABASE, MODEL, Collection, Removed, create, open_collection
 from ssdh.search.collection_add import add_photos
 from ssdh.search.encode import EncodeOptions
 from tests.helpers.finished_run import finished_run
@@ -176,7 +176,7 @@ def test_what_is_no_image_is_left_out_and_said(collection: Collection, photos: P
 def test_removed_ids_never_come_back(collection: Collection, photos: Path, options: EncodeOptions) -> None:
     add_photos(collection, [photos], options)
     with collection.writing() as writer:
-        assert writer.remove([24, (photos / "day 0").as_posix(), (photos / "day 1/001.jpg").as_posix()]) == 10
+        assert writer.remove([24, (photos / "day 0").as_posix(), (photos / "day 1/001.jpg").as_posix()]).images == 10
     assert len(collection) == 14
     added, _ = add_photos(collection, [photos], options)
     assert added.new == 10
@@ -188,7 +188,7 @@ def test_an_image_stays_while_it_has_a_file(collection: Collection, photos: Path
     shutil.copy(photos / "day 0/000.jpg", photos / "copy.jpg")
     add_photos(collection, [photos], options)
     with collection.writing() as writer:
-        assert writer.remove([(photos / "copy.jpg").as_posix()]) == 0
+        assert writer.remove([(photos / "copy.jpg").as_posix()]) == Removed(images=0, paths=1)
         before = state(collection)
         with pytest.raises(DataError, match="has no image 99: `python -m ssdh list` shows"):
             writer.remove([1, 2, 99])
@@ -329,7 +329,7 @@ def test_commands(
     assert main(["remove", "mine", "3", "photos/day 2/copy.jpg"]) == 0
     message = capsys.readouterr().out
     assert "1 images removed. It holds 23 images." in message
-    assert "1 images removed. It holds 22 images." in message
+    assert "1 images removed; 1 names removed of images that have others. It holds 22 images." in message
     assert main(["remove", "mine"]) == 1
     assert "name images to remove, or give --missing" in capsys.readouterr().err
 
@@ -360,6 +360,26 @@ def test_a_linked_photo_is_removed_by_whatever_it_is_called(
     assert f"has no image {files[7].as_posix()}" in capsys.readouterr().err
     (links / "soft4.jpg").unlink()
     assert main(["remove", "mine", "other name/soft4.jpg"]) == 0
+
+
+def test_a_folder_whose_name_is_a_number_is_not_taken_for_an_id(
+    collection: Collection,
+    photos: Path,
+    options: EncodeOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (photos / "day 2").rename(photos / "3")
+    add_photos(collection, [photos], options)
+    before = state(collection)
+    monkeypatch.chdir(photos)
+    assert main(["remove", str(collection.folder), "3"]) == 1
+    assert "3 is the id of one image and a name of another" in capsys.readouterr().err
+    assert state(collection) == before
+    assert main(["remove", str(collection.folder), "./3"]) == 0
+    assert [path for item in collection.items() for path in item.paths if path.startswith(f"{photos}/3/")] == []
+    assert main(["remove", str(collection.folder), "12", "--id", "10"]) == 0
+    assert len(collection) == 24 - 8 - 2
 
 
 def test_the_page_opens_a_collection(collection: Collection, photos: Path, options: EncodeOptions) -> None:

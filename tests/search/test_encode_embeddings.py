@@ -17,6 +17,7 @@ from ssdh.__main__ import main
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.model_file import save_hashnet
 from ssdh.hashing.network import seeded_hashnet
+from ssdh.search import finished_run
 from ssdh.search.collection import open_collection
 
 ROWS, DIM, BITS = 130, 24, 32
@@ -159,6 +160,71 @@ def test_rows_that_are_there_are_not_encoded_and_changed_ones_replace(
     assert "--missing is for photos" in capsys.readouterr().err
     assert main(["serve", "--collection", "mine", "--port", "0"]) == 1
     assert "holds embeddings, which have no pictures" in capsys.readouterr().err
+
+
+def numbered(path: Path, names: list[str]) -> None:
+    """A table of as many rows with these names."""
+    pq.write_table(pa.table({"id": names, "embedding": list(rows()[: len(names)])}), path)
+
+
+def names_in(collection: str) -> set[str]:
+    return {path for item in open_collection(Path(collection)).items() for path in item.paths}
+
+
+def test_a_number_is_a_name_first_and_then_an_id(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbered(tmp_path / "a.parquet", [*map(str, range(49, -1, -1)), "1000"])  # the row "49" has the id 1, "1000" 51
+    assert main(["add", "mine", "a.parquet", "--model", str(model)]) == 0
+    left = names_in("mine")
+    capsys.readouterr()
+    assert main(["remove", "mine", "17"]) == 1  # "17" has the id 33, and "33" the id 17
+    assert "17 is the id of one image and a name of another, whose id is 33" in capsys.readouterr().err
+    assert names_in("mine") == left
+    assert main(["remove", "mine", "--id", "17"]) == 0
+    assert names_in("mine") == left - {"33"}
+    assert main(["remove", "mine", "17", "0", "51"]) == 0  # names alone, and an id alone
+    assert names_in("mine") == left - {"33", "17", "0", "1000"}
+    assert main(["remove", "mine", "--id", "9" * 30]) == 1
+    assert f"mine has no image {'9' * 30}" in capsys.readouterr().err
+
+
+def test_a_number_is_an_id_of_the_collection_and_never_a_place(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npz(tmp_path / "a.npz", rows())
+    assert main(["add", "mine", "a.npz", "--model", str(model)]) == 0
+    assert main(["remove", "mine", "2", "4"]) == 0
+    (query,) = answer(capsys, "search", "9", "--collection", "mine", "--top", "1")["queries"]
+    assert (query["results"][0]["id"], query["results"][0]["name"]) == (9, "item 8")
+    assert main(["search", "9", "--collection", "mine", "--top", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["9", "     0         9  item 8"]
+    assert main(["search", "4", "--collection", "mine"]) == 1  # there is a row 4, and no id 4
+    assert "4 is no file of embeddings, no name and no row" in capsys.readouterr().err
+
+
+def test_in_a_run_whose_names_are_row_numbers_a_number_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finished_run, "read_manifest", lambda _: (["0", "1", "3", "4"], []))  # row 2 is left out
+    assert [finished_run.find_row(text) for text in ("1", "3", "2", "4")] == [1, 2, None, 3]
+    monkeypatch.setattr(finished_run, "read_manifest", lambda _: (["a", "b", "3"], []))
+    assert [finished_run.find_row(text) for text in ("1", "3", "b", "4")] == [1, 2, 1, None]
+
+
+def test_given_names_are_shown_and_every_name_is_found(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npz(tmp_path / "a.npz", rows())
+    np.save(tmp_path / "b.npy", rows())
+    assert main(["add", "mine", "a.npz", "--model", str(model)]) == 0
+    assert main(["add", "mine", "b.npy"]) == 0
+    other = f"{tmp_path.as_posix()}/b.npy:9"
+    for name in ("item 9", other, "item 101"):  # rows 5, 100 and 101 are one
+        (query,) = answer(capsys, "search", name, "--collection", "mine", "--top", "1")["queries"]
+        assert query["results"][0]["name"] == ("item 9" if name != "item 101" else "item 100")
+    listed = open_collection(Path("mine")).items()
+    assert {item.paths[0] for item in listed} == {*NAMES} - {"item 5", "item 101"}
+    assert main(["remove", "mine", "item 9"]) == 0
+    assert "mine: 0 images removed; 1 names removed of images that have others." in capsys.readouterr().out
 
 
 def test_a_collection_without_features_is_searched_by_codes(
