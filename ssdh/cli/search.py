@@ -24,8 +24,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "query",
         nargs="?",
         metavar="PHOTO",
-        help="an image file, or a folder of them; of embeddings a file of them (.npy, …), a name, a row number or, in a "
-        "collection, an id",
+        help="an image file, or a folder of them; of embeddings a file of them (.npy, …), a name, a row number or, "
+        "in a collection, an id",
     )
     parser.add_argument("--text", metavar="WORDS", help="in place of a photo, where the network has a text tower")
     parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
