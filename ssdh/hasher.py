@@ -251,7 +251,8 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:
         """X as an array (n, D) of numbers, not copied; its values are looked at block by block where they are used."""
         if hasattr(X, "detach"):
-            X = X.detach().cpu().numpy()
+            X = X.detach().cpu()
+            X = (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()  # NumPy has none
         checked: NDArray[Any] = validate_data(
             self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
         )

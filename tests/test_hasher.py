@@ -95,6 +95,14 @@ def test_any_array_of_the_same_values_gives_the_same_codes(kind: str, fitted: Ha
     np.testing.assert_array_equal(fitted.transform(given[kind]), fitted.transform(X))
 
 
+def test_a_bfloat16_tensor_is_its_values(fitted: Hasher) -> None:
+    import torch
+
+    X = torch.from_numpy(clusters()[0]).bfloat16()
+    np.testing.assert_array_equal(fitted.transform(X), fitted.transform(X.float().numpy()))
+    assert (Hasher(bits=8, epochs=1).fit(X).transform(X) == Hasher(bits=8, epochs=1).fit(X.float()).transform(X)).all()
+
+
 def test_it_trains_on_a_seeded_sample_and_encodes_all() -> None:
     X, _ = clusters(1000)
     one, same, other = (Hasher(bits=16, epochs=2, num_train=200, seed=seed).fit(X) for seed in (0, 0, 1))

@@ -26,6 +26,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--id", type=whole, action="append", default=[], metavar="N", help="an id, never a name; may be repeated"
     )
     parser.add_argument("--missing", action="store_true", help="every image whose files are all gone")
+    parser.add_argument("--force", action="store_true", help="with --missing: also where whole folders are gone")
     parser.set_defaults(run=run)
 
 
@@ -43,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
             unwanted: list[int | str] = [
                 path for item in collection.items() for path in item.paths if not Path(path).exists()
             ]
+            if not options.force:
+                _refuse_lost_folders({Path(str(path)).parent for path in unwanted})
         else:
             ids = {path: item.id for item in collection.items() for path in item.paths}
             unwanted = [*options.id, *(one for text in options.images for one in _stored(text, collection, ids))]
@@ -50,6 +53,16 @@ def run(options: argparse.Namespace) -> int:
     names = f"; {gone.paths:,} names removed of images that have others" if gone.paths else ""
     print(f"{options.collection}: {gone.images:,} images removed{names}. It holds {len(collection):,} images.")
     return 0
+
+
+def _refuse_lost_folders(folders: Iterable[Path]) -> None:
+    """Raise ParameterError where one is gone or empty: a drive may not be mounted, and ids are never given again."""
+    lost = sorted(folder for folder in folders if not folder.is_dir() or not any(folder.iterdir()))
+    if lost:
+        raise ParameterError(
+            f"{lost[0]} is gone or empty, and all that was added from it would be removed: mount the drive, or give "
+            "--force where that is meant"
+        )
 
 
 def _stored(text: str, collection: "Collection", ids: Mapping[str, int]) -> Sequence[int | str]:

@@ -28,7 +28,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "in a collection, an id",
     )
     parser.add_argument("--text", metavar="WORDS", help="in place of a photo, where the network has a text tower")
-    parser.add_argument("--top", type=positive, default=20, metavar="N", help="so many results at most (default: 20)")
+    parser.add_argument(
+        "--top", type=positive, metavar="N", help="so many results at most (default: 20, with --radius all within it)"
+    )
     parser.add_argument("--radius", type=whole, metavar="R", help="only images whose code differs in at most R bits")
     parser.add_argument(
         "--rerank",
@@ -161,8 +163,11 @@ def _search(index: Any, encoded: Any, options: argparse.Namespace, ids: Any = No
     """The results of each of the encoded queries; ids: of the rows, where they have some."""
     from ssdh.hashing.rerank import cosines
 
+    top = options.top or 20
+    if options.top is None and options.radius is not None:
+        top = max(1, int(index.histogram(encoded.packed)[:, : options.radius + 1].sum(axis=1).max()))
     matches = index.search(
-        encoded.packed, options.top, options.radius,
+        encoded.packed, top, options.radius,
         rerank=options.rerank, query_features=encoded.features, query_outputs=encoded.outputs,
     )  # fmt: skip
     answers = []

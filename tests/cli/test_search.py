@@ -92,6 +92,16 @@ def test_top_radius_and_kind_are_obeyed(here: Path, capsys: pytest.CaptureFixtur
     assert near["queries"][0]["results"][0]["distance"] == 0
 
 
+def test_a_radius_gives_all_within_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = "photos/day 1/004.jpg"
+    everything = answer(capsys, photo, "--top", "1000")["queries"][0]["results"]
+    assert len(everything) > 20
+    radius = everything[20]["distance"]
+    found = answer(capsys, photo, "--radius", str(radius))["queries"][0]["results"]
+    assert found == [result for result in everything if result["distance"] <= radius]
+    assert len(answer(capsys, photo, "--radius", str(radius), "--top", "3")["queries"][0]["results"]) == 3
+
+
 def test_the_text_lists_distances_and_names(here: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["search", "photos/day 1/004.jpg", "--top", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()

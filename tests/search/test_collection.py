@@ -334,6 +334,22 @@ def test_commands(
     assert "name images to remove, or give --missing" in capsys.readouterr().err
 
 
+def test_a_drive_that_is_not_mounted_empties_no_collection(
+    collection: Collection, photos: Path, options: EncodeOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_photos(collection, [photos], options)
+    before = state(collection)
+    photos.rename(photos.with_name("away"))
+    for _ in range(2):
+        assert main(["remove", str(collection.folder), "--missing"]) == 1
+        assert f"{photos / 'day 0'} is gone or empty" in capsys.readouterr().err
+        assert state(collection) == before
+        for day in ("day 0", "day 1", "day 2"):
+            (photos / day).mkdir(parents=True, exist_ok=True)  # as places where a drive is mounted
+    assert main(["remove", str(collection.folder), "--missing", "--force"]) == 0
+    assert len(collection) == 0
+
+
 def test_a_linked_photo_is_removed_by_whatever_it_is_called(
     finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

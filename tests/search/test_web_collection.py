@@ -76,6 +76,13 @@ def test_groups_are_those_of_the_command(
             assert shown == expected
 
 
+def test_images_of_a_collection_have_their_ids(client: TestClient, collection: Collection) -> None:
+    paths = {item.id: item.paths for item in collection.items()}
+    images = client.get("/api/images?start=0&count=100").json()["images"]
+    assert len(images) == len(paths)
+    assert all(image["name"] in paths[image["id"]] for image in images)
+
+
 def test_a_copy_is_shown_by_the_picture_of_its_image(client: TestClient, finished: Path) -> None:
     (group,) = client.get("/api/duplicates?radius=0&min_similarity=1").json()["groups"]
     assert [Path(image["name"]).name for image in group["images"]] == ["copy.jpg", "000.jpg"]

@@ -93,6 +93,7 @@ class View:
         """One image: its names, its code, and where its pictures are."""
         return {
             "row": row,
+            **({} if self.gallery.ids is None else {"id": self.gallery.ids[row]}),  # of a collection: rows shift
             "name": self.gallery.name(row),
             "classes": self.gallery.classes_of(row),
             "code": self.index.packed[row].tobytes().hex(),
