@@ -165,6 +165,7 @@ def test_training_that_does_not_fit_itself_is_named(
 ) -> None:
     params["backbone"]["weights_file"] = params["train"]["init_file"] = str(tmp_path / "none.safetensors")
     (tmp_path / "none.safetensors").touch()
+    params["bits"] = 32
     params["train"] |= train
     with pytest.raises(ParameterError, match=message):
         check(params)
