@@ -41,11 +41,10 @@ def run(options: argparse.Namespace) -> int:
         raise ParameterError("--missing is for photos: of embeddings name rows or ids to remove")
     with collection.writing() as writer:
         if options.missing:
-            unwanted: list[int | str] = [
-                path for item in collection.items() for path in item.paths if not Path(path).exists()
-            ]
+            missing = [path for item in collection.items() for path in item.paths if not Path(path).exists()]
             if not options.force:
-                _refuse_lost_folders({Path(str(path)).parent for path in unwanted})
+                _refuse_lost_folders({Path(path).parent for path in missing})
+            unwanted: list[int | str] = [*missing]
         else:
             ids = {path: item.id for item in collection.items() for path in item.paths}
             unwanted = [*options.id, *(one for text in options.images for one in _stored(text, collection, ids))]
