@@ -14,11 +14,12 @@ import numpy as np
 from loguru import logger
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, Packed
 from ssdh.core.files import take_rows
 from ssdh.core.runtime import one_blas_thread
 from ssdh.core.split import Split
 from ssdh.evaluation.baselines import registry
-from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32, Packed, Quantizer
+from ssdh.evaluation.baselines._base import CannotFitError, Codes, Quantizer
 from ssdh.evaluation.float_search import BLOCK_BYTES, Metric, similarity_blocks
 from ssdh.evaluation.metrics import (
     Table,

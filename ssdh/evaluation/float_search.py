@@ -10,11 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, Rows
 from ssdh.core.files import take_rows
 from ssdh.core.split import Split
 
-Rows = NDArray[np.int64]
-Float32 = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 Metric = Literal["cosine", "dot", "l2"]
 BLOCK_BYTES = 128_000_000  # of a block of similarities

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32
 from ssdh.core.split import Split
-from ssdh.evaluation.float_search import Flags, Float32, Metric, ranked_counts, sharing, similarity_blocks
+from ssdh.evaluation.float_search import Flags, Metric, ranked_counts, sharing, similarity_blocks
 from ssdh.evaluation.metrics import MAP_CUTOFFS, Table, neighbors_among_first, precision_recall_rows
 from ssdh.evaluation.params import EvaluateParams
 from ssdh.hashing import ranking

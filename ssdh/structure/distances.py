@@ -70,19 +70,21 @@ class PairDistances:
 
     Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
     length a core, some 10 MB. When all n(n−1)/2 distances fit in KEEP_BYTES they are kept after the first pass, and
-    the vectors are dropped. error: bound of a distance's error, relative to the largest distance.
+    the vectors are dropped; `keep=False`, for one pass alone, keeps none. error: bound of a distance's error, relative
+    to the largest distance.
 
     Raises DataError for fewer than two rows, NaN or infinite values, and rows that are all zero.
     """
 
     error = ERROR
 
-    def __init__(self, features: NDArray[Any]) -> None:
+    def __init__(self, features: NDArray[Any], *, keep: bool = True) -> None:
         if features.ndim != 2 or min(features.shape) < 1:
             raise DataError(f"features must be (images, dimensions), got an array of shape {features.shape}")
         if len(features) < 2:
             raise DataError("the structure needs at least two training images, got 1: raise num_train")
         self.features = features
+        self.keep = keep
         self.num_vectors = len(features)
         self.num_pairs = self._num_all
         self._vectors: tuple[Float32, Float32] | None = None
@@ -108,7 +110,7 @@ class PairDistances:
         kept = self._kept
         if kept is None and self._vectors is None:
             self._vectors = shifted_unit_vectors(self.features)
-        keep = kept is None and 4 * self.num_pairs <= KEEP_BYTES
+        keep = self.keep and kept is None and 4 * self.num_pairs <= KEEP_BYTES
         new = np.empty(self.num_pairs, np.float32) if keep else None
         space: defaultdict[int, Float32] = defaultdict(lambda: np.empty(max(sizes), np.float32))  # of each thread
         buffers: defaultdict[int, dict[np.dtype[Any], NDArray[Any]]] = defaultdict(dict)

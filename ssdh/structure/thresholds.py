@@ -42,7 +42,7 @@ def pseudo_labels(features: NDArray[Any] | PairDistances, structure: Structure, 
     1e-5 of a threshold are decided in float64: no label depends on rounding or block sizes. Raises
     DataError for features as `fit_structure` and for an `out` of another shape, ValueError for a sample of the pairs.
     """
-    pairs = features if isinstance(features, PairDistances) else PairDistances(features)
+    pairs = features if isinstance(features, PairDistances) else PairDistances(features, keep=False)
     n = pairs.num_vectors
     if not pairs.complete:
         raise ValueError("labels need the distances of all pairs, not of a sample")

@@ -6,7 +6,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baselines._base import FAISS_SEEDS, Codes, Float32
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import FAISS_SEEDS, Codes
 from ssdh.evaluation.baselines._linear import mean_of, unit_rows
 
 ITERATIONS = 25  # of k-means

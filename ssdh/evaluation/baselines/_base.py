@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32, Packed
 from ssdh.core.files import take_rows
 
-Float32 = NDArray[np.float32]
-Packed = NDArray[np.uint8]
 CHUNK_BYTES = 64_000_000  # of features encoded at once
 FAISS_SEEDS = 2**31 - 1  # faiss takes an int
 

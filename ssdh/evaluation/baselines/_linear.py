@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 
-from ssdh.core.arrays import row_lengths
-from ssdh.evaluation.baselines._base import FAISS_SEEDS, CannotFitError, Codes, Float32
+from ssdh.core.arrays import Float32, row_lengths
+from ssdh.evaluation.baselines._base import FAISS_SEEDS, CannotFitError, Codes
 
 DENSE_SIDE = 1024  # a symmetric matrix up to this size is solved whole, in float64
 

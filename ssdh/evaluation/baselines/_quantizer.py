@@ -10,7 +10,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baselines._base import CHUNK_BYTES, CannotFitError, Float32, Packed, Quantizer, chunks
+from ssdh.core.arrays import Float32, Packed
+from ssdh.evaluation.baselines._base import CHUNK_BYTES, CannotFitError, Quantizer, chunks
 from ssdh.evaluation.baselines._linear import unit_rows
 
 CENTRES = 256  # of a part of a product quantiser: a byte

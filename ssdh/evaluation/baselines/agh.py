@@ -8,8 +8,9 @@ one (value 1, vector √Λ: the same for every image) the bits are the signs of 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32
 from ssdh.evaluation.baselines._anchors import AnchorCodes, anchor_graph
-from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32
+from ssdh.evaluation.baselines._base import CannotFitError, Codes
 
 TITLE, ABOUT = "AGH", "eigenvectors of a graph through anchors"
 ANCHORS, NEAREST = 300, 2  # of the paper

@@ -7,8 +7,9 @@ nearest anchors, w_j = exp(−d_j²/σ²); bits are the signs of y less its mean
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32
 from ssdh.evaluation.baselines._anchors import AnchorCodes, anchor_graph
-from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32
+from ssdh.evaluation.baselines._base import CannotFitError, Codes
 
 TITLE, ABOUT = "IMH", "t-SNE of anchors, mixed for other images"
 ANCHORS, NEAREST, PERPLEXITY = 400, 5, 30.0

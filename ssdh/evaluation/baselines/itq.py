@@ -8,7 +8,8 @@ the singular value decomposition untransposed, and its rotation is as good as a 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import Codes
 from ssdh.evaluation.baselines._linear import (
     Affine,
     check_components,

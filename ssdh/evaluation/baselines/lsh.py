@@ -4,7 +4,8 @@ Charikar, *Similarity estimation techniques from rounding algorithms*, STOC 2002
 Zhang, Tian, *Super-bit locality-sensitive hashing*, NIPS 2012.
 """
 
-from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import Codes
 from ssdh.evaluation.baselines._linear import Affine, mean_of, random_rotation
 
 TITLE, ABOUT = "LSH", "signs of random projections"

@@ -5,7 +5,8 @@ Ge, He, Ke, Sun, *Optimized product quantization*, CVPR 2013; by faiss, on the f
 
 import faiss
 
-from ssdh.evaluation.baselines._base import Float32, Quantizer
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import Quantizer
 from ssdh.evaluation.baselines._linear import principal_components, unit_rows
 from ssdh.evaluation.baselines._quantizer import FaissQuantizer, num_bytes, product_quantizer
 

@@ -3,7 +3,8 @@
 Jégou, Douze, Schmid, Pérez, CVPR 2010; the baseline "PCA-RR" of Gong and Lazebnik, CVPR 2011.
 """
 
-from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import Codes
 from ssdh.evaluation.baselines._linear import Affine, check_components, mean_of, principal_components, random_rotation
 
 TITLE, ABOUT = "PCA-RR", "randomly rotated principal components"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baselines._base import Float32, Packed, Quantizer
+from ssdh.core.arrays import Float32, Packed
+from ssdh.evaluation.baselines._base import Quantizer
 from ssdh.evaluation.baselines._linear import Affine
 from ssdh.evaluation.baselines.pca_rr import rotated_components
 from ssdh.hashing.codes import unpack

@@ -1,6 +1,7 @@
 """PCA hashing: signs of the first principal components (Wang, Kumar, Chang, CVPR 2010)."""
 
-from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import Codes
 from ssdh.evaluation.baselines._linear import Affine, check_components, mean_of, principal_components
 
 TITLE, ABOUT = "PCAH", "signs of the principal components"

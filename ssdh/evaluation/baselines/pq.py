@@ -4,7 +4,8 @@ Jégou, Douze, Schmid, *Product quantization for nearest neighbor search*, TPAMI
 negative squared distance from the float query to the quantised vector.
 """
 
-from ssdh.evaluation.baselines._base import Float32, Quantizer
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import Quantizer
 from ssdh.evaluation.baselines._quantizer import FaissQuantizer, num_bytes, product_quantizer
 
 TITLE, ABOUT = "PQ", "product quantisation, not Hamming"

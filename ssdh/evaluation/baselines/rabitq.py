@@ -6,7 +6,8 @@ has as many dimensions as `bits`, so a code is 8 bytes longer than the others: 1
 
 import faiss
 
-from ssdh.evaluation.baselines._base import Float32, Quantizer
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import Quantizer
 from ssdh.evaluation.baselines._linear import check_components, principal_components, random_rotation, unit_rows
 from ssdh.evaluation.baselines._quantizer import FaissQuantizer
 

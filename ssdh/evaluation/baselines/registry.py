@@ -6,9 +6,10 @@ Modules whose names begin with `_` are what baselines share.
 import importlib
 from typing import ClassVar, Protocol, cast
 
+from ssdh.core.arrays import Float32
 from ssdh.core.discovery import module_names
 from ssdh.evaluation import baselines
-from ssdh.evaluation.baselines._base import Codes, Float32, Quantizer
+from ssdh.evaluation.baselines._base import Codes, Quantizer
 
 
 class Baseline(Protocol):

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ssdh.core.arrays import Float32
 from ssdh.evaluation.baselines._anchors import squared_distances
-from ssdh.evaluation.baselines._base import Codes, Float32
+from ssdh.evaluation.baselines._base import Codes
 from ssdh.evaluation.baselines._linear import mean_of, unit_rows
 
 TITLE, ABOUT = "SGH", "bits that rebuild a Gaussian similarity"

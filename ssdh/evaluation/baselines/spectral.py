@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.evaluation.baselines._base import CannotFitError, Codes, Float32
+from ssdh.core.arrays import Float32
+from ssdh.evaluation.baselines._base import CannotFitError, Codes
 from ssdh.evaluation.baselines._linear import mean_of, principal_components
 
 TITLE, ABOUT = "Spectral hashing", "waves along the principal components"
