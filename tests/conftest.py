@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
 
 from tests.helpers.clone import Clone, make_clone
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers fill the cores: more threads would only wait for each other's
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples each time, however slow the machine; `make test-slow` draws anew.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"

@@ -45,7 +45,7 @@ NUMBERS = st.text(alphabet="0123456789abefox_.+-:EINFn", min_size=1, max_size=9)
 WORDS = st.sampled_from(["yes", "No", "ON", "tRUE", "TRUE", "null", "NULL", "nan", ".NaN", ".NAN", "<<", "~", "=", "y"])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.one_of(NUMBERS, WORDS))
 @example("0b_")
 @example(":")

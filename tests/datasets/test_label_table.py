@@ -86,7 +86,7 @@ def test_a_name_in_other_capitals_is_said(tmp_path: Path) -> None:
 LEGAL = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(LEGAL.map(lambda text: text + ".jpg"), min_size=1, max_size=6))
 def test_any_legal_name_goes_through_manifest_and_labels(
     tmp_path_factory: pytest.TempPathFactory, names: set[str]

@@ -18,7 +18,7 @@ def _labels(counts: list[int]) -> np.ndarray:
     return np.eye(len(counts), dtype=np.uint8)[np.repeat(np.arange(len(counts)), counts)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.integers(3, 300), share=st.floats(0, 1), train_share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
 def test_roles_are_disjoint_and_complete(rows: int, share: float, train_share: float, seed: int) -> None:
     num_query = max(1, int(share * (rows - 1)))

@@ -37,14 +37,14 @@ def every_order(groups: Groups) -> list[list[int]]:
 GROUPS = st.lists(st.integers(0, 5).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(GROUPS, st.one_of(st.none(), st.integers(1, 22)))
 def test_average_precision_is_the_mean_over_every_order(groups: Groups, topk: int | None) -> None:
     expected = np.mean([average_precision_of(flags, topk) for flags in every_order(groups)])
     assert ranking.average_precision(*arrays(groups), topk)[0] == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(GROUPS.filter(lambda groups: any(n for n, _ in groups)), st.data())
 def test_precision_at_n_is_the_mean_over_every_order(groups: Groups, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, sum(size for size, _ in groups)))

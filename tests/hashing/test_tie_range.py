@@ -10,7 +10,7 @@ from ssdh.hashing.tie_range import average_precision_range
 from tests.hashing.test_ranking import GROUPS, Groups, arrays, average_precision_of, every_order
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(GROUPS, st.one_of(st.none(), st.integers(1, 22)))
 def test_the_range_is_that_of_every_order(groups: Groups, topk: int | None) -> None:
     expected = [average_precision_of(flags, topk) for flags in every_order(groups)]
