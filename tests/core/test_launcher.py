@@ -79,19 +79,20 @@ def test_missing_variables_are_one_line(monkeypatch: pytest.MonkeyPatch, name: s
 
 @pytest.mark.parametrize("index", ["0", "1"])
 def test_a_rank_without_the_others_says_so_and_gives_up(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
-    with socket.socket() as probe:  # a port where nobody is
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    set_all(monkeypatch, RANK=index, LOCAL_RANK=index, WORLD_SIZE="2", MASTER_PORT=port)
     monkeypatch.setattr(distributed, "JOIN", timedelta(seconds=1.5))
-    monkeypatch.setattr(distributed, "JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(distributed, "JOIN_SECONDS", 0.0)
     said: list[str] = []
     sink = logger.add(lambda message: said.append(str(message)), level="WARNING", format="{message}")
-    try:
-        with pytest.raises(SSDHError, match="and gave up after at most"), process_group(CPU):
-            pass
-    finally:
-        logger.remove(sink)
+    with socket.socket() as held:  # a port where nobody listens, which no other program gets meanwhile
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = str(held.getsockname()[1])
+        set_all(monkeypatch, RANK=index, LOCAL_RANK=index, WORLD_SIZE="2", MASTER_PORT=port)
+        try:
+            with pytest.raises(SSDHError, match="and gave up after at most"), process_group(CPU):
+                pass
+        finally:
+            logger.remove(sink)
     assert [f"rank {index} of 2 waits for the others at 127.0.0.1:{port}" in line for line in said] == [True]
     assert "unset RANK WORLD_SIZE" in said[0]
 

@@ -184,12 +184,11 @@ def test_server_errors_are_tried_again_and_missing_files_are_not(server: Server,
 def test_host_that_is_down_gives_one_line_with_the_way_out(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    archive = RemoteFile(f"http://127.0.0.1:{port}/cifar.tar.gz", MD5, size=1234)
-    with pytest.raises(DataError) as caught:
-        fetch(archive, tmp_path / "cache")
+    with socket.socket() as held:  # nobody listens, and no other program gets the port
+        held.bind(("127.0.0.1", 0))
+        archive = RemoteFile(f"http://127.0.0.1:{held.getsockname()[1]}/cifar.tar.gz", MD5, size=1234)
+        with pytest.raises(DataError) as caught:
+            fetch(archive, tmp_path / "cache")
     line = str(caught.value)
     assert "\n" not in line
     for part in (archive.url, str(tmp_path / "cache" / "cifar.tar.gz"), MD5, "1,234 bytes", "refused"):
