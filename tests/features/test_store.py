@@ -72,6 +72,7 @@ for number in range(start, start + 1000):
     block = np.zeros((50, 32), np.uint8)
     block[:, :8] = np.arange(number * 50, number * 50 + 50, dtype=np.int64).view(np.uint8).reshape(-1, 8)
     store.add(block, np.repeat(np.arange(number * 50, number * 50 + 50, dtype=np.float32)[:, None], 300, 1))
+    print("added", flush=True)
 """
 
 
@@ -86,6 +87,8 @@ def test_writers_killed_at_any_moment_leave_whole_rows(tmp_path: Path) -> None:
         for writer in writers:
             assert writer.stdout is not None
             writer.stdout.readline()
+            if attempt == 0:  # on any machine one block is there at least
+                writer.stdout.readline()
         time.sleep(delay)
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
@@ -99,7 +102,7 @@ def test_writers_killed_at_any_moment_leave_whole_rows(tmp_path: Path) -> None:
         if len(known):
             there = FeatureStore(KIND).find(expected[known]).read(0, len(known))
             assert np.array_equal(there, np.repeat(numbers[known].astype(np.float32)[:, None], 300, 1))
-    assert sum(shelf.rows for shelf in shelves()) > 0, "no writer got as far as a block: the test shows nothing"
+    assert sum(shelf.rows for shelf in shelves()) >= 100
 
 
 def ages(*seconds: int) -> None:
