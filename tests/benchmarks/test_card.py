@@ -31,7 +31,7 @@ def test_rows_before_a_failure_are_written(tmp_path: Path, monkeypatch: pytest.M
 def test_a_part_that_fails_or_lasts_too_long_stops_no_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     chosen = options(tmp_path)
     chosen.out.mkdir()
-    assert card.run_part("missing", chosen, 60)["ended"] == 2  # argparse knows no such part
+    assert card.run_part("missing", chosen, 600)["ended"] == 2  # argparse knows no such part
     assert card.run_part("nccl", chosen, 0.1)["ended"] == "stopped after 0 s"
     capfd.readouterr()
 

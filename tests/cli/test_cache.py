@@ -42,7 +42,7 @@ def test_cleaning_removes_the_longest_unused_and_nothing_else(
         rows = np.full((2**18, 1), number, np.float32)  # 1 MiB, and 8 MiB of digests
         FeatureStore({"number": number}).add(np.zeros((2**18, 32), np.uint8), rows)
     (first,) = [block for shelf in shelves() if shelf.kind == {"number": 1} for block in shelf.blocks]
-    os.utime(first.path.with_suffix(".sha256"), (time.time() - 3 * 86_400,) * 2)
+    os.utime(first.path.with_suffix(".sha256"), (time.time() - 3.5 * 86_400,) * 2)
     (tmp_path / "ssdh-home/weights").mkdir()
     (tmp_path / "ssdh-home/weights/a.pth").touch()
     main(["cache"])

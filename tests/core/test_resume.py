@@ -57,7 +57,7 @@ def test_the_lock_of_a_killed_process_is_free_and_a_living_ones_is_waited_for(tm
     code = (
         "import sys, time; from ssdh.core.resume import work_folder\n"
         "with work_folder('key') as folder:\n"
-        "    (folder / 'block').write_text('first'); print('held', flush=True); time.sleep(60)\n"
+        "    (folder / 'block').write_text('first'); print('held', flush=True); time.sleep(3600)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:

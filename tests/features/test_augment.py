@@ -86,9 +86,10 @@ def test_workers_live_from_epoch_to_epoch(tmp_path: Path) -> None:
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(result, expected, strict=True))
     assert len(alive[0]) == 2
     assert alive[0] == alive[1] == alive[2]
+    workers = [child for child in psutil.Process().children() if child.pid in alive[0]]
     del augmentation
     gc.collect()
-    assert not _children() & alive[0]
+    assert psutil.wait_procs(workers, timeout=300)[1] == []
 
 
 def _children() -> set[int]:

@@ -115,7 +115,7 @@ def test_two_processes_at_the_same_work(tmp_path: Path, monkeypatch: pytest.Monk
     code = (
         "import sys, time; from ssdh.core.resume import work_folder\n"
         "with work_folder('k') as folder:\n"
-        "    (folder / 'half').touch(); print('in', flush=True); time.sleep(60)"
+        "    (folder / 'half').touch(); print('in', flush=True); time.sleep(3600)"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment(tmp_path))
     assert other.stdout is not None

@@ -172,7 +172,8 @@ def test_killed_at_random_moments(collection: Collection, context: Any) -> None:
         started = context.Event()
         process = context.Process(target=change_again_and_again, args=(collection.folder, rows, started))
         process.start()
-        assert started.wait(120)
+        while not started.wait(1):
+            assert process.is_alive()
         process.join(rng.uniform(0, 0.1))
         process.kill()
         process.join()

@@ -184,7 +184,7 @@ def test_two_processes_write_the_same(finished: Path, whole: Path, model: list[s
     command = ["-m", "ssdh", "encode", str(finished / "photos"), *model, "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [sys.executable, *command, "--features", "float16", "--workers", "0", "--processes", "2"],
-        env=environment(tmp_path / "home"), capture_output=True, text=True, check=False, timeout=240,
+        env=environment(tmp_path / "home"), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("72 codes of 12 bits") == 1
@@ -198,7 +198,7 @@ def test_under_torchrun(finished: Path, whole: Path, model: list[str], tmp_path:
     command = ["ssdh", "encode", str(finished / "photos"), *model, "--out", str(tmp_path / "out"), "--workers", "0"]
     done = subprocess.run(
         [*torchrun, *command], env=environment(tmp_path / "home") | {"PATH": os.environ["PATH"]},
-        capture_output=True, text=True, check=False, timeout=240,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/codes.npy").read_bytes() == (whole / "codes.npy").read_bytes()
