@@ -49,6 +49,12 @@ def affine(method: str, train: np.ndarray, bits: int) -> Affine:
     return result
 
 
+def outputs_of(features: np.ndarray, method: str, train: np.ndarray, bits: int, seed: int) -> np.ndarray:
+    result = fit(method, train, bits, seed)
+    assert isinstance(result, Codes)
+    return result.outputs(features)
+
+
 def expected_float(features: np.ndarray, labels: np.ndarray, split: Split, rows: np.ndarray) -> list[float]:
     unit = features.astype(np.float64) / np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     return [average_precision_score((labels[rows] @ labels[q]) > 0, unit[rows] @ unit[q]) for q in split.query]
@@ -137,7 +143,10 @@ def test_codes_depend_on_the_train_images_and_the_seed_alone(digits: tuple) -> N
         first = codes(features, method, train, 16, 3)
         again = codes(features[::-1], method, train.copy(), 16, 3)[::-1]
         other = codes(features, method, train, 16, 4)
-        assert np.array_equal(first, again)
+        outputs = outputs_of(features, method, train, 16, 3)
+        clear = np.abs(outputs) > 1e-5 * np.abs(outputs).max()  # of the others the last digit of a product decides
+        assert clear.mean() > 0.99
+        assert np.array_equal(unpack(first, 16)[clear], unpack(again, 16)[clear])
         assert np.array_equal(first, other) == (method in ("pcah", "spectral"))
 
 
@@ -150,8 +159,10 @@ def test_lsh_is_a_rotation_of_centred_features(digits: tuple) -> None:
         assert np.abs((train @ directions.T + result.bias).mean(axis=0)).max() < 1e-3
         orthonormal = directions @ directions.T if bits < 64 else directions.T @ directions
         assert orthonormal == pytest.approx(np.eye(min(bits, 64)), abs=1e-5)
-        signs = unpack(result.encode(features), bits)
-        assert np.array_equal(signs > 0, features @ directions.T + result.bias >= 0)
+        signs, outputs = unpack(result.encode(features), bits), features @ directions.T + result.bias
+        clear = np.abs(outputs) > 1e-3
+        assert clear.mean() > 0.99
+        assert np.array_equal(signs[clear] > 0, outputs[clear] >= 0)
 
 
 def test_pcah_is_the_sign_of_scikit_learns_components(digits: tuple) -> None:

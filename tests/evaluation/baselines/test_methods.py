@@ -70,9 +70,19 @@ def test_clusters_that_do_not_touch_are_kept_apart_by_16_bits(name: str, cluster
 @pytest.mark.usefixtures("few_anchors")
 @pytest.mark.parametrize("name", registry.names())
 def test_codes_depend_on_the_train_rows_and_the_seed_alone(name: str, rows: Matrix) -> None:
-    first = encode(fit(name, rows[:300], 16, seed=3), rows)
-    again = encode(fit(name, rows[:300].copy(), 16, seed=3), rows[::-1])[::-1]
-    assert np.array_equal(first, again)
+    """Up to the last digit of a product, which on some processors depends on a row's place among the others."""
+    fitted = fit(name, rows[:300], 16, seed=3)
+    first = encode(fitted, rows)
+    again = encode(fit(name, rows[:300].copy(), 16, seed=3), rows[::-1])[::-1].copy()
+    signs = fitted.codes if isinstance(fitted, pca_rr_asymmetric.Asymmetric) else fitted
+    if isinstance(signs, Codes):
+        outputs = signs.outputs(rows)
+        clear = np.abs(outputs) > 1e-5 * np.abs(outputs).max()
+        assert clear.mean() > 0.99
+        assert np.array_equal(unpack(first, 16)[clear], unpack(again, 16)[clear])
+    else:
+        assert isinstance(fitted, FaissQuantizer)
+        np.testing.assert_allclose(fitted.index.sa_decode(first), fitted.index.sa_decode(again), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", registry.names())
