@@ -280,7 +280,8 @@ from ssdh.features.blocks import compute_rows
 from ssdh.features.forward import image_blocks
 from ssdh.features.images import open_images
 from ssdh.features.params import Preprocessing
-from tests.helpers.memory import peak
+from tests.helpers.memory import on_two_cores, peak
+on_two_cores()
 network = torch.nn.Sequential(torch.nn.AvgPool2d(2), torch.nn.Flatten())
 for folder in map(Path, sys.argv[1:]):
     before = peak()

@@ -24,6 +24,7 @@ from ssdh.hashing.retrieval import (
     mean_average_precision,
     stable_average_precisions,
 )
+from tests.helpers.memory import on_two_cores
 
 Arrays = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -93,7 +94,7 @@ def test_blocks_and_cores_change_nothing(block: int, cores: int, monkeypatch: py
     assert np.array_equal(result.relevant, relevant)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([1, 12, 65]), st.one_of(st.none(), st.integers(1, 60)))
 def test_permuting_the_database_changes_no_expectation(seed: int, bits: int, topk: int | None) -> None:
     query, database, query_labels, database_labels = problem(seed, 4, 50, bits, 4)
@@ -103,7 +104,7 @@ def test_permuting_the_database_changes_no_expectation(seed: int, bits: int, top
     assert first == second
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([1, 12, 65, 300]), st.one_of(st.none(), st.integers(1, 90)))
 def test_stable_ties_are_those_of_a_stable_argsort(seed: int, bits: int, topk: int | None) -> None:
     arrays = problem(seed, 5, 70, bits, 6)
@@ -202,6 +203,7 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> Non
 
 
 def _packed(queries: int, items: int, num_labels: int) -> dict[str, Any]:
+    on_two_cores()
     rng = np.random.default_rng(0)
     return {
         "query_packed": rng.integers(0, 256, (queries, 8), np.uint8),

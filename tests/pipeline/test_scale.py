@@ -16,6 +16,7 @@ from ssdh.structure.thresholds import Structure
 from ssdh.training.head import train_head
 from ssdh.training.loop import Run
 from ssdh.training.method import load_method
+from tests.helpers.memory import on_two_cores
 from tests.helpers.tiny import copy_tiny, run_stage, tiny_params, write_params, write_tiny
 from tests.training.test_loop import train_params
 
@@ -52,6 +53,8 @@ def test_codes_are_the_same_bits_without_the_matrix(extracted: Path, tmp_path: P
 
 
 def _features(n: int, dim: int) -> np.ndarray:
+    on_two_cores()
+    torch.set_num_threads(2)
     small = np.ones((300, 300), np.float32)
     torch.from_numpy(small @ small).sum()  # workspaces of both libraries
     return np.random.default_rng(0).standard_normal((n, dim), dtype=np.float32)
