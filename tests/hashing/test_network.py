@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -76,7 +75,9 @@ def test_round_trip(tmp_path: Path) -> None:
     save_hashnet(path, model, METADATA)
     result = load_hashnet(path)
     features = torch.randn(4, 6)
-    assert torch.equal(result(features), model(features))
+    for name, weight in model.state_dict().items():
+        assert torch.equal(result.state_dict()[name], weight), name
+    torch.testing.assert_close(result(features), model(features))  # kernels may round by where an array lies in memory
     assert not result.training
     assert read_metadata(path) == METADATA | {"has_backbone": False, "ssdh_version": __version__}
     with pytest.raises(DataError, match="takes features"):
@@ -90,7 +91,7 @@ def test_whole_network_takes_images_and_features(tmp_path: Path) -> None:
     result = load_hashnet(path)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        torch.testing.assert_close(result(images), model(images))  # kernels may round by where an array lies in memory
+        torch.testing.assert_close(result(images), model(images))
         torch.testing.assert_close(result(model.features(images)), model(images))
     for name, weight in model.state_dict().items():
         assert torch.equal(result.state_dict()[name], weight), name
@@ -101,11 +102,11 @@ def test_a_network_that_renormalises_its_input_still_does_after_a_round_trip(tmp
     model = seeded_hashnet(1024, 12, 0, googlenet).eval()
     path = tmp_path / "model.safetensors"
     metadata = METADATA | {"arch": "googlenet", "size": 64}
-    images = torch.randn(2, 3, 64, 64)
+    images = 1e4 * torch.randn(2, 3, 64, 64)  # of usual ones random weights make next to nothing
     with torch.inference_mode():
         for weights, same in (("imagenet", True), ("random", False)):
             save_hashnet(path, model, metadata | {"weights": weights})
-            assert torch.equal(load_hashnet(path)(images), model(images)) is same
+            assert torch.allclose(load_hashnet(path)(images), model(images), rtol=0, atol=1e-3) is same
 
 
 def test_broken_files(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_an_encoder_builds_the_frozen_network_again(tmp_path: Path) -> None:
     assert encoder.preprocessing == frozen.preprocessing == model_preprocessing(read_metadata(path))
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(encoder(images), head(frozen.module(images)))
+        torch.testing.assert_close(encoder(images), head(frozen.module(images)))
     assert encoder.bits == 12
     save_hashnet(path, head, {"bits": 12})
     with pytest.raises(DataError, match="does not say which frozen network it belongs to"):
@@ -171,4 +172,4 @@ def test_an_encoder_builds_the_frozen_network_again(tmp_path: Path) -> None:
     save_file(dict(frozen.module.state_dict()), weights)
     save_hashnet(path, head, {"bits": 12} | describe_backbone(backbone, params))
     with torch.inference_mode():
-        assert np.array_equal(load_encoder(path, weights)(images), encoder(images))
+        torch.testing.assert_close(load_encoder(path, weights)(images), encoder(images))
