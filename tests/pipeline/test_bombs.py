@@ -213,9 +213,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("bombs")
     for name, (write, _) in BOMBS.items():
         write(folder / name)
+    own = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    own["MALLOC_ARENA_MAX"] = "1"  # each thread's would take 64 MiB of addresses
     done = subprocess.run(
         [sys.executable, "-c", f"from tests.pipeline.test_bombs import *; read_all(Path({str(folder)!r}))"],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | own,
         capture_output=True,
         text=True,
         check=False,
