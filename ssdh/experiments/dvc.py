@@ -204,10 +204,10 @@ def run_child(words: Sequence[str], environment: Mapping[str, str]) -> int:
     """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit it
     try:
-        process = subprocess.Popen(words, env=dict(environment))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    try:
+        try:
+            process = subprocess.Popen(words, env=dict(environment))
+        finally:
+            signal.signal(signal.SIGINT, before)
         return process.wait()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C leaves nothing half ended
