@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -41,7 +42,8 @@ class Page:
         self.wait(lambda: self.cards)
 
     def wait(self, condition: Callable[[], object]) -> None:
-        WebDriverWait(self.browser, 600, poll_frequency=0.05).until(lambda _: condition())
+        stale = [StaleElementReferenceException]  # found, then drawn anew
+        WebDriverWait(self.browser, 600, poll_frequency=0.05, ignored_exceptions=stale).until(lambda _: condition())
 
     def one(self, selector: str) -> WebElement:
         return self.browser.find_element(By.CSS_SELECTOR, selector)

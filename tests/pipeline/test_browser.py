@@ -38,7 +38,7 @@ def test_an_uploaded_photo_shows_its_nearest_images_with_their_bits(page: Page, 
     page.wait(lambda: page.distances)
     assert page.distances == sorted(page.distances)
     assert page.text("#name") == "disc.png"
-    assert page.one("#preview").get_property("naturalWidth") == 300
+    page.wait(lambda: page.one("#preview").get_property("naturalWidth") == 300)
     differing = page.browser.execute_script(
         "return [...document.querySelectorAll('.card')].map((card) => [...card.querySelectorAll('.differs')]"
         ".reduce((sum, path) => sum + path.getAttribute('d').split('M').length - 1, 0))"
@@ -81,10 +81,10 @@ def test_the_radius_slider_filters_and_counts(page: Page, address: str) -> None:
     page.wait(lambda: len(page.distances) == 180)
     if nearest > 0:
         page.set_radius(nearest - 1)
-        assert page.distances == []
+        page.wait(lambda: page.distances == [])
         assert f"the nearest is {nearest} bit" in page.text("#empty")
         page.one("#widen").click()
-        assert set(page.distances) == {nearest}
+        page.wait(lambda: set(page.distances) == {nearest})
     assert page.errors() == []
 
 
@@ -150,6 +150,7 @@ def test_narrow_screens_need_no_sideways_scrolling(page: Page, width: int) -> No
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )
     try:
+        page.wait(lambda: page.browser.execute_script("return innerWidth") == width)
         page.cards[0].click()
         page.wait(lambda: page.distances)
         page.set_radius(32)
