@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import operator
 import subprocess
 import sys
 import tomllib
@@ -25,8 +26,16 @@ def test_public_names_have_the_promised_signatures() -> None:
         "pseudo_labels": "features, structure, out=None",
         "unpack": "packed, bits",
     }
+    signatures |= {
+        "Collection.add": "self, features, names=None",
+        "Collection.create": "folder, model, *, features='float16'",
+        "Collection.names": "self, ids",
+        "Collection.open": "folder",
+        "Collection.remove": "self, wanted",
+        "Collection.search": "self, features, top=10, radius=None, *, rerank=0",
+    }
     for name, expected in signatures.items():
-        signature = inspect.signature(getattr(ssdh, name))
+        signature = inspect.signature(operator.attrgetter(name)(ssdh))
         parameters = [
             parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
         ]
