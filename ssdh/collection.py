@@ -6,7 +6,8 @@
     distances, ids = mine.search(X[:3], top=10, rerank=200)   # (3, 10) each
     mine.names(ids)
 
-The folder is the one that `ssdh add`, `search`, `list` and `remove` work on.
+Where the network takes images: `add_photos("photos")` and `search_photos("photo.jpg")`. The folder is the one that
+`ssdh add`, `search`, `list` and `remove` work on.
 """
 
 import tempfile
@@ -23,12 +24,14 @@ from ssdh.core.errors import DataError, ParameterError
 from ssdh.hashing.model_file import load_hashnet
 from ssdh.hashing.network import HashNet
 from ssdh.search import collection as stored
-from ssdh.search.collection_add import add_array
+from ssdh.search.collection_add import add_array, add_photos
 from ssdh.search.embedding_array import open_array
 from ssdh.search.embedding_queries import encode_queries
 from ssdh.search.encode import EncodeOptions
+from ssdh.search.gallery import Encoded
 from ssdh.search.index import Index
 from ssdh.search.layout import KINDS, FeatureKind
+from ssdh.search.photos import PhotoEncoder, read_photos
 from ssdh.search.searchable import searchable_collection
 
 if TYPE_CHECKING:
@@ -107,9 +110,17 @@ class Collection:
         collection holds photos.
         """
         if not self._stored.of_embeddings:
-            raise DataError(f"{self.folder} holds photos: add them with `python -m ssdh add {self.folder} PHOTOS`")
-        options = EncodeOptions(use_device("auto", deterministic=True), workers=0)
-        return add_array(self._stored, features, names, options)
+            raise DataError(f"{self.folder} holds photos: use add_photos")
+        return add_array(self._stored, features, names, _options())
+
+    def add_photos(self, photos: str | Path | Iterable[str | Path], exclude: Sequence[str] = ()) -> int:
+        """Add photos, and all in folders, as `ssdh add` does; returns how many images are new.
+
+        Their names are their paths; one that is no image is logged and left out. exclude: patterns of files in folders
+        that are passed over. Raises DataError, changing nothing, where a path does not exist or holds no image.
+        """
+        added, _ = add_photos(self._stored, _paths(photos), _options(), exclude, wait=True)
+        return added.new
 
     def search(self, features: ArrayLike, top: int = 10, radius: int | None = None, *, rerank: int = 0) -> Found:
         """The `top` rows nearest to each of `features` (q, D): by code, equal distances by the network's outputs.
@@ -117,9 +128,26 @@ class Collection:
         radius, rerank: as of `Index.search`; the `rerank` nearest by code are ordered by cosine, or, where no features
         are kept, by the asymmetric score. Raises DataError for features that cannot be used and an empty collection.
         """
-        queries = encode_queries(
-            open_array(features, self._stored.layout.dim).values, self._network, select_device("auto")
-        )
+        rows = open_array(features, self._stored.layout.dim).values
+        return self._find(encode_queries(rows, self._network, select_device("auto")), top, radius, rerank)
+
+    def search_photos(
+        self,
+        photos: str | Path | Iterable[str | Path],
+        top: int = 10,
+        radius: int | None = None,
+        *,
+        rerank: int = 0,
+    ) -> Found:
+        """The images nearest to each of q files of photos, as `search`; DataError where one cannot be read."""
+        encoder, skipped = self._photo_encoder, list[tuple[Path, str]]()
+        batches = read_photos(_paths(photos), encoder.min_side, skipped)
+        encoded = [encoder([pixels for _, pixels in batch]) for batch in batches]
+        if skipped or not encoded:
+            raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped) or "give a photo at least")
+        return self._find(Encoded(*map(np.concatenate, zip(*encoded, strict=True))), top, radius, rerank)
+
+    def _find(self, queries: Encoded, top: int, radius: int | None, rerank: int) -> Found:
         index, ids = self._index()
         distances, rows = index.search(
             queries.packed,
@@ -154,6 +182,10 @@ class Collection:
     def _network(self) -> HashNet:
         return load_hashnet(self._stored.model)
 
+    @cached_property
+    def _photo_encoder(self) -> PhotoEncoder:
+        return searchable_collection(self._stored).open_encoder()
+
     def _index(self) -> tuple[Index, NDArray[np.int64]]:
         """The codes, searchable, and their ids by row; built anew where the collection has changed."""
         version = self._stored.version()
@@ -161,3 +193,12 @@ class Collection:
             now = searchable_collection(self._stored)
             self._opened = (now.version, now.open_index(features=True), np.array(now.table.ids, np.int64))
         return self._opened[1:]
+
+
+def _paths(photos: str | Path | Iterable[str | Path]) -> list[Path]:
+    return [Path(photos)] if isinstance(photos, (str, Path)) else [Path(photo) for photo in photos]
+
+
+def _options() -> EncodeOptions:
+    """The device that is there; photos are decoded in this process, which may be no program that others can import."""
+    return EncodeOptions(use_device("auto", deterministic=True), workers=0)

@@ -14,9 +14,8 @@ import torch
 from ssdh import Collection, Hasher
 from ssdh.__main__ import main
 from ssdh.core.errors import DataError, ParameterError
-from ssdh.hashing.model_file import save_hashnet
-from ssdh.hashing.network import seeded_hashnet
 from ssdh.search.collection import open_collection
+from tests.helpers.finished_run import finished_run
 
 ROWS, DIM, BITS = 300, 24, 20
 NAMES = [f"item {row}" for row in range(ROWS)]
@@ -253,6 +252,33 @@ def test_mistakes_are_one_line(hasher: Hasher, mine: Collection, tmp_path: Path)
     mine.add(rows())
     with pytest.raises(ParameterError, match="top must be at least 1, got 0"):
         mine.search(rows(1), top=0)
-    save_hashnet(tmp_path / "photos.safetensors", seeded_hashnet(DIM, BITS, seed=3), {"dim": DIM, "bits": BITS})
-    with pytest.raises(DataError, match="holds photos: add them with `python -m ssdh add"):
-        Collection.create("photos", tmp_path / "photos.safetensors").add(rows(3))
+    with pytest.raises(DataError, match="takes embeddings of 24 values, not images"):
+        mine.search_photos(["a.jpg"])
+
+
+def test_photos_are_added_and_searched_as_by_the_commands(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(project, tmp_path / "run", count=9)
+    model, photos = run / "models/hashnet.safetensors", run / "photos"
+    mine = Collection.create("mine", model)
+    assert mine.add_photos([photos / "day 0", str(photos / "day 1/001.jpg")]) == 4
+    assert mine.add_photos(photos, exclude=["day 2/*"]) == 2
+    assert main(["add", "mine", str(photos), "--workers", "0"]) == 0
+    assert "3 images added; 6 files were there" in capsys.readouterr().out
+    assert main(["search", str(photos), "--collection", "mine", "--top", "4", "--rerank", "9", "--json"]) == 0
+    queries = json.loads(capsys.readouterr().out)["queries"]
+    paths = [query["photo"] for query in queries]
+    found = mine.search_photos(paths, top=4, rerank=9)
+    assert found.ids.tolist() == [[result["id"] for result in query["results"]] for query in queries]
+    assert mine.names(found.ids[:, 0]).tolist() == paths
+    assert mine.search_photos(paths[0], top=4, rerank=9).ids.tolist() == found.ids[:1].tolist()
+    (photos / "broken.jpg").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"broken\.jpg: a web page, not an image"):
+        mine.search_photos([paths[0], photos / "broken.jpg"])
+    with pytest.raises(DataError, match="give a photo at least"):
+        mine.search_photos([])
+    with pytest.raises(DataError, match="mine holds photos: use add_photos"):
+        mine.add(rows(3))
+    assert mine.remove([paths[0], paths[1]]) == 2
+    assert len(mine) == 7

@@ -28,6 +28,8 @@ def test_public_names_have_the_promised_signatures() -> None:
     }
     signatures |= {
         "Collection.add": "self, features, names=None",
+        "Collection.add_photos": "self, photos, exclude=()",
+        "Collection.search_photos": "self, photos, top=10, radius=None, *, rerank=0",
         "Collection.create": "folder, model, *, features='float16'",
         "Collection.names": "self, ids",
         "Collection.open": "folder",

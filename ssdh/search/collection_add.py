@@ -30,16 +30,21 @@ NOTHING = np.empty((0, 0), np.uint8)
 
 
 def add_photos(
-    collection: Collection, inputs: Sequence[Path], options: EncodeOptions, exclude: Sequence[str] = ()
+    collection: Collection,
+    inputs: Sequence[Path],
+    options: EncodeOptions,
+    exclude: Sequence[str] = (),
+    *,
+    wait: bool = False,
 ) -> tuple[Added, list[tuple[str, str]]]:
     """Add photos and all photos in folders; returns what was done, and (path, reason) of files that are no images.
 
     inputs, exclude: as of `find_files`. An exact copy of an image, in the collection or among the photos, is a further
     path of that image: it is neither encoded nor listed twice. A moved or renamed file has its new path alone: other
-    paths of a photo at which there is no file any more are forgotten. Raises DataError, changing nothing, where another
-    process is writing, or a file is gone or changes meanwhile.
+    paths of a photo at which there is no file any more are forgotten. wait: for another process that is writing. Raises
+    DataError, changing nothing, where it is not waited for, or a file is gone or changes meanwhile.
     """
-    with collection.writing() as writer:
+    with collection.writing(wait=wait) as writer:
         photos = inspect(*find_files(inputs, exclude), options.workers or None)
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
