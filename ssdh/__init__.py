@@ -2,7 +2,8 @@
 
 The library's public names; the rest of the package may move:
 
-    from ssdh import Hasher, fit_structure, pseudo_labels, load_hashnet, pack, unpack, mean_average_precision, Index
+    from ssdh import Hasher, Index, Collection, fit_structure, pseudo_labels, mean_average_precision, pack, unpack
+    from ssdh import load_hashnet
 
 Each is imported when it is first used (PEP 562), so that `import ssdh` takes no time and needs no torch.
 """
@@ -11,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssdh.collection import Collection
     from ssdh.hasher import Hasher
     from ssdh.hashing.codes import pack, unpack
     from ssdh.hashing.model_file import load_hashnet
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Collection",
     "Hasher",
     "Index",
     "PairDistances",
@@ -37,6 +40,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Collection": "ssdh.collection",
     "Hasher": "ssdh.hasher",
     "Index": "ssdh.search.index",
     "PairDistances": "ssdh.structure.distances",

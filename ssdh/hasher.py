@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ssdh.core.arrays import from_tensor
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.params import Bits, Seed, overridden, read_recipe, validate
 from ssdh.core.split import Split
@@ -250,11 +251,13 @@ class Hasher(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator): 
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:
         """X as an array (n, D) of numbers, not copied; its values are looked at block by block where they are used."""
-        if hasattr(X, "detach"):
-            X = X.detach().cpu()
-            X = (X.float() if str(X.dtype) == "torch.bfloat16" else X).numpy()  # NumPy has none
         checked: NDArray[Any] = validate_data(
-            self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=2 if reset else 1
+            self,
+            from_tensor(X),
+            reset=reset,
+            dtype="numeric",
+            ensure_all_finite=False,
+            ensure_min_samples=2 if reset else 1,
         )
         return checked
 
@@ -283,7 +286,7 @@ def _sample(count: int, num_train: int | None, seed: int) -> NDArray[np.int64]:
 
 def _views(views: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """Views as an array (V, n, D); raises ValueError where they are not those of features of `shape` (n, D)."""
-    array = np.asarray(views)
+    array = np.asarray(from_tensor(views))
     if array.ndim != 3 or array.shape[1:] != shape:
         raise ValueError(
             f"views must have the shape (V, {shape[0]}, {shape[1]}), V of each row of X, got {array.shape}"

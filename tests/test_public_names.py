@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import operator
 import subprocess
 import sys
 import tomllib
@@ -25,8 +26,18 @@ def test_public_names_have_the_promised_signatures() -> None:
         "pseudo_labels": "features, structure, out=None",
         "unpack": "packed, bits",
     }
+    signatures |= {
+        "Collection.add": "self, features, names=None",
+        "Collection.add_photos": "self, photos, exclude=()",
+        "Collection.search_photos": "self, photos, top=10, radius=None, *, rerank=0",
+        "Collection.create": "folder, model, *, features='float16'",
+        "Collection.names": "self, ids",
+        "Collection.open": "folder",
+        "Collection.remove": "self, wanted",
+        "Collection.search": "self, features, top=10, radius=None, *, rerank=0",
+    }
     for name, expected in signatures.items():
-        signature = inspect.signature(getattr(ssdh, name))
+        signature = inspect.signature(operator.attrgetter(name)(ssdh))
         parameters = [
             parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()
         ]
@@ -57,6 +68,32 @@ def test_public_names_work_together() -> None:
     assert ssdh.mean_average_precision(bits[:1], bits, labels[:1], labels) == pytest.approx((1 + 2 / 3) / 2)
     structure = ssdh.fit_structure(rng.standard_normal((40, 8)), alpha=1.0, beta=1.0, bins=10)
     assert isinstance(structure, ssdh.Structure)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "trained"])
+def test_a_tensor_is_its_values(kind: str) -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    tensor = torch.from_numpy(rng.standard_normal((60, 8)).astype(np.float32))
+    X = tensor.requires_grad_() if kind == "trained" else tensor.to(getattr(torch, kind))
+    codes, labels = torch.sign(X), (X[:, :3] > 0).to(X.dtype)  # what a network's outputs and weights are
+    x, b, c = (one.detach().float().numpy() for one in (X, codes, labels))
+    fits = [ssdh.fit_structure(features, alpha=1.0, beta=1.0, bins=10) for features in (X, x)]
+    assert fits[0] == fits[1]
+    np.testing.assert_array_equal(ssdh.pseudo_labels(X, fits[0]), ssdh.pseudo_labels(x, fits[0]))
+    np.testing.assert_array_equal(packed := ssdh.pack(codes), ssdh.pack(b))
+    np.testing.assert_array_equal(ssdh.unpack(torch.from_numpy(packed), 8), b)
+    assert ssdh.mean_average_precision(codes[:5], codes, labels[:5], labels) == ssdh.mean_average_precision(
+        b[:5], b, c[:5], c
+    )
+    index = ssdh.Index(packed, bits=8, features=X)
+    for how in ({"rerank": 5, "query_features": X[:3]}, {"query_outputs": X[:3]}):
+        own = {name: x[:3] if name.startswith("query") else value for name, value in how.items()}
+        expected = ssdh.Index(packed, bits=8, features=x).search(packed[:3], **own)
+        np.testing.assert_array_equal(index.search(packed[:3], **how).rows, expected.rows)
+    with_views = [ssdh.Hasher(bits=8, epochs=1).fit(f, views=v) for f, v in ((X, torch.stack([X, X])), (x, [x, x]))]
+    np.testing.assert_array_equal(with_views[0].transform(x), with_views[1].transform(x))
 
 
 def test_small_integers_of_numpy_do_not_overflow() -> None:

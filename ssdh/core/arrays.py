@@ -1,4 +1,4 @@
-"""Arrays by what they hold, and rows at length 1."""
+"""Arrays by what they hold, tensors as arrays, and rows at length 1."""
 
 from typing import Any
 
@@ -11,6 +11,17 @@ Counts = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Packed = NDArray[np.uint8]  # codes (n, ⌈bits/8⌉)
+
+
+def from_tensor(values: Any) -> Any:
+    """A tensor of torch, wherever it lies, as an array; bfloat16, which NumPy has not, as float32. Others as they are.
+
+    Known by its methods, so that torch is not imported for it.
+    """
+    if not hasattr(values, "detach"):
+        return values
+    tensor = values.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
 def row_lengths(rows: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

@@ -1,10 +1,10 @@
 """A column beside embeddings: labels, names or roles, one entry a row, from whatever file it lies in."""
 
-import csv
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ssdh.datasets.text_lists import read_lines
 from ssdh.features.embedding_numpy import read_header
 from ssdh.features.embedding_part import choose, missing_package, reading
 from ssdh.features.embedding_tables import hdf5_arrays, parquet_values
+from ssdh.features.embedding_text import text_header, text_rows
 from ssdh.features.embeddings import natural_order
 
 Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or a matrix (N, C)
@@ -59,7 +60,7 @@ def _tables(path: Path) -> Iterator[tuple[str, Any]]:
             names = [name.removesuffix(".npy") for name in file.namelist()]
         yield from ((name, lambda name=name: _read_npz(path, name)) for name in names)
     elif suffix in (".csv", ".tsv", ".txt"):
-        yield from ((name, lambda column=column: column) for name, column in read_text_table(path).items())
+        yield from _text(path)
     elif suffix == ".parquet":
         yield from _parquet(path)
     elif suffix in (".h5", ".hdf5"):
@@ -167,25 +168,24 @@ def _hdf5(path: Path) -> Iterator[tuple[str, Any]]:
     yield from ((name, lambda name=name: read(name)) for name in hdf5_arrays(path))
 
 
-def read_text_table(path: Path) -> dict[str, list[str]]:
+def _text(path: Path) -> Iterator[tuple[str, Callable[[], list[str]]]]:
     """Columns of a .csv (or .tsv), whose first line names them; a line each of a .txt, without a name.
 
     A .csv of one column needs no first line: it has one where that says label, class, name, id, role or so.
     """
     if path.suffix.lower() == ".txt":
-        return {"": read_lines(path)}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as text in UTF-8 ({error})") from None
-    rows = [row or [""] for row in rows]
-    width = len(rows[0]) if rows else 0
-    if odd := [number for number, row in enumerate(rows, 1) if len(row) != width]:
-        raise DataError(f"{path}, line {odd[0]}: expected {width} fields as in line 1, got {len(rows[odd[0] - 1])}")
-    if width == 1 and rows[0][0].strip().lower() not in HEADERS:
-        return {"": [row[0] for row in rows]}
-    return {name.strip(): [row[i] for row in rows[1:]] for i, name in enumerate(rows[0])} if rows else {}
+        yield "", lambda: read_lines(path)
+        return
+    width = len(next(text_rows(path), []))
+    if width == 0:
+        return
+    names = text_header(path) or []
+    whole = width == 1 and (not names or names[0].lower() not in HEADERS)
+
+    def read(place: int) -> list[str]:
+        return [row[place] for row in islice(text_rows(path), 0 if whole else 1, None)]
+
+    yield from ((name, partial(read, place)) for place, name in enumerate([""] if whole else names))
 
 
 LABELS = ("", "labels", "label", "class", "classes", "category", "y")  # usual names of columns, best first
@@ -277,15 +277,15 @@ ROLE_OF = {"query": "query", "test": "query", "train": "train", "database": "dat
 
 def roles_of(path: Path, names: list[str]) -> NDArray[Any]:
     """(N,) texts query, train, database and unused, from a column in the rows' order, or beside `row` or `name`."""
-    if path.suffix.lower() == ".csv" and {"row", "name"} & (table := read_text_table(path)).keys():
+    if path.suffix.lower() == ".csv" and {"row", "name"} & (table := dict(_text(path))).keys():
         beside = "row" if "row" in table else "name"
         known = map(str, range(len(names))) if beside == "row" else names
-        given, row_of = table[beside], {name: row for row, name in enumerate(known)}
+        given, row_of = table[beside](), {name: row for row, name in enumerate(known)}
         if unknown := [name for name in given if name not in row_of]:
             raise DataError(f"{path}: {unknown[0]!r} is no row of the features")
         _refuse_repeated(given, str(path), "a row has one role")
         roles = np.full(len(names), "unused", object)
-        roles[[row_of[name] for name in given]] = table[choose(path, list(table), None, ROLES)]
+        roles[[row_of[name] for name in given]] = table[choose(path, list(table), None, ROLES)]()
     else:
         column = read_column(path, None, ROLES)
         roles = np.asarray([] if column is None else [str(role) for role in column], object)

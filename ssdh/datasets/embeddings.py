@@ -176,7 +176,9 @@ def row_numbers(embeddings: Embeddings) -> list[str]:
 
 
 def _labels(params: EmbeddingsParams, path: Path, count: int) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    column, where = _column(_given(params.labels), params.keys.labels, path, LABELS, "labels", count)
+    own = _given(params.labels)
+    usual = LABELS if own else LABELS[1:]  # a column without a name, beside the features, holds row numbers or names
+    column, where = _column(own, params.keys.labels, path, usual, "labels", count)
     return labels_of(column, where) if column is not None else ((), np.zeros((count, 0), np.uint8))
 
 

@@ -1,9 +1,11 @@
 """One array of embeddings in a file, read block by block: what all formats have in common."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ BLOCK_BYTES = 32 * 2**20  # of values that are in memory at once
 USUAL = ("features", "embeddings", "embedding", "vectors", "vector", "emb")  # names of arrays and columns, best first
 KEPT = ("float16", "float32", "int8", "uint8")  # types that stay as they are; of others float32 is made
 CONVERTED = ("float64", "bfloat16")
+SEPARATORS = " _.-[("  # between a column's name and its number
+NUMBERED = re.compile(rf"(.*?)[{re.escape(SEPARATORS)}]*(\d+)[\])]?")
 Values = tuple[NDArray[Any], NDArray[np.bool_]]  # (b, D) of a kept type; (b,) whether the file's row has another length
 
 
@@ -110,6 +114,30 @@ def choose(path: Path, names: list[str], key: str | None, usual: tuple[str, ...]
             "(params.yaml: datasets.embeddings.data.keys.features)"
         )
     return chosen
+
+
+def numbered(path: Path, names: list[str], key: str | None) -> list[int]:
+    """Places of the columns of a wide table that hold its values, by their numbers; none where no two are numbered.
+
+    They are named alike but for a number at the end: `f0`, `f1`, …; `emb_1`, `emb_2`, …; `0`, `1`, …. Of several kinds
+    that which is called `key`, else the first usual name, without the number. Raises DataError where a number is
+    missing or there twice.
+    """
+    kinds: dict[str, list[tuple[int, int]]] = {}
+    for place, name in enumerate(names):
+        if match := NUMBERED.fullmatch(name):
+            kinds.setdefault(match[1], []).append((int(match[2]), place))
+    kinds = {kind: columns for kind, columns in kinds.items() if len(columns) > 1}
+    if not kinds:
+        return []
+    columns = sorted(kinds[choose(path, list(kinds), None if key is None else key.rstrip(SEPARATORS))])
+    for (number, place), (next_number, next_place) in pairwise(columns):
+        if next_number != number + 1:
+            raise DataError(
+                f"{path}: after column {names[place]!r} comes {names[next_place]!r}: number the columns of values one "
+                "after the other, f0, f1, …"
+            )
+    return [place for _, place in columns]
 
 
 def missing_package(name: str, path: Path) -> DataError:

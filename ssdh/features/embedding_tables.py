@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError, one_line
 from ssdh.core.inflation import refuse_inflation
-from ssdh.features.embedding_part import Part, Values, choose, missing_package, part, reading
+from ssdh.features.embedding_part import Part, Values, choose, missing_package, numbered, part, reading
+
+# pyarrow else reads a column of a group of rows as a whole, and those of all groups ahead
+STREAMED = {"pre_buffer": False, "buffer_size": 1 << 16}
 
 
 def open_safetensors(path: Path, key: str | None) -> list[Part]:
@@ -76,19 +79,25 @@ def hdf5_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def open_parquet(path: Path, key: str | None) -> list[Part]:
-    """A column of lists of numbers; a row of another length than most of the first rows, or with a null, is odd."""
+    """A column of lists of numbers; a row of another length than most of the first rows, or with a null, is odd.
+
+    Where there is no such column, numbered columns of numbers, one a dimension.
+    """
     try:
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
     except ImportError:
         raise missing_package("pyarrow", path) from None
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, **STREAMED) as file:
         schema, count = file.schema_arrow, file.metadata.num_rows
         lists = [field.name for field in schema if _list_of_numbers(field.type)]
         if key is not None and key in schema.names and key not in lists:
             raise DataError(f"{path}: column {key!r} holds {schema.field(key).type}, not lists of numbers")
         if not lists:
+            numbers = [field.name for field in schema if _is_number(field.type)]
+            if places := numbered(path, numbers, key):
+                return [_wide(path, count, [schema.field(numbers[place]) for place in places])]
             raise DataError(
                 f"{path} has no column of lists of numbers: its columns are {', '.join(map(one_line, schema.names))}"
             )
@@ -96,12 +105,10 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
         refuse_inflation(path, 8 * parquet_values(file, column), f"column {column!r}")
         first = next(file.iter_batches(1024, columns=[column]), None)
         dim = 0 if first is None else _usual_length(first[column])
-    kind = schema.field(column).type.value_type
-    name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
-    kept_dtype = part(path, (count, dim), name, lambda _: iter(())).dtype  # the checks of any other format
+    kept_dtype = _kept(path, (count, dim), schema.field(column).type.value_type)
 
     def read(step: int) -> Iterator[Values]:
-        with reading(path), pq.ParquetFile(path) as file:
+        with reading(path), pq.ParquetFile(path, **STREAMED) as file:
             for batch in file.iter_batches(step, columns=[column]):
                 lists = batch.column(0)
                 odd = pc.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False) != dim
@@ -116,6 +123,39 @@ def open_parquet(path: Path, key: str | None) -> list[Part]:
     return [Part(path, count, dim, kept_dtype, read)]
 
 
+def _wide(path: Path, count: int, fields: list[Any]) -> Part:
+    """Columns of numbers of one type, `fields` of an Arrow schema, one a dimension; a row with a null is odd."""
+    import pyarrow.parquet as pq
+
+    first = fields[0]
+    if other := next((field for field in fields if field.type != first.type), None):
+        raise DataError(
+            f"{path}: column {first.name!r} holds {first.type}, column {other.name!r} {other.type}: convert them to one"
+        )
+    names = [field.name for field in fields]
+    kept_dtype = _kept(path, (count, len(names)), first.type)
+
+    def read(step: int) -> Iterator[Values]:
+        with reading(path), pq.ParquetFile(path, **STREAMED) as file, np.errstate(over="ignore"):
+            for batch in file.iter_batches(step, columns=names):
+                block = np.zeros((len(batch), len(names)), kept_dtype)
+                odd = np.zeros(len(batch), np.bool_)
+                for place, name in enumerate(names):
+                    column = batch.column(name)
+                    block[:, place] = column.fill_null(0).to_numpy(zero_copy_only=False)
+                    if column.null_count:
+                        odd |= column.is_null().to_numpy(zero_copy_only=False)
+                yield block, odd
+
+    return Part(path, count, len(names), kept_dtype, read)
+
+
+def _kept(path: Path, shape: tuple[int, int], kind: Any) -> np.dtype[Any]:
+    """The type in which values of an Arrow type are kept, after the checks of any other format."""
+    name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
+    return part(path, shape, name, lambda _: iter(())).dtype
+
+
 def parquet_values(file: Any, column: str) -> int:
     """How many values the lists of a column hold together, or the column itself, by what the file says of its parts."""
     groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
@@ -127,7 +167,13 @@ def _list_of_numbers(kind: Any) -> bool:
     import pyarrow as pa
 
     is_list: bool = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+    return is_list and _is_number(kind.value_type)
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _usual_length(column: Any) -> int:

@@ -4,8 +4,9 @@
     for block in found.blocks():
         block.values[block.good]   # (b, D), as it stands in the file
 
-Understood are .npy, .npz (array `features`), .safetensors, .parquet (a column of lists), .h5 and .hdf5 (`train` and
-`test`, or `features`), and a folder of `img_emb_*.npy`, `*.npy` or `*.parquet`. No format is ever in memory as a whole.
+Understood are .npy, .npz (array `features`), .safetensors, .parquet (a column of lists, or numbered columns), .csv and
+.tsv (numbered columns), .h5 and .hdf5 (`train` and `test`, or `features`), and a folder of `img_emb_*.npy`, `*.npy` or
+`*.parquet`. No format is ever in memory as a whole.
 
 A row is bad that holds NaN or infinity, zeros alone (it has no direction, so no cosine), or another number of values.
 """
@@ -25,6 +26,7 @@ from ssdh.core.files import write_parts
 from ssdh.features.embedding_numpy import open_npy, open_npz
 from ssdh.features.embedding_part import Part, reading
 from ssdh.features.embedding_tables import open_hdf5, open_parquet, open_safetensors
+from ssdh.features.embedding_text import open_text
 
 REASONS = ("", "holds NaN or infinity", "is all zero", "has another length or a null")  # by `Block.fault`
 NOT_FINITE, ZERO, ODD = 1, 2, 3
@@ -36,6 +38,8 @@ FORMATS: dict[str, Callable[[Path, str | None], list[Part]]] = {
     ".parquet": open_parquet,
     ".h5": open_hdf5,
     ".hdf5": open_hdf5,
+    ".csv": open_text,
+    ".tsv": open_text,
 }
 
 

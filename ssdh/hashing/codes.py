@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssdh.core.arrays import from_tensor
+
 
 def sign_codes(outputs: ArrayLike) -> NDArray[np.int8]:
     """The codes of real outputs: b = sign(z), with sign(0) = +1.
@@ -35,7 +37,7 @@ def pack(codes: ArrayLike) -> NDArray[np.uint8]:
     >>> pack([[1, -1, 1, -1, -1, -1, -1, -1, 1]]).tolist()
     [[160, 128]]
     """
-    values = np.asarray(codes)
+    values = np.asarray(from_tensor(codes))
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"codes must be (n, K) with K of at least 1, got shape {values.shape}")
     positive = values == 1
@@ -75,7 +77,7 @@ def first_bits(packed: ArrayLike, bits: int, count: int) -> NDArray[np.uint8]:
 
 def check_packed(packed: ArrayLike, bits: int, name: str = "packed") -> NDArray[np.uint8]:
     """Return `packed` as an array; raises ValueError unless it is uint8 of shape (n, ⌈bits/8⌉)."""
-    values: NDArray[Any] = np.asarray(packed)
+    values: NDArray[Any] = np.asarray(from_tensor(packed))
     if bits < 1:
         raise ValueError(f"bits must be at least 1, got {bits}")
     if values.dtype != np.uint8 or values.ndim != 2 or values.shape[1] != width(bits):

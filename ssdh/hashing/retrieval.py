@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ssdh.core.arrays import from_tensor
 from ssdh.core.runtime import num_cores, on_cores
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import check_packed, pack, words
@@ -57,7 +58,7 @@ def mean_average_precision(
     >>> round(mean_average_precision(codes[:1], codes, labels[:1], labels), 4)
     0.8333
     """
-    query, database = np.asarray(query_codes), np.asarray(database_codes)
+    query, database = np.asarray(from_tensor(query_codes)), np.asarray(from_tensor(database_codes))
     if query.ndim != 2 or database.ndim != 2 or query.shape[1] != database.shape[1]:
         raise ValueError(f"codes must be (q, K) and (n, K), got {query.shape} and {database.shape}")
     bits = query.shape[1]
@@ -177,7 +178,8 @@ class _Pairs:
     def make(cls, query: Any, database: Any, query_labels: Any, database_labels: Any, bits: int) -> "_Pairs":
         query = check_packed(query, bits, "query codes")
         database = check_packed(database, bits, "database codes")
-        query_labels, database_labels = np.asarray(query_labels), np.asarray(database_labels)
+        query_labels = np.asarray(from_tensor(query_labels))
+        database_labels = np.asarray(from_tensor(database_labels))
         for name, labels, codes in (("query", query_labels, query), ("database", database_labels, database)):
             if labels.ndim != 2 or len(labels) != len(codes):
                 raise ValueError(f"{name} labels must be ({len(codes)}, C), got shape {labels.shape}")

@@ -47,7 +47,10 @@ CREATE INDEX paths_of_an_image ON paths (id);
 
 BELOW = "path = ? OR substr(path, 1, ?) = ?"  # a path, or all paths that begin with a folder's
 
-STAND_IN = "path GLOB '/*:*[0-9]'"  # FILE:ROW, which names a row of embeddings that has no name of its own
+# FILE:ROW, or CONTENT and its SHA-256, which name a row of embeddings that has no name of its own
+CONTENT = "sha256:"
+STAND_IN = f"(path GLOB '/*:*[0-9]' OR path GLOB '{CONTENT}*')"
+FIRST = f"substr(min({STAND_IN} || path), 2)"  # of an id's paths: 0 or 1 before each, so that given names come first
 
 BLOCK = 4096  # features that are read at once
 
@@ -99,7 +102,7 @@ class Collection:
         Of several paths the first, a name that was given before one by file and row.
         """
         order = f"id, {STAND_IN}, path" if copies else "id"
-        path = "path" if copies else f"substr(min(({STAND_IN}) || path), 2)"  # 0 or 1 before each: given names first
+        path = "path" if copies else FIRST
         ask = f"SELECT id, sha256, code, {path} FROM images JOIN paths USING (id) {'' if copies else 'GROUP BY id'}"
         with self._reading() as database:
             rows = database.execute(f"{ask} ORDER BY {order}").fetchall()
@@ -107,6 +110,16 @@ class Collection:
         metadata = {"name": [path for *_, path in rows], "sha256": [digest.hex() for _, digest, _, _ in rows]}
         ids = [number for number, *_ in rows]
         return CodeTable(packed.reshape(len(rows), width(self.layout.bits)), self.layout.bits, ids, metadata)
+
+    def names(self, ids: Sequence[int]) -> dict[int, str]:
+        """The path, or name, of each of these ids, of several the first, as in `table`; DataError where one is gone."""
+        names = {}
+        with self._reading() as database:
+            for number in ids:
+                (names[number],) = database.execute(f"SELECT {FIRST} FROM paths WHERE id = ?", (number,)).fetchone()
+                if names[number] is None:
+                    raise DataError(f"{self.folder} has no image {number}: `python -m ssdh list` shows what is there")
+        return names
 
     def features(self, ids: Sequence[int]) -> NDArray[Any]:
         """The kept features (n, D) of these ids, in their order; DataError where none are kept or an id is gone."""
@@ -130,11 +143,11 @@ class Collection:
         return "-".join(str(int(value or 0)) for value in result)
 
     @contextmanager
-    def writing(self) -> Iterator["Writer"]:
-        """The one writer; raises DataError at once where another process is writing."""
+    def writing(self, *, wait: bool = False) -> Iterator["Writer"]:
+        """The one writer; where another process is writing, waits for it, or raises DataError at once."""
         lock = FileLock(self.folder / LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             raise DataError(f"another process is changing {self.folder}: wait until it has ended") from None
         try:

@@ -8,16 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.distributed import Rank
+from ssdh.core.errors import DataError, one_line
 from ssdh.core.files import read_array, write_csv
 from ssdh.core.resume import work_folder
-from ssdh.search.collection import Added, Collection, Writer
+from ssdh.datasets.columns import names_of
+from ssdh.features.image_files import is_text
+from ssdh.search.collection import CONTENT, Added, Collection, Writer
+from ssdh.search.embedding_array import EmbeddingArray, open_array
 from ssdh.search.encode import EncodeOptions, encode_rows, find_files, inspect
-from ssdh.search.encode_embeddings import encode_array, open_file
+from ssdh.search.encode_embeddings import EmbeddingFile, encode_array, open_file
 
 NEW = "new.csv"  # the manifest of what is being encoded
 
@@ -25,16 +30,21 @@ NOTHING = np.empty((0, 0), np.uint8)
 
 
 def add_photos(
-    collection: Collection, inputs: Sequence[Path], options: EncodeOptions, exclude: Sequence[str] = ()
+    collection: Collection,
+    inputs: Sequence[Path],
+    options: EncodeOptions,
+    exclude: Sequence[str] = (),
+    *,
+    wait: bool = False,
 ) -> tuple[Added, list[tuple[str, str]]]:
     """Add photos and all photos in folders; returns what was done, and (path, reason) of files that are no images.
 
     inputs, exclude: as of `find_files`. An exact copy of an image, in the collection or among the photos, is a further
     path of that image: it is neither encoded nor listed twice. A moved or renamed file has its new path alone: other
-    paths of a photo at which there is no file any more are forgotten. Raises DataError, changing nothing, where another
-    process is writing, or a file is gone or changes meanwhile.
+    paths of a photo at which there is no file any more are forgotten. wait: for another process that is writing. Raises
+    DataError, changing nothing, where it is not waited for, or a file is gone or changes meanwhile.
     """
-    with collection.writing() as writer:
+    with collection.writing(wait=wait) as writer:
         photos = inspect(*find_files(inputs, exclude), options.workers or None)
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
@@ -61,16 +71,45 @@ def add_embeddings(collection: Collection, path: Path, options: EncodeOptions) -
     with collection.writing() as writer:
         file = open_file(path, collection.model, collection.layout)
         names = file.names or [f"{path.resolve().as_posix()}:{number}" for number in file.numbers]
-        paths = list(zip(names, file.digests, strict=True))
-        new = _new(writer, file.digests)
-        if not len(new):
-            return writer.commit(paths, [], NOTHING)
-        digests = [file.digests[row] for row in new]
-        manifest = collection.folder / NEW
-        write_csv(manifest, ("row", "path", "sha256"), ((row, names[row], file.digests[row]) for row in new))
-        with _to_commit(collection, options) as (rows, work):
-            encode_array(file.as_array(work), new, collection.model, collection.layout, rows, work, Rank(), options)
-            return writer.commit(paths, digests, read_array(rows))
+        return _add_rows(writer, names, file, options)
+
+
+def add_array(
+    collection: Collection, features: Any, names: Sequence[str] | None, options: EncodeOptions
+) -> NDArray[np.int64]:
+    """Add rows (n, D) of an array or a tensor; returns their ids (n,). Waits for another process that is writing.
+
+    names: as those of a file, else CONTENT and a row's SHA-256. Raises DataError as `add_embeddings`.
+    """
+    rows = open_array(features, collection.layout.dim)
+    if names is None:
+        names = [f"{CONTENT}{digest}" for digest in rows.digests]
+    elif len(names) != len(rows.digests):
+        raise DataError(f"{len(names):,} names do not fit {len(rows.digests):,} rows of features: give one a row")
+    else:
+        names = names_of(names, "names")
+        if unnamed := [name for name in names if not is_text(name)]:
+            raise DataError(f"{one_line(unnamed[0])} is not in UTF-8, so {collection.folder} cannot hold it")
+    with collection.writing(wait=True) as writer:
+        _add_rows(writer, names, rows, options)
+        ids = writer.known(rows.digests)
+    return np.array([ids[digest] for digest in rows.digests], np.int64)
+
+
+def _add_rows(
+    writer: Writer, names: Sequence[str], rows: EmbeddingFile | EmbeddingArray, options: EncodeOptions
+) -> Added:
+    collection = writer.collection
+    paths = list(zip(names, rows.digests, strict=True))
+    new = _new(writer, rows.digests)
+    if not len(new):
+        return writer.commit(paths, [], NOTHING)
+    digests = [rows.digests[row] for row in new]
+    manifest = collection.folder / NEW
+    write_csv(manifest, ("row", "path", "sha256"), ((row, names[row], rows.digests[row]) for row in new))
+    with _to_commit(collection, options) as (out, work):
+        encode_array(rows.taking(work), new, collection.model, collection.layout, out, work, Rank(), options)
+        return writer.commit(paths, digests, read_array(out))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ def find_queries(
     """
     if Path(text).exists():
         rows = read_queries(Path(text), model.dim)
-        return [f"{text}:{row}" for row in range(len(rows))], _encoded(rows, model, device)
+        return [f"{text}:{row}" for row in range(len(rows))], encode_queries(rows, model, device)
     row = find_row(text)
     if row is None:
         raise DataError(f"{text} is no file of embeddings, no name and no row of the {len(index):,}: give one of them")
@@ -41,7 +42,9 @@ def find_queries(
     return [text], Encoded(packed, outputs, own)
 
 
-def _encoded(rows: NDArray[np.float32], model: HashNet, device: torch.device) -> Encoded:
+def encode_queries(features: NDArray[Any], model: HashNet, device: torch.device) -> Encoded:
+    """Codes, outputs and features (q, D) of embeddings, of any number type, that were looked at."""
+    rows = np.asarray(features, np.float32)
     outputs = outputs_of(feature_blocks(model, rows, device))(np.arange(len(rows)))
     return Encoded(pack(sign_codes(outputs)), outputs, rows)
 

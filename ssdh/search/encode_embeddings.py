@@ -5,7 +5,7 @@
 Memory does not grow with the rows but for their names and digests.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from ssdh.hashing.model_file import load_hashnet, read_metadata, takes_embedding
 from ssdh.search.encode import EncodeOptions, encoded_blocks
 from ssdh.search.encoded_folder import MANIFEST, finish, open_out, take_apart, write_skipped
 from ssdh.search.layout import FeatureKind, Layout, layout_of
+
+Take = Callable[[Rows], NDArray[Any]]  # numbers of rows to the rows (n, D), of any number type
 
 
 def embeddings_among(inputs: list[Path], model_path: Path) -> Path | None:
@@ -66,6 +68,11 @@ class EmbeddingFile:
             pass_on(copy, self.embeddings, digests)
         return copy
 
+    def taking(self, work: Path) -> Take:
+        """What gives rows by their numbers; mapped anew each time: a standing map would count all that it ever read."""
+        array = self.as_array(work)
+        return lambda rows: read_array(array)[rows]
+
 
 def open_file(path: Path, model_path: Path, layout: Layout) -> EmbeddingFile:
     """Look at every row; DataError where one is bad, or where they are not those that the model takes."""
@@ -80,7 +87,7 @@ def open_file(path: Path, model_path: Path, layout: Layout) -> EmbeddingFile:
 
 
 def encode_array(
-    array: Path,
+    take: Take,
     which: Rows,
     model_path: Path,
     layout: Layout,
@@ -89,11 +96,11 @@ def encode_array(
     rank: Rank,
     options: EncodeOptions,
 ) -> None:
-    """Rows of bytes (n, R) of some rows of a `.npy` at `out`; continues what the folder `work` holds."""
+    """Rows of bytes (n, R) of some rows of embeddings at `out`; continues what the folder `work` holds."""
 
     def features_of(rows: Rows) -> Iterator[NDArray[np.float32]]:
-        for start in range(0, len(rows), BLOCK):  # mapped anew: a standing map would count all that it ever read
-            yield np.array(read_array(array)[which[rows[start : start + BLOCK]]], np.float32)
+        for start in range(0, len(rows), BLOCK):
+            yield np.array(take(which[rows[start : start + BLOCK]]), np.float32)
 
     compute_rows(out, work, len(which), encoded_blocks(load_hashnet(model_path), features_of, layout, options), rank)
 
@@ -112,7 +119,7 @@ def encode_embeddings(
             file.as_array(work)
         barrier(rank)
         rows = work / "rows.npy"
-        encode_array(file.as_array(work), np.arange(len(file)), model_path, layout, rows, work, rank, options)
+        encode_array(file.taking(work), np.arange(len(file)), model_path, layout, rows, work, rank, options)
         if rank.first:
             take_apart(rows, out, layout)
     about: dict[str, Any] = {"root": str(path), "skipped": 0}

@@ -25,7 +25,7 @@ import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ssdh.core.arrays import Packed
+from ssdh.core.arrays import Packed, from_tensor
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.core.files import atomic_path, read_array, write_array, write_csv, write_json
 from ssdh.hashing.codes import check_packed, hamming, pack, unpack, width
@@ -88,7 +88,7 @@ class Index:
         self._set(index, bits, kind, names, codes)
         if features is not None and len(features) != len(codes):
             raise DataError(f"{len(features)} features do not fit {len(codes)} codes: run `dvc repro`")
-        self.features = features
+        self.features = from_tensor(features)
 
     def _set(self, index: Any, bits: int, kind: Kind, names: Sequence[str] | None, codes: Packed | None) -> None:
         if names is not None and len(names) != index.ntotal:
@@ -172,13 +172,13 @@ class Index:
     ) -> Callable[[int, NDArray[np.int64]], Scores] | None:
         """What orders rows (n,) for the i-th query, the highest first; None: nothing but distance and row."""
         if rerank and self.features is not None and query_features is not None:
-            kept, given = self.features, np.asarray(query_features)
+            kept, given = self.features, np.asarray(from_tensor(query_features))
             dim = kept[np.zeros(1, np.int64)].shape[1]
             if given.shape != (queries, dim):
                 raise ParameterError(f"query_features must be ({queries}, {dim}), got {given.shape}")
             return lambda i, rows: cosines(given[i], kept[rows])
         if query_outputs is not None:
-            outputs = np.asarray(query_outputs)
+            outputs = np.asarray(from_tensor(query_outputs))
             if outputs.shape != (queries, self.bits):
                 raise ParameterError(f"query_outputs must be ({queries}, {self.bits}), got {outputs.shape}")
             return lambda i, rows: asymmetric_scores(outputs[i], self.packed[rows], self.bits)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.core.arrays import Float32, Float64, Rows
+from ssdh.core.arrays import Float32, Float64, Rows, from_tensor
 from ssdh.core.errors import DataError
 from ssdh.core.runtime import on_cores
 from ssdh.structure.vectors import (
@@ -66,7 +66,7 @@ class Block:
 
 
 class PairDistances:
-    """All pairs i < j of the rows of `features` (n, d), any float type, memory maps too.
+    """All pairs i < j of the rows of `features` (n, d), any float type, memory maps and tensors too.
 
     Above the features it needs (n, d) float32 for the shifted unit vectors, and in a pass a few arrays of a block's
     length a core, some 10 MB. When all n(n−1)/2 distances fit in KEEP_BYTES they are kept after the first pass, and
@@ -79,6 +79,7 @@ class PairDistances:
     error = ERROR
 
     def __init__(self, features: NDArray[Any], *, keep: bool = True) -> None:
+        features = from_tensor(features)
         if features.ndim != 2 or min(features.shape) < 1:
             raise DataError(f"features must be (images, dimensions), got an array of shape {features.shape}")
         if len(features) < 2:

@@ -62,6 +62,28 @@ def test_a_matrix_alone_has_numbers_for_names_and_no_labels(params: Any, tmp_pat
     assert (result["query"], result["train"], result["database"]) == (2, 18, 18)  # a tenth; all that remain
 
 
+@pytest.mark.parametrize("kind", ["named", "pandas", "parquet", "keys"])
+def test_names_and_labels_beside_numbered_columns(kind: str, params: Any, tmp_path: Path) -> None:
+    array, names, labels = matrix(), [f"n{row}" for row in range(20)], [WORDS[row % 3] for row in range(20)]
+    values = [",".join(map(str, row)) for row in array.tolist()]
+    ends = [""] * 20 if kind == "pandas" else [f",{label}" for label in labels]  # an index of names, and no labels
+    lines = [f"{name},{line}{end}" for name, line, end in zip(names, values, ends, strict=True)]
+    header = {"pandas": ",0,1,2,3", "keys": "who,f0,f1,f2,f3,what"}.get(kind, "id,f0,f1,f2,f3,label")
+    path = tmp_path / f"wide.{'parquet' if kind == 'parquet' else 'csv'}"
+    if kind == "parquet":
+        columns = {f"f{place}": array[:, place] for place in range(4)}
+        pq.write_table(pa.table({"id": names} | columns | {"label": labels}), path)
+    else:
+        path.write_text("\n".join([header, *lines]), encoding="utf-8")
+    raw = read(params(path.name, keys={"features": "f", "names": "who", "labels": "what"} if kind == "keys" else {}))
+    assert raw.names == names
+    assert raw.digests == [hashlib.sha256(row.tobytes()).hexdigest() for row in array]
+    if kind == "pandas":
+        assert raw.labels.shape == (20, 0)
+    else:
+        assert [raw.classes[column] for column in raw.labels.argmax(1)] == labels
+
+
 def test_bad_rows_are_one_line_a_kind(params: Any, tmp_path: Path) -> None:
     array = matrix()
     array[[2, 5], 1], array[7] = np.nan, 0

@@ -55,12 +55,15 @@ def write(path: Path, array: np.ndarray) -> Path:
     elif path.name == "fixed.parquet":
         column = pa.FixedSizeListArray.from_arrays(pa.array(array.ravel()), array.shape[1])
         pq.write_table(pa.table({"id": np.arange(len(array)), "embedding": column}), path, row_group_size=7)
+    elif path.name == "wide.parquet":
+        columns = {f"v_{place}": array[:, place] for place in reversed(range(array.shape[1]))}
+        pq.write_table(pa.table({"id": np.arange(len(array)), **columns}), path, row_group_size=7)
     else:
         pq.write_table(pa.table({"text": ["x"] * len(array), "v": list(array)}), path, row_group_size=7)
     return path
 
 
-FILES = ("a.npy", "packed.npz", "a.npz", "a.safetensors", "a.h5", "fixed.parquet", "a.parquet")
+FILES = ("a.npy", "packed.npz", "a.npz", "a.safetensors", "a.h5", "fixed.parquet", "a.parquet", "wide.parquet")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -156,6 +159,113 @@ def test_rows_of_other_lengths_and_nulls_of_a_list_column(tmp_path: Path, kind: 
     assert faults(tmp_path / "a.parquet") == dict.fromkeys((0, 7, 12, 29), 3)
     blocks = list(open_embeddings(tmp_path / "a.parquet").blocks())
     np.testing.assert_array_equal(np.concatenate([b.values[b.good] for b in blocks]), np.tile([1, 2, 3], (26, 1)))
+
+
+@pytest.mark.parametrize("kind", ["list", "wide"])
+def test_a_parquet_file_of_one_group_is_streamed(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_part, "BLOCK_BYTES", 1 << 16)
+    array = matrix(rows=100_000, dim=16)  # 6.4 MB
+    columns = {f"f{place}": array[:, place] for place in range(16)} if kind == "wide" else {"v": list(array)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", use_dictionary=False)
+    del columns
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() - before for _ in open_embeddings(tmp_path / "a.parquet").blocks())
+    assert most < array.nbytes / 2
+
+
+def table(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def lines_of(array: np.ndarray, separator: str = ",") -> list[str]:
+    return [separator.join(map(str, row)) for row in array.tolist()]
+
+
+@pytest.mark.parametrize("kind", ["header", "no header", "pandas", "tsv", "names", "quotes", "shuffled", "from one"])
+def test_text_is_the_same_rows(tmp_path: Path, kind: str) -> None:
+    array = matrix()
+    lines, path = lines_of(array), tmp_path / "a.csv"
+    if kind == "header":
+        table(path, "f0,f1,f2,f3,f4,f5", *lines)
+    elif kind == "no header":
+        np.savetxt(path, array, "%.9g", delimiter=",")
+    elif kind == "pandas":
+        table(path, ",0,1,2,3,4,5", *(f"{row},{line}" for row, line in enumerate(lines)), "")
+    elif kind == "tsv":
+        path = table(tmp_path / "a.tsv", "\t".join(f"x{n}" for n in range(6)), *lines_of(array, "\t"))
+    elif kind == "names":
+        table(path, "id,emb_0,emb_1,emb_2,emb_3,emb_4,emb_5,label,x1,x2", *(f"n,{line},3,7,8" for line in lines))
+    elif kind == "quotes":
+        table(path, '"text","e[0]","e[1]","e[2]","e[3]","e[4]","e[5]"', *(f'"two\nlines, so",{line}' for line in lines))
+    elif kind == "shuffled":
+        order = [3, 1, 0, 5, 4, 2]
+        table(path, ",".join(f"f{n}" for n in order), *lines_of(array[:, order]))
+    else:
+        table(path, "\ufeffV1,V2,V3,V4,V5,V6", *lines)
+    result = open_embeddings(path)
+    assert (result.shape, result.dtype) == (array.shape, np.float32)
+    assert rows_of(result).tobytes() == array.tobytes()
+
+
+def test_of_several_kinds_of_numbered_columns_one_is_named(tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", "a_0,a_1,b_0,b_1,b_2", *["1,2,3,4,5"] * 4)
+    columns = {name: np.full(4, place, np.float32) for place, name in enumerate(["a0", "a1", "b0", "b1", "b2"], 1)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        for key, expected in (("a", [1, 2]), ("b", [3, 4, 5]), ("b_", [3, 4, 5])):
+            (block,) = open_embeddings(tmp_path / name, key).blocks()
+            assert block.values.tolist() == [expected] * 4
+        with pytest.raises(DataError, match="has a, b: say which holds the embeddings"):
+            open_embeddings(tmp_path / name)
+        with pytest.raises(DataError, match="has no 'c', it has a, b"):
+            open_embeddings(tmp_path / name, "c")
+
+
+def test_bad_rows_of_wide_tables(tmp_path: Path) -> None:
+    lines = lines_of(matrix(rows=40, dim=3))
+    lines[3], lines[20], lines[21], lines[39] = "1,nan,3", "1,,3", "0,0,0", "1,1e39,inf"
+    table(tmp_path / "a.csv", "f0,f1,f2", *lines)
+    assert faults(tmp_path / "a.csv") == {3: 1, 20: 3, 21: 2, 39: 1}
+    array: list[Any] = np.ones((30, 3)).tolist()
+    array[7][1], array[9][0], array[29][2] = None, None, float("nan")
+    pq.write_table(pa.table({f"f{n}": [row[n] for row in array] for n in range(3)}), tmp_path / "a.parquet")
+    assert faults(tmp_path / "a.parquet") == {7: 3, 9: 3, 29: 1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["id,f0,f1", *["a,1,2"] * 30, "b,1,x2y"], r"a\.csv: row 30, column 'f1' holds 'x2y', which is no number"),
+        (["1.5,2", "1,NA"], r"a\.csv: row 1, column 1 holds 'NA', which is no number"),
+        (["f0,f1", "1,2", "1,2,3"], r"a\.csv, line 3: expected 2 fields as in line 1, got 3"),
+        (["id;f0;f1", "a;1;2"], r"no numbered columns \(f0, f1, …\) of values: its columns are id;f0;f1"),
+        (["width,height", "1,2"], "its columns are width, height"),
+        (["f0,f1,f3", "1,2,3"], "after column 'f1' comes 'f3': number the columns of values one after the other"),
+        (["f0,f1,f_1", "1,2,3"], "after column 'f1' comes 'f_1'"),
+        (["cat,0.25,0.5", "dog,1,2"], "first line must name the columns, it holds '0.25'"),
+        (["cat,1,-3", "dog,1,2"], "first line must name the columns, it holds '-3'"),
+        (["cat,12,7,9", "dog,1,2,3"], "after column '7' comes '9'"),
+        (["f0,f1"], r"holds no value, its shape is \(0, 2\)"),
+        (["f0,f1", "1,\udce9"], "cannot be read as text in UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_text_is_one_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=message) as error:
+        list(open_embeddings(path).blocks())
+    assert "\n" not in str(error.value)
+
+
+def test_numbered_columns_of_a_parquet_file_are_of_one_type(tmp_path: Path) -> None:
+    columns = {"f0": np.ones(4, np.float32), "f1": np.ones(4, np.float64)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: column 'f0' holds float, column 'f1' double: convert"):
+        open_embeddings(tmp_path / "a.parquet")
+    pq.write_table(pa.table({name: np.ones(4, np.int64) for name in columns}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="holds int64, embeddings are float16"):
+        open_embeddings(tmp_path / "b.parquet")
 
 
 def test_a_shard_of_another_length_is_bad_as_a_whole(tmp_path: Path) -> None:

@@ -88,6 +88,14 @@ def parquet(compression: str) -> Callable[[Any], None]:
     return lambda out: pq.write_table(table, out, compression=compression)
 
 
+WIDE = "name,f0,f1,f2,label\n" + "".join(f"{name},0.5,-1e3,2,{name[-1]}\n" for name in TEXTS)
+
+
+def wide(out: Any) -> None:
+    columns = {f"f{place}": FEATURES[:, place] for place in range(6)}
+    pq.write_table(pa.table(columns | {"labels": list("abc" * 4), "names": TEXTS}), out)
+
+
 IDS = [*range(1, 41), *range(51, 91)]
 INSTANCES = {
     "images": [{"id": n, "file_name": f"{n}.jpg"} for n in range(3)],
@@ -112,6 +120,8 @@ FILES: dict[str, bytes] = {
     "plain.parquet": bytes_of(parquet("none")),
     "a.safetensors": safetensors_bytes({"features": FEATURES, "labels": np.arange(12)}),
     "a.csv": b'name,label\na,cat;dog\n"b, c","x ""y"""\nd,\n',
+    "wide.csv": WIDE.encode(),
+    "wide.parquet": bytes_of(wide),
     "a.txt": b"a\nb\nc d\n",
     "a.zip": archive("zip"),
     "a.tar": archive(""),

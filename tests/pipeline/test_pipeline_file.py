@@ -31,6 +31,7 @@ ALLOWED = {
     "search": "core features datasets hashing",
     "check.py": "core features datasets structure hashing training evaluation",
     "hasher.py": "core structure hashing training methods evaluation",
+    "collection.py": "core hashing search hasher.py",
     "experiments": "core features datasets hashing check.py",
     "cli": "core features datasets structure hashing training evaluation report search experiments check.py",
     "__main__.py": "core cli",

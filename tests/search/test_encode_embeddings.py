@@ -73,15 +73,27 @@ def hdf5(path: Path, array: np.ndarray) -> None:
         file["features"], file["names"] = array, NAMES
 
 
+def wide(path: Path, array: np.ndarray) -> None:
+    pq.write_table(pa.table({"name": NAMES} | {f"f{n}": array[:, n] for n in range(DIM)}), path)
+
+
+def text(path: Path, array: np.ndarray) -> None:
+    header = ",".join(["id", *(f"f{n}" for n in range(DIM))])
+    lines = [header, *(",".join([name, *map(repr, row)]) for name, row in zip(NAMES, array.tolist(), strict=True))]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
 FORMATS: dict[str, Callable[[Path, np.ndarray], Any]] = {
     "a.npy": np.save,
     "a.npz": npz,
     "a.parquet": parquet,
+    "wide.parquet": wide,
+    "a.csv": text,
     "shards": shards,
     "a.safetensors": lambda path, array: safetensors.numpy.save_file({"features": array}, path),
     "a.h5": hdf5,
 }
-NAMED = ("a.npz", "a.parquet", "shards", "a.h5")
+NAMED = ("a.npz", "a.parquet", "wide.parquet", "a.csv", "shards", "a.h5")
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
