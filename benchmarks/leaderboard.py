@@ -64,7 +64,8 @@ constant bit, or fewer than one code in a hundred images); such a row stays as i
 the ten nearest images by features among the first ten and the first hundred by code. *Seconds* are processor time of
 one core: fit, and codes of all images. No method is given anything besides images. *The default's lead* is the mean
 difference of average precision on the same queries, of the seeds that were measured beside today's default (two or
-more; empty: none were), with the 95% interval of the paired bootstrap over them.
+more; empty: none were), with the 95% interval of the paired bootstrap over the queries of all seeds: training's own
+noise, which *deviation* shows, is not in it.
 """
 
 ABSENT = """## What is not here

@@ -33,8 +33,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         check_writable(options.json)
     metrics = measure(options.model, options.weights_file)
-    for name, value in _flat(metrics):
-        print(f"{name:<28} {value:.4f}" if isinstance(value, float) else f"{name:<28} {value}")
+    lines = list(_flat(metrics))
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value:.4f}" if isinstance(value, float) else f"{name:<{width}}  {value}")
     if options.json:
         write_json(options.json, metrics)
     return 0

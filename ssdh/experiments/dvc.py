@@ -27,8 +27,10 @@ _NOBODY = {"name": "ssdh", "email": "ssdh@localhost"}
 _PLAIN = re.compile(r"[A-Za-z_/][\w/.:@+-]*")
 _WORDS_WITH_A_MEANING = {"true", "false", "null", "inf", "nan"}
 
-# json's own message, and that of DVC's reader
-_HALF_WRITTEN = re.compile(r": line \d+ column \d+ \(char \d+\)|JSON file structure is corrupted")
+# json's own message, that of DVC's reader, and of a file (STASH/STASH.run) that a worker makes once it has begun
+_HALF_WRITTEN = re.compile(
+    r": line \d+ column \d+ \(char \d+\)|JSON file structure is corrupted|No such file or directory: '[^']*\.run'"
+)
 TRIES, PAUSE = 5, 1.0  # how often dvc is asked, and the seconds between
 
 
@@ -112,11 +114,13 @@ def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
 
 
 def met_half_written(stderr: str) -> bool:
-    """Whether dvc failed since it read a JSON file that a queue worker was writing at that moment.
+    """Whether dvc failed since it read a JSON file that a queue worker was writing, or about to write, at that moment.
 
     The worker's library (kombu) creates files of `.dvc/tmp/exps` before it fills them.
 
     >>> met_half_written("ERROR: unexpected error - Expecting value: line 1 column 1 (char 0)")
+    True
+    >>> met_half_written("ERROR: unexpected error - [Errno 2] No such file or directory: '/a/exps/run/1/1.run'")
     True
     >>> met_half_written("ERROR: failed to read 'params.yaml'")
     False

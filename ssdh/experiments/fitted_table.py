@@ -1,4 +1,7 @@
-"""The rows of `dvc exp show --csv` as text that fits a terminal: long values lose their start, then wide columns go."""
+"""The rows of `dvc exp show --csv` as Markdown, or as text that fits a terminal.
+
+In a terminal long values lose their start, then wide columns go.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -22,14 +25,10 @@ def fitted(rows: Sequence[Mapping[str, str]], measures: Sequence[str], width: in
     experiment  map      root
     main        0.85714  …s/of/2024
     """
-    names = [name for name in (rows[0] if rows else ()) if name not in ABOUT_ROW]
-    first = [name for name in measures if name in names]
-    cells = {name: [name.removeprefix("params.yaml:"), *(_value(row[name]) for row in rows)] for name in names}
-    others = sorted((name for name in names if name not in first), key=lambda name: max(map(len, cells[name])))
-    columns = [["experiment", *map(_name, rows)], *(cells[name] for name in (*first, *others))]
+    columns, num_measures = _columns(rows, measures)
     widths = [max(map(len, column)) for column in columns]
-    least = [LEAST_NAME, *(LEAST_MEASURE for _ in first), *(LEAST for _ in others)]
-    kept = 1 + len(first)
+    least = [LEAST_NAME, *(LEAST_MEASURE if i < num_measures else LEAST for i in range(len(columns) - 1))]
+    kept = 1 + num_measures
     while kept < len(columns) and _length(map(min, widths[: kept + 1], least)) <= width:
         kept += 1
     columns, widths, left_out = columns[:kept], widths[:kept], [column[0] for column in columns[kept:]]
@@ -43,6 +42,30 @@ def fitted(rows: Sequence[Mapping[str, str]], measures: Sequence[str], width: in
         for line in zip(*columns, strict=True)
     ]
     return [*lines, f"too wide for here: {', '.join(left_out)} (--md and --csv have all)"] if left_out else lines
+
+
+def markdown(rows: Sequence[Mapping[str, str]], measures: Sequence[str]) -> list[str]:
+    r"""The lines of the whole table in Markdown.
+
+    >>> rows = [{"rev": "main", "map": "0.857139", "root": "a|b"}]
+    >>> print("\n".join(markdown(rows, ["map"])))
+    | experiment | map | root |
+    |---|---|---|
+    | main | 0.85714 | a\|b |
+    """
+    columns, _ = _columns(rows, measures)
+    cells = ([cell.strip().replace("|", "\\|") for cell in line] for line in zip(*columns, strict=True))
+    header, *lines = (f"| {' | '.join(line)} |" for line in cells)
+    return [header, f"|{'---|' * len(columns)}", *lines]
+
+
+def _columns(rows: Sequence[Mapping[str, str]], measures: Sequence[str]) -> tuple[list[list[str]], int]:
+    """The columns with their headers: of names, of measures, then narrow ones before wide; and how many measures."""
+    names = [name for name in (rows[0] if rows else ()) if name not in ABOUT_ROW]
+    first = [name for name in measures if name in names]
+    cells = {name: [name.removeprefix("params.yaml:"), *(_value(row[name]) for row in rows)] for name in names}
+    others = sorted((name for name in names if name not in first), key=lambda name: max(map(len, cells[name])))
+    return [["experiment", *map(_name, rows)], *(cells[name] for name in (*first, *others))], len(first)
 
 
 def _length(widths: Iterable[int]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ssdh.cli import compare
 from ssdh.core.errors import DataError, ParameterError
@@ -127,10 +128,99 @@ def test_databases_of_other_train_images_are_not_paired_without_them(tmp_path: P
     assert run(str(tmp_path / "a"), str(tmp_path / "b")) == 0
     with pytest.raises(DataError, match=r"a has train 1000 and .*b 300: their average precisions measure different"):
         compare.pair(
-            *(({1: 0.5}, {"topk": 10, "train": train, "database": 1597}) for train in (1000, 300)),
-            *("a", "b"),
+            *(
+                compare.Experiment(name, {1: 0.5}, {"topk": 10, "train": train, "database": 1597}, "")
+                for name, train in (("a", 1000), ("b", 300))
+            ),
             same=compare.SAME + compare.HELD_OUT,
         )
+
+
+def write_seed(folder: Path, shift: float, seed: int, bits: int = 32, topk: int = 1000) -> None:
+    """A run of a seed, whose queries are its own, with what dvc.lock records of it."""
+    write_run(folder, shift, rows=range(1000 * seed, 1000 * seed + 200), topk=topk)
+    stages = {"prepare": {"seed": seed}, "train": {"bits": bits, "seed": seed}}
+    lock = {"stages": {name: {"params": {"params.yaml": values}} for name, values in stages.items()}}
+    (folder / "dvc.lock").write_text(json.dumps(lock), encoding="utf-8")  # JSON is YAML
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three seeds of a method, and of one that is better by 0.02, 0.03 and 0.04."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        write_seed(Path(f"a{seed}"), 0.0, seed)
+        write_seed(Path(f"b{seed}"), 0.02 + 0.01 * seed, seed)
+    return tmp_path
+
+
+def test_seeds_are_paired_and_pooled_in_one_verdict(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("a2,a0,a1", "b0,b1,b2", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(each["seed"], each["names"]) for each in result["seeds"]] == [
+        (seed, [f"a{seed}", f"b{seed}"]) for seed in range(3)
+    ]
+    differences = [each["difference"] for each in result["seeds"]]
+    assert differences == pytest.approx([0.02, 0.03, 0.04], abs=2e-3)
+    assert result["difference"] == pytest.approx(np.mean(differences))
+    expected = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert (result["low"], result["high"]) == pytest.approx((expected.low, expected.high))
+    assert (result["num_seeds"], result["num_queries"], result["beyond_noise"]) == (3, 600, True)
+    run("a1", "b1", "--json")
+    assert json.loads(capsys.readouterr().out).items() <= result["seeds"][1].items()  # a seed as it is by itself
+    run("a0,a1,a2", "b0,b1,b2")
+    lines = capsys.readouterr().out.splitlines()
+    numbers = [[str(each["seed"]), f"{each['first']:.4f}"] for each in result["seeds"]]
+    assert [line.split()[:4:2] for line in lines[1:4]] == numbers
+    assert lines[4].startswith("mAP@1000 0.")
+    assert lines[4].endswith("for B, the means of 3 seeds.")
+    assert lines[5].startswith("B is better than A by 0.0")
+    assert lines[5].endswith("for B − A): more than the noise of seeds and queries.")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("a0,a1", "b0,b2", "^A has seeds 0, 1 and B 0, 2: name experiments of the same seeds$"),
+        ("a0,a1", "b0", "^A has seeds 0, 1 and B 0: "),
+        ("a0,b0", "b0,b1", "^a0 and b0 both have seed 0: name one experiment a seed$"),
+        ("a0,long", "b0,b1", "^a0 and long differ in params.yaml:bits, not in the seed alone: name experiments of one"),
+        ("a0,a1", "b0,deep", "^a1 has topk 1000 and deep 500: their average precisions measure different things"),
+        ("a0,a1", "b0,mixed", r"^mixed: stages of seeds \[0, 1\] stand in its dvc.lock: run `dvc repro evaluate`$"),
+        (
+            "a0,a1",
+            "b0,b1/metrics/per_query.csv",
+            r"^b1/metrics/per_query.csv: its seed is not known, since",
+        ),
+    ],
+)
+def test_groups_that_are_no_seeds_of_two_methods_are_one_line(
+    sweep: Path, first: str, second: str, message: str
+) -> None:
+    write_seed(sweep / "long", 0.0, 1, bits=64)
+    write_seed(sweep / "deep", 0.0, 1, topk=500)
+    write_seed(sweep / "mixed", 0.0, 1)
+    lock = sweep / "mixed/dvc.lock"
+    lock.write_text(lock.read_text(encoding="utf-8").replace('"seed": 1', '"seed": 0', 1), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        run(first, second)
+
+
+def test_seeds_of_experiments_and_of_a_path_with_a_comma(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the parameters that each commit's dvc.lock records, whatever params.yaml says by now."""
+    for seed in (3, 4):
+        write_seed(repository, 0.0, seed)
+        git("add", "metrics", "dvc.lock")
+        git("commit", "-q", "-m", "a seed")
+        git("update-ref", f"refs/exps/ab/cdef0123/short-{seed}", "HEAD")
+    write_seed(repository / "one, two", 0.1, 3)
+    write_seed(repository / "other", 0.1, 4)
+    assert run("short-3", "one, two") == 0
+    assert "one, two is better than short-3" in capsys.readouterr().out
+    (repository / "one, two").rename("copy")
+    assert run("short-4,short-3", "copy,other", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [each["names"] for each in result["seeds"]] == [["short-3", "copy"], ["short-4", "other"]]
 
 
 def test_names_that_lead_nowhere_are_said(repository: Path) -> None:
