@@ -12,9 +12,10 @@ lock that dies with it.
 """
 
 import os
+import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Collection:
-    """An opened collection; every call sees the state of that moment, whole."""
+    """An opened collection; every call sees the state of that moment, whole.
+
+    settings: what was written when it was made; a call raises DataError where another collection stands there now.
+    """
 
     folder: Path
     layout: Layout
+    settings: Mapping[str, str]
 
     @property
     def model(self) -> Path:
@@ -122,12 +127,9 @@ class Collection:
         return np.frombuffer(b"".join(rows), self.layout.dtype).reshape(len(rows), self.layout.dim)
 
     def version(self) -> str:
-        """A text that changes with every change of the images."""
-        with self._reading() as database:
-            result = database.execute(
-                "SELECT count(*), total(id), (SELECT seq FROM sqlite_sequence WHERE name = 'images') FROM images"
-            ).fetchone()
-        return "-".join(str(int(value or 0)) for value in result)
+        """A text that changes with every change of images and paths, and with another collection in this place."""
+        with _opened(self.folder) as database:
+            return str(_version(database))
 
     @contextmanager
     def writing(self) -> Iterator["Writer"]:
@@ -139,6 +141,7 @@ class Collection:
             raise DataError(f"another process is changing {self.folder}: wait until it has ended") from None
         try:
             with _opened(self.folder) as database:
+                self._check(database)
                 yield Writer(self, database)
         finally:
             lock.release()
@@ -147,7 +150,12 @@ class Collection:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with _opened(self.folder) as database:
             database.execute("BEGIN")  # all reads of this block see one state
+            self._check(database)
             yield database
+
+    def _check(self, database: sqlite3.Connection) -> None:
+        if _settings(database) != self.settings:
+            raise DataError(f"{self.folder} is another collection than it was before: start again")
 
 
 class Writer:
@@ -198,7 +206,8 @@ class Writer:
                 )
             ids = self.known(digest for _, digest in paths)
             self.database.executemany(
-                "INSERT INTO paths VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET id = excluded.id",
+                "INSERT INTO paths VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET id = excluded.id "
+                "WHERE paths.id != excluded.id",
                 ((path, ids[digest]) for path, digest in paths),
             )
             removed = self._remove_pathless(before.values())
@@ -239,8 +248,11 @@ class Writer:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self.database.execute("BEGIN IMMEDIATE")
+        before = self.database.total_changes
         try:
             yield
+            if self.database.total_changes != before:
+                self.database.execute(f"PRAGMA user_version = {_version(self.database) + 1}")
         except BaseException:
             if self.database.in_transaction:  # SQLite itself rolls back where the disk is full
                 self.database.execute("ROLLBACK")
@@ -295,6 +307,7 @@ def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(TABLES)
             database.executemany("INSERT INTO settings VALUES (?, ?)", ((n, str(v)) for n, v in settings.items()))
+            database.execute(f"PRAGMA user_version = {secrets.randbelow(1 << 30)}")
             database.commit()
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
@@ -307,30 +320,40 @@ def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
 
 def open_collection(folder: Path) -> Collection:
     """Open what `create` made; DataError where it is not there, not whole, or of another version."""
-    if not (folder / DATABASE).is_file():
-        raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
     with _opened(folder) as database:
-        settings = dict(database.execute("SELECT name, value FROM settings"))
+        settings = _settings(database)
     if settings.get("version") != str(VERSION):
         raise DataError(f"{folder} is a collection of version {settings.get('version')}, this program reads {VERSION}")
     if not (folder / MODEL).is_file() or file_sha256(folder / MODEL) != settings["model_sha256"]:
         raise DataError(f"{folder / MODEL} is not the network that made these codes: put it back")
     kind: Any = settings["features"]
-    return Collection(folder, Layout(int(settings["bits"]), int(settings["dim"]), kind))
+    return Collection(folder, Layout(int(settings["bits"]), int(settings["dim"]), kind), settings)
 
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
-    """A connection in autocommit mode; sqlite's errors become DataError."""
+    """A connection in autocommit mode; DataError where there is no database, and in place of sqlite's errors."""
     path = folder / DATABASE
+    if not path.is_file():
+        raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
+    uri = f"{path.resolve().as_uri()}?mode=rw"  # which never makes a file
     try:
-        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+        with closing(sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA foreign_keys = ON")
             yield database
     except sqlite3.Error as error:
         reason = "no space or no right to write" if not os.access(folder, os.W_OK) else str(error)
         raise DataError(f"{path} cannot be used: {reason}") from error
+
+
+def _settings(database: sqlite3.Connection) -> dict[str, str]:
+    return dict(database.execute("SELECT name, value FROM settings"))
+
+
+def _version(database: sqlite3.Connection) -> int:
+    """A number of SQLite's own that each change counts up from a random one, so that asking reads no table."""
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _items(database: sqlite3.Connection) -> list[Item]:
