@@ -46,6 +46,11 @@ CREATE TABLE paths (path TEXT PRIMARY KEY, id INTEGER NOT NULL REFERENCES images
 CREATE INDEX paths_of_an_image ON paths (id);
 """
 
+
+class BusyError(DataError):
+    """Another process is changing the collection."""
+
+
 BELOW = "path = ? OR substr(path, 1, ?) = ?"  # a path, or all paths that begin with a folder's
 
 STAND_IN = "path GLOB '/*:*[0-9]'"  # FILE:ROW, which names a row of embeddings that has no name of its own
@@ -133,12 +138,13 @@ class Collection:
 
     @contextmanager
     def writing(self) -> Iterator["Writer"]:
-        """The one writer; raises DataError at once where another process is writing."""
+        """The one writer; raises BusyError at once where another process is writing."""
+        _database(self.folder)  # else the lock would make a folder
         lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise DataError(f"another process is changing {self.folder}: wait until it has ended") from None
+            raise BusyError(f"another process is changing {self.folder}: wait until it has ended") from None
         try:
             with _opened(self.folder) as database:
                 self._check(database)
@@ -333,9 +339,7 @@ def open_collection(folder: Path) -> Collection:
 @contextmanager
 def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
     """A connection in autocommit mode; DataError where there is no database, and in place of sqlite's errors."""
-    path = folder / DATABASE
-    if not path.is_file():
-        raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
+    path = _database(folder)
     uri = f"{path.resolve().as_uri()}?mode=rw"  # which never makes a file
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)) as database:
@@ -345,6 +349,13 @@ def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         reason = "no space or no right to write" if not os.access(folder, os.W_OK) else str(error)
         raise DataError(f"{path} cannot be used: {reason}") from error
+
+
+def _database(folder: Path) -> Path:
+    path = folder / DATABASE
+    if not path.is_file():
+        raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
+    return path
 
 
 def _settings(database: sqlite3.Connection) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ssdh.core.distributed import Rank
 from ssdh.core.files import read_array, write_csv
 from ssdh.core.resume import work_folder
 from ssdh.search.collection import Added, Collection, Writer
-from ssdh.search.encode import EncodeOptions, encode_rows, find_files, inspect
+from ssdh.search.encode import EncodeOptions, Told, encode_rows, find_files, inspect
 from ssdh.search.encode_embeddings import encode_array, open_file
 
 NEW = "new.csv"  # the manifest of what is being encoded
@@ -25,17 +25,21 @@ NOTHING = np.empty((0, 0), np.uint8)
 
 
 def add_photos(
-    collection: Collection, inputs: Sequence[Path], options: EncodeOptions, exclude: Sequence[str] = ()
+    collection: Collection,
+    inputs: Sequence[Path],
+    options: EncodeOptions,
+    exclude: Sequence[str] = (),
+    told: Told | None = None,
 ) -> tuple[Added, list[tuple[str, str]]]:
     """Add photos and all photos in folders; returns what was done, and (path, reason) of files that are no images.
 
-    inputs, exclude: as of `find_files`. An exact copy of an image, in the collection or among the photos, is a further
-    path of that image: it is neither encoded nor listed twice. A moved or renamed file has its new path alone: other
-    paths of a photo at which there is no file any more are forgotten. Raises DataError, changing nothing, where another
-    process is writing, or a file is gone or changes meanwhile.
+    inputs, exclude, told: as of `find_files`. An exact copy of an image, in the collection or among the photos, is a
+    further path of that image: it is neither encoded nor listed twice. A moved or renamed file has its new path alone:
+    other paths of a photo at which there is no file any more are forgotten. Raises DataError, changing nothing, where a
+    file is gone or changes meanwhile, BusyError where another process is writing.
     """
     with collection.writing() as writer:
-        photos = inspect(*find_files(inputs, exclude), options.workers or None)
+        photos = inspect(*find_files(inputs, exclude, told), options.workers or None, told)
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
         ]
