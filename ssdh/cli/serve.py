@@ -75,6 +75,7 @@ def _adder(collection: "Collection") -> "PhotoAdder":
     from ssdh.search.encode import EncodeOptions
     from ssdh.search.photo_adder import PhotoAdder
 
+    collection.check_writable()
     return PhotoAdder(collection, EncodeOptions(use_device("auto", deterministic=True), workers=0))
 
 

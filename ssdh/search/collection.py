@@ -6,9 +6,9 @@
 
 `collection.sqlite3` holds ids, codes, features and paths; `model.safetensors` is the network, copied once. SQLite's
 write-ahead log makes every change whole: a process that is killed has changed all or nothing, and who reads meanwhile
-sees the state of before. Ids go up and are never given twice. The search index is built from the codes when the
-collection is opened, so that nothing beside the database can disagree with it. One process writes at a time, under a
-lock that dies with it.
+sees the state of before. What cannot be written to can be read. Ids go up and are never given twice. The search index
+is built from the codes when the collection is opened, so that nothing beside the database can disagree with it. One
+process writes at a time, under a lock that dies with it.
 """
 
 import os
@@ -138,19 +138,26 @@ class Collection:
 
     @contextmanager
     def writing(self) -> Iterator["Writer"]:
-        """The one writer; raises BusyError at once where another process is writing."""
-        _database(self.folder)  # else the lock would make a folder
+        """The one writer; raises BusyError at once where another process is writing, DataError where none can."""
+        self.check_writable()
         lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise BusyError(f"another process is changing {self.folder}: wait until it has ended") from None
+        except OSError as error:
+            raise DataError(f"{self.folder / LOCK} cannot be locked ({error.strerror or error})") from None
         try:
             with _opened(self.folder) as database:
                 self._check(database)
                 yield Writer(self, database)
         finally:
             lock.release()
+
+    def check_writable(self) -> None:
+        """Raise DataError where the collection is gone or cannot be changed, on a read-only drive say."""
+        if not _writable(_database(self.folder).parent):
+            raise DataError(f"{self.folder} cannot be written to: it can be searched, but nothing added or removed")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -340,22 +347,35 @@ def open_collection(folder: Path) -> Collection:
 def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
     """A connection in autocommit mode; DataError where there is no database, and in place of sqlite's errors."""
     path = _database(folder)
-    uri = f"{path.resolve().as_uri()}?mode=rw"  # which never makes a file
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)) as database:
+        with closing(sqlite3.connect(_uri(path), uri=True, timeout=60, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA foreign_keys = ON")
             yield database
     except sqlite3.Error as error:
-        reason = "no space or no right to write" if not os.access(folder, os.W_OK) else str(error)
-        raise DataError(f"{path} cannot be used: {reason}") from error
+        raise DataError(f"{path} cannot be used: {error}") from error
 
 
 def _database(folder: Path) -> Path:
+    """The file behind all links; DataError where there is none."""
     path = folder / DATABASE
     if not path.is_file():
         raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
-    return path
+    return path.resolve()
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _uri(path: Path) -> str:
+    """What SQLite opens: never a new file and, in a folder that cannot be written to, one that nobody changes.
+
+    For otherwise it makes two files beside it. Where a writer has made them already, they are what it needs.
+    """
+    beside = [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm")]
+    still = not _writable(path.parent) and not any(file.exists() and file.stat().st_size for file in beside)
+    return f"{path.as_uri()}?{'mode=ro&immutable=1' if still else 'mode=rw'}"
 
 
 def _settings(database: sqlite3.Connection) -> dict[str, str]:
