@@ -4,6 +4,7 @@ Imports no torch, and opens no file.
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,17 @@ def _walk(root: Path, exclude: Sequence[str], listing: Listing) -> Iterator[str]
                 yield path
             else:
                 listing.unread[suffix] += 1
+
+
+SPECIAL = "not a file but a folder, pipe, socket or device"
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something else than a file, whose bytes may never come or never end."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def is_text(name: str) -> bool:

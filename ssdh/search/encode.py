@@ -73,8 +73,8 @@ def find_files(inputs: Sequence[Path], exclude: Sequence[str] = (), told: Told |
     """(root, names below it, sorted) of photos and of all image files in folders, by the rules of ingestion.
 
     exclude: patterns of files in the folders, as those of `list_images`; what is passed over there is counted and
-    logged, but for what was `told`. Raises DataError where a path does not exist, there is no image file, or a name is
-    one that no list can hold.
+    logged, but for what was `told`. Raises DataError where a path does not exist, there is no image file, or the root's
+    name is one that no list can hold.
     """
     for path in inputs:
         if not path.exists():
@@ -93,8 +93,8 @@ def find_files(inputs: Sequence[Path], exclude: Sequence[str] = (), told: Told |
         result.update((own / name).relative_to(root).as_posix() for name in names)
     if not result:
         raise DataError(f"{', '.join(map(str, inputs))} holds no image file")
-    if unnamed := sorted(name for name in result if not is_text(f"{root}/{name}")):
-        raise DataError(f"{len(unnamed)} file names are not in UTF-8 ({one_line(f'{root}/{unnamed[0]}')}): rename them")
+    if not is_text(str(root)):
+        raise DataError(f"{one_line(str(root))} is not in UTF-8: rename this folder")
     return root, sorted(result)
 
 
@@ -113,7 +113,9 @@ def inspect(root: Path, names: list[str], workers: int | None, told: Told | None
         logger.warning("{:,} further files are left out", len(new) - 10)
     good = [(name, item.digest) for name, item in zip(names, inspections, strict=True) if not item.reason]
     if not good:
-        raise DataError(f"none of {len(names)} files is an image: {root / skipped[0][0]}: {skipped[0][1]}")
+        raise DataError(
+            f"none of {len(names)} files is an image: {one_line(str(root / skipped[0][0]))}: {skipped[0][1]}"
+        )
     return Photos(root, [name for name, _ in good], [digest for _, digest in good], skipped)
 
 
