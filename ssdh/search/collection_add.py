@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ssdh.core.distributed import Rank
 from ssdh.core.files import read_array, write_csv
 from ssdh.core.resume import work_folder
+from ssdh.features.image_files import is_gone
 from ssdh.search.collection import Added, Collection, Writer
 from ssdh.search.encode import EncodeOptions, Told, encode_rows, find_files, inspect
 from ssdh.search.encode_embeddings import encode_array, open_file
@@ -43,7 +44,7 @@ def add_photos(
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
         ]
-        gone = [path for path in writer.paths_of(photos.digests) if not Path(path).exists()]
+        gone = [path for path in writer.paths_of(photos.digests) if is_gone(Path(path))]
         new = _new(writer, photos.digests)
         if not len(new):
             return writer.commit(paths, [], NOTHING, gone), photos.skipped

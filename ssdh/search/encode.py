@@ -30,7 +30,7 @@ from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import compute_rows
 from ssdh.features.extract import feature_kind
 from ssdh.features.forward import image_blocks
-from ssdh.features.image_files import is_text, list_images
+from ssdh.features.image_files import check_there, is_text, list_images
 from ssdh.features.images import FileImages
 from ssdh.features.reuse import reusing
 from ssdh.features.store import FeatureStore, evict, store_limit
@@ -77,8 +77,7 @@ def find_files(inputs: Sequence[Path], exclude: Sequence[str] = (), told: Told |
     name is one that no list can hold.
     """
     for path in inputs:
-        if not path.exists():
-            raise DataError(f"{path} does not exist: give photos or folders of photos")
+        check_there(path)
     folders = [path.resolve() if path.is_dir() else path.resolve().parent for path in inputs]
     root = Path(commonpath(folders))
     result: set[str] = set()
@@ -113,9 +112,8 @@ def inspect(root: Path, names: list[str], workers: int | None, told: Told | None
         logger.warning("{:,} further files are left out", len(new) - 10)
     good = [(name, item.digest) for name, item in zip(names, inspections, strict=True) if not item.reason]
     if not good:
-        raise DataError(
-            f"none of {len(names)} files is an image: {one_line(str(root / skipped[0][0]))}: {skipped[0][1]}"
-        )
+        name, reason = skipped[0]
+        raise DataError(f"none of {len(names)} files is an image: {one_line(str(root / name))}: {reason}")
     return Photos(root, [name for name, _ in good], [digest for _, digest in good], skipped)
 
 
