@@ -2,8 +2,12 @@
 
 import argparse
 import time
+from collections.abc import Sequence
+from os.path import exists
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from loguru import logger
 
 from ssdh.cli.arguments import positive
 from ssdh.cli.encode import FEATURES, add_encode_options, add_exclude, add_inputs, encode_options_of
@@ -11,7 +15,7 @@ from ssdh.core.errors import DataError
 
 if TYPE_CHECKING:
     from ssdh.search.collection import Collection
-    from ssdh.search.encode import EncodeOptions
+    from ssdh.search.encode import EncodeOptions, Told
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,34 +37,67 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Add the photos, all or none, and say what was new; with `--watch` again and again."""
     from ssdh.search.collection import DATABASE, create, open_collection
+    from ssdh.search.encode import Told
 
     encode_options = encode_options_of(options)
     if (options.collection / DATABASE).exists():
         collection = open_collection(options.collection)
     else:
         collection = create(options.collection, options.model, options.features)
-    print(_add(collection, options, encode_options)[0], flush=True)
-    while options.watch:
-        time.sleep(options.watch)
-        message, changed = _add(collection, options, encode_options)
-        if changed:
-            print(message, flush=True)
+    if options.watch:
+        _watch(collection, options, encode_options)
+    print(_add(collection, options.inputs, options, encode_options, Told())[0], flush=True)
     return 0
 
 
-def _add(collection: "Collection", options: argparse.Namespace, encode_options: "EncodeOptions") -> tuple[str, bool]:
+def _watch(collection: "Collection", options: argparse.Namespace, encode_options: "EncodeOptions") -> NoReturn:
+    """Add again and again; what is in the way for a while is said once, and added when it is back.
+
+    Until the first addition only another writer is waited for: anything else may be a slip of the pen.
+    """
+    from ssdh.search.collection import BusyError
+    from ssdh.search.encode import Told
+
+    told, troubles, begun = Told(), set[str](), False
+    while True:
+        there = [path for path in options.inputs if exists(path)]  # noqa: PTH110 (Path's raises what a drive answers)
+        now = {f"{path} is gone" for path in options.inputs if path not in there}
+        try:
+            inputs = there if begun and there else options.inputs
+            message, changed = _add(collection, inputs, options, encode_options, told)
+            if changed or not begun:
+                print(message, flush=True)
+            begun = True
+        except (DataError, OSError) as error:
+            if not begun and not isinstance(error, BusyError):
+                raise
+            if there:
+                now.add(str(error))
+        for trouble in sorted(now - troubles):
+            logger.warning("{} (looking again every {} s)", trouble, options.watch)
+        troubles = now
+        time.sleep(options.watch)
+
+
+def _add(
+    collection: "Collection",
+    inputs: Sequence[Path],
+    options: argparse.Namespace,
+    encode_options: "EncodeOptions",
+    told: "Told",
+) -> tuple[str, bool]:
     """What was added, in words, and whether anything changed."""
     from ssdh.search.collection_add import add_embeddings, add_photos
     from ssdh.search.encode_embeddings import embeddings_among
 
-    embeddings = embeddings_among(options.inputs, collection.model)
+    embeddings = embeddings_among(list(inputs), collection.model)
     if embeddings is not None and not collection.of_embeddings:
         raise DataError(f"{options.collection} holds photos: embeddings go into one whose model takes them")
     skipped: list[tuple[str, str]] = []
     if embeddings is not None:
         added = add_embeddings(collection, embeddings, encode_options)
     else:
-        added, skipped = add_photos(collection, options.inputs, encode_options, options.exclude)
+        added, skipped = add_photos(collection, inputs, encode_options, options.exclude, told)
     one, many = ("row", "rows") if embeddings is not None else ("file", "images")
     parts = [f"{added.new:,} {many} added"]
     for count, what in (

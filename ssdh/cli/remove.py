@@ -32,6 +32,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Remove all of them or, where one is not there, none."""
+    from ssdh.features.image_files import is_gone
     from ssdh.search.collection import open_collection
 
     if bool(options.images or options.id) == options.missing:
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         raise ParameterError("--missing is for photos: of embeddings name rows or ids to remove")
     with collection.writing() as writer:
         if options.missing:
-            missing = [path for item in collection.items() for path in item.paths if not Path(path).exists()]
+            missing = [path for item in collection.items() for path in item.paths if is_gone(Path(path))]
             if not options.force:
                 _refuse_lost_folders({Path(path).parent for path in missing})
             unwanted: list[int | str] = [*missing]
@@ -56,12 +57,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _refuse_lost_folders(folders: Iterable[Path]) -> None:
     """Raise ParameterError where one is gone or empty: a drive may not be mounted, and ids are never given again."""
-    lost = sorted(folder for folder in folders if not folder.is_dir() or not any(folder.iterdir()))
-    if lost:
+    if lost := sorted(filter(_is_lost, folders)):
         raise ParameterError(
             f"{lost[0]} is gone or empty, and all that was added from it would be removed: mount the drive, or give "
             "--force where that is meant"
         )
+
+
+def _is_lost(folder: Path) -> bool:
+    """Whether a folder is gone or empty, or cannot be looked into."""
+    try:
+        return not any(folder.iterdir())
+    except OSError:
+        return True
 
 
 def _stored(text: str, collection: "Collection", ids: Mapping[str, int]) -> Sequence[int | str]:

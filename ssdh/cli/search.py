@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         index, queries = _search_photos(options, skipped)
     for path, reason in skipped:
-        logger.warning("{} is left out: {}", path, reason)
+        logger.warning("{} is left out: {}", one_line(str(path)), reason)
     if options.json:
         left_out = [{"photo": str(path), "reason": reason} for path, reason in skipped]
         answer = {
@@ -106,7 +106,7 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
     from ssdh.search.photos import find_photos, read_photos
     from ssdh.search.searchable import open_searchable
 
-    paths = find_photos(Path(options.query))
+    paths = find_photos(Path(options.query), skipped)
     opened = open_searchable(options.collection)
     index, encoder = _index(options, opened.open_index, features=options.rerank > 0), opened.open_encoder()
     ids = _ids(options, opened)
@@ -119,7 +119,7 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
             for (path, _), code, results in zip(batch, encoded.packed, result, strict=True)
         ]
     if not queries:
-        raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
+        raise DataError("\n".join(f"{one_line(str(path))}: {reason}" for path, reason in skipped))
     return index, queries
 
 

@@ -4,7 +4,6 @@ import argparse
 import ipaddress
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -13,6 +12,7 @@ from ssdh.cli.arguments import add_collection, add_index, whole
 from ssdh.core.errors import ParameterError, SSDHError
 
 if TYPE_CHECKING:
+    from ssdh.search.collection import Collection
     from ssdh.search.photo_adder import PhotoAdder
 
 
@@ -46,15 +46,19 @@ def run(options: argparse.Namespace) -> int:
         from ssdh.search.web.app import create_app
     except ImportError as error:
         raise SSDHError(f"{error.name} is not installed: pip install -e '.[web]'") from None
-    from ssdh.search.searchable import open_searchable
+    from ssdh.search import finished_run
+    from ssdh.search.collection import open_collection
+    from ssdh.search.searchable import searchable_collection
 
     if options.allow_add and options.collection is None:
         raise ParameterError("--allow-add needs --collection FOLDER: the images of a run are those of its data set")
     listening = _listen(options.host, options.port)  # before the network is loaded: a port in use is an error at once
     with listening:
-        gallery = open_searchable(options.collection).open_gallery(options.index)
-        adder = _adder(options.collection) if options.allow_add else None
-        app = create_app(gallery, hosts=tuple(options.allow_host), adder=adder)
+        collection = None if options.collection is None else open_collection(options.collection)
+        opened = finished_run if collection is None else searchable_collection(collection)
+        gallery = opened.open_gallery(options.index)
+        adder = _adder(collection) if collection is not None and options.allow_add else None
+        app = create_app(gallery, collection=collection, hosts=tuple(options.allow_host), adder=adder)
         host, port = listening.getsockname()[:2]
         if not ipaddress.ip_address(host).is_loopback:
             can = "see all images of this data set" + (" and add others" if options.allow_add else "")
@@ -66,13 +70,13 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _adder(collection: Path) -> "PhotoAdder":
+def _adder(collection: "Collection") -> "PhotoAdder":
     from ssdh.core.device import use_device
-    from ssdh.search.collection import open_collection
     from ssdh.search.encode import EncodeOptions
     from ssdh.search.photo_adder import PhotoAdder
 
-    return PhotoAdder(open_collection(collection), EncodeOptions(use_device("auto", deterministic=True), workers=0))
+    collection.check_writable()
+    return PhotoAdder(collection, EncodeOptions(use_device("auto", deterministic=True), workers=0))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -24,6 +24,7 @@ from ssdh.core.files import file_sha256, write_csv
 from ssdh.core.runtime import num_cores
 from ssdh.features import decode as decoding
 from ssdh.features.decode import BadImageError, decode_image
+from ssdh.features.image_files import SPECIAL, is_special, is_text
 
 VERIFY_SIDE = 32  # every byte is decoded, but a JPEG at the smallest scale
 BLOCK = 2048  # files between two looks at the clock
@@ -43,18 +44,19 @@ class Inspection:
 def inspect_files(root: Path, names: list[str], workers: int | None = None) -> list[Inspection]:
     """Inspect the files `root/name`, in order, decoding those that are new or changed in `workers` threads.
 
+    What is no file, or has a name that no list can hold, is bad, and not opened.
     workers: None is one for each core; 0 and 1 work without threads. Decoding and hashing release Python's lock.
     """
     path = ssdh_home() / "verified" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]}.csv"
     version = file_sha256(Path(decoding.__file__))
     known = _load(path, version)
     states = [_state(root / name) for name in names]
+    fresh = {name: Inspection("", "its name is not in UTF-8: rename it") for name in names if not is_text(name)}
     todo = [
         row
         for row, (name, state) in enumerate(zip(names, states, strict=True))
-        if state is None or name not in known or known[name][0] != state
+        if name not in fresh and (state is None or name not in known or known[name][0] != state)
     ]
-    fresh: dict[str, Inspection] = {}
     saved = time.monotonic()
     for row, inspection in _run(root, names, todo, workers):
         state = states[row]
@@ -97,6 +99,8 @@ def _run(root: Path, names: list[str], rows: list[int], workers: int | None) -> 
 
 
 def _inspect(path: Path) -> Inspection:
+    if is_special(path):
+        return Inspection("", SPECIAL)
     try:
         data = path.read_bytes()
         decode_image(data, VERIFY_SIDE)

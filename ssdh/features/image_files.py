@@ -4,12 +4,14 @@ Imports no torch, and opens no file.
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ssdh.core.errors import DataError
 from ssdh.features.decode import READS_HEIF
 
 HEIF = frozenset((".heic", ".heif"))
@@ -48,12 +50,13 @@ NO_PHOTOS = frozenset(
 class Listing:
     """Images below a folder: sorted paths relative to it, with forward slashes; and what was passed over.
 
-    folders: hidden ones, and those of NO_PHOTOS, not looked into. files: hidden or excluded ones with an image's
-    extension. unread: photos in formats that are not read, by extension.
+    folders: hidden ones, and those of NO_PHOTOS, not looked into. closed: folders that cannot be. files: hidden or
+    excluded ones with an image's extension. unread: photos in formats that are not read, by extension.
     """
 
     names: list[str] = field(default_factory=list)
     folders: int = 0
+    closed: int = 0
     files: int = 0
     unread: Counter[str] = field(default_factory=Counter)
 
@@ -62,6 +65,7 @@ class Listing:
         unread = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.unread.items()))
         parts = [
             f"{self.folders:,} hidden or thumbnails' folders" if self.folders else "",
+            f"{self.closed:,} folders that cannot be looked into" if self.closed else "",
             f"{self.files:,} hidden or excluded files" if self.files else "",
             f"formats that are not read: {unread}" if unread else "",
         ]
@@ -84,7 +88,10 @@ def image_files(root: Path, exclude: Sequence[str] = ()) -> Iterator[str]:
 
 
 def _walk(root: Path, exclude: Sequence[str], listing: Listing) -> Iterator[str]:
-    for folder, folders, files in os.walk(root):
+    def count(_: OSError) -> None:
+        listing.closed += 1
+
+    for folder, folders, files in os.walk(root, onerror=count):
         kept = [name for name in folders if not (name.startswith(".") or name.lower() in NO_PHOTOS)]
         listing.folders += len(folders) - len(kept)
         folders[:] = kept
@@ -99,6 +106,37 @@ def _walk(root: Path, exclude: Sequence[str], listing: Listing) -> Iterator[str]
                 yield path
             else:
                 listing.unread[suffix] += 1
+
+
+SPECIAL = "not a file but a folder, pipe, socket or device"
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something else than a file, whose bytes may never come or never end."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def check_there(path: Path) -> None:
+    """Raise DataError where there is no file or folder, or none that can be looked at."""
+    try:
+        path.stat()
+    except OSError as error:
+        reason = "does not exist" if is_gone(path) else f"cannot be looked at ({error.strerror})"
+        raise DataError(f"{path} {reason}: give photos or folders of photos") from None
+
+
+def is_gone(path: Path) -> bool:
+    """Whether there is surely no file: a closed folder, or a drive that answers with an error, tells nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def is_text(name: str) -> bool:

@@ -6,15 +6,16 @@
 
 `collection.sqlite3` holds ids, codes, features and paths; `model.safetensors` is the network, copied once. SQLite's
 write-ahead log makes every change whole: a process that is killed has changed all or nothing, and who reads meanwhile
-sees the state of before. Ids go up and are never given twice. The search index is built from the codes when the
-collection is opened, so that nothing beside the database can disagree with it. One process writes at a time, under a
-lock that dies with it.
+sees the state of before. What cannot be written to can be read. Ids go up and are never given twice. The search index
+is built from the codes when the collection is opened, so that nothing beside the database can disagree with it. One
+process writes at a time, under a lock that dies with it.
 """
 
 import os
+import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,10 @@ FIRST = f"substr(min({STAND_IN} || path), 2)"  # of an id's paths: 0 or 1 before
 BLOCK = 4096  # features that are read at once
 
 
+class BusyError(DataError):
+    """Another process is changing the collection."""
+
+
 @dataclass(frozen=True)
 class Item:
     """One image: its id, the SHA-256 of its bytes, and the paths at which it was seen, exact copies among them."""
@@ -66,10 +71,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Collection:
-    """An opened collection; every call sees the state of that moment, whole."""
+    """An opened collection; every call sees the state of that moment, whole.
+
+    settings: what was written when it was made; a call raises DataError where another collection stands there now.
+    """
 
     folder: Path
     layout: Layout
+    settings: Mapping[str, str]
 
     @property
     def model(self) -> Path:
@@ -135,32 +144,46 @@ class Collection:
         return np.frombuffer(b"".join(rows), self.layout.dtype).reshape(len(rows), self.layout.dim)
 
     def version(self) -> str:
-        """A text that changes with every change of the images."""
-        with self._reading() as database:
-            result = database.execute(
-                "SELECT count(*), total(id), (SELECT seq FROM sqlite_sequence WHERE name = 'images') FROM images"
-            ).fetchone()
-        return "-".join(str(int(value or 0)) for value in result)
+        """A text that changes with every change of images and paths, and with another collection in this place."""
+        with _opened(self.folder) as database:
+            return str(_version(database))
 
     @contextmanager
     def writing(self, *, wait: bool = False) -> Iterator["Writer"]:
-        """The one writer; where another process is writing, waits for it, or raises DataError at once."""
+        """The one writer; where another process is writing, waits for it, or raises BusyError at once.
+
+        Raises DataError where no process can write.
+        """
+        self.check_writable()
         lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
-            raise DataError(f"another process is changing {self.folder}: wait until it has ended") from None
+            raise BusyError(f"another process is changing {self.folder}: wait until it has ended") from None
+        except OSError as error:
+            raise DataError(f"{self.folder / LOCK} cannot be locked ({error.strerror or error})") from None
         try:
             with _opened(self.folder) as database:
+                self._check(database)
                 yield Writer(self, database)
         finally:
             lock.release()
+
+    def check_writable(self) -> None:
+        """Raise DataError where the collection is gone or cannot be changed, on a read-only drive say."""
+        if not _writable(_database(self.folder).parent):
+            raise DataError(f"{self.folder} cannot be written to: it can be searched, but nothing added or removed")
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with _opened(self.folder) as database:
             database.execute("BEGIN")  # all reads of this block see one state
+            self._check(database)
             yield database
+
+    def _check(self, database: sqlite3.Connection) -> None:
+        if _settings(database) != self.settings:
+            raise DataError(f"{self.folder} is another collection than it was before: start again")
 
 
 class Writer:
@@ -211,7 +234,8 @@ class Writer:
                 )
             ids = self.known(digest for _, digest in paths)
             self.database.executemany(
-                "INSERT INTO paths VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET id = excluded.id",
+                "INSERT INTO paths VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET id = excluded.id "
+                "WHERE paths.id != excluded.id",
                 ((path, ids[digest]) for path, digest in paths),
             )
             removed = self._remove_pathless(before.values())
@@ -252,8 +276,11 @@ class Writer:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self.database.execute("BEGIN IMMEDIATE")
+        before = self.database.total_changes
         try:
             yield
+            if self.database.total_changes != before:
+                self.database.execute(f"PRAGMA user_version = {_version(self.database) + 1}")
         except BaseException:
             if self.database.in_transaction:  # SQLite itself rolls back where the disk is full
                 self.database.execute("ROLLBACK")
@@ -308,6 +335,7 @@ def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(TABLES)
             database.executemany("INSERT INTO settings VALUES (?, ?)", ((n, str(v)) for n, v in settings.items()))
+            database.execute(f"PRAGMA user_version = {secrets.randbelow(1 << 30)}")
             database.commit()
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
@@ -320,30 +348,58 @@ def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
 
 def open_collection(folder: Path) -> Collection:
     """Open what `create` made; DataError where it is not there, not whole, or of another version."""
-    if not (folder / DATABASE).is_file():
-        raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
     with _opened(folder) as database:
-        settings = dict(database.execute("SELECT name, value FROM settings"))
+        settings = _settings(database)
     if settings.get("version") != str(VERSION):
         raise DataError(f"{folder} is a collection of version {settings.get('version')}, this program reads {VERSION}")
     if not (folder / MODEL).is_file() or file_sha256(folder / MODEL) != settings["model_sha256"]:
         raise DataError(f"{folder / MODEL} is not the network that made these codes: put it back")
     kind: Any = settings["features"]
-    return Collection(folder, Layout(int(settings["bits"]), int(settings["dim"]), kind))
+    return Collection(folder, Layout(int(settings["bits"]), int(settings["dim"]), kind), settings)
 
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
-    """A connection in autocommit mode; sqlite's errors become DataError."""
-    path = folder / DATABASE
+    """A connection in autocommit mode; DataError where there is no database, and in place of sqlite's errors."""
+    path = _database(folder)
     try:
-        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+        with closing(sqlite3.connect(_uri(path), uri=True, timeout=60, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA foreign_keys = ON")
             yield database
     except sqlite3.Error as error:
-        reason = "no space or no right to write" if not os.access(folder, os.W_OK) else str(error)
-        raise DataError(f"{path} cannot be used: {reason}") from error
+        raise DataError(f"{path} cannot be used: {error}") from error
+
+
+def _database(folder: Path) -> Path:
+    """The file behind all links; DataError where there is none."""
+    path = folder / DATABASE
+    if not path.is_file():
+        raise DataError(f"{folder} is no collection: make one with `python -m ssdh add {folder} PHOTOS --model FILE`")
+    return path.resolve()
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _uri(path: Path) -> str:
+    """What SQLite opens: never a new file and, in a folder that cannot be written to, one that nobody changes.
+
+    For otherwise it makes two files beside it. Where a writer has made them already, they are what it needs.
+    """
+    beside = [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm")]
+    still = not _writable(path.parent) and not any(file.exists() and file.stat().st_size for file in beside)
+    return f"{path.as_uri()}?{'mode=ro&immutable=1' if still else 'mode=rw'}"
+
+
+def _settings(database: sqlite3.Connection) -> dict[str, str]:
+    return dict(database.execute("SELECT name, value FROM settings"))
+
+
+def _version(database: sqlite3.Connection) -> int:
+    """A number of SQLite's own that each change counts up from a random one, so that asking reads no table."""
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _items(database: sqlite3.Connection) -> list[Item]:

@@ -18,10 +18,10 @@ from ssdh.core.errors import DataError, one_line
 from ssdh.core.files import read_array, write_csv
 from ssdh.core.resume import work_folder
 from ssdh.datasets.columns import names_of
-from ssdh.features.image_files import is_text
+from ssdh.features.image_files import is_gone, is_text
 from ssdh.search.collection import CONTENT, Added, Collection, Writer
 from ssdh.search.embedding_array import EmbeddingArray, open_array
-from ssdh.search.encode import EncodeOptions, encode_rows, find_files, inspect
+from ssdh.search.encode import EncodeOptions, Told, encode_rows, find_files, inspect
 from ssdh.search.encode_embeddings import EmbeddingFile, encode_array, open_file
 
 NEW = "new.csv"  # the manifest of what is being encoded
@@ -34,22 +34,24 @@ def add_photos(
     inputs: Sequence[Path],
     options: EncodeOptions,
     exclude: Sequence[str] = (),
+    told: Told | None = None,
     *,
     wait: bool = False,
 ) -> tuple[Added, list[tuple[str, str]]]:
     """Add photos and all photos in folders; returns what was done, and (path, reason) of files that are no images.
 
-    inputs, exclude: as of `find_files`. An exact copy of an image, in the collection or among the photos, is a further
-    path of that image: it is neither encoded nor listed twice. A moved or renamed file has its new path alone: other
-    paths of a photo at which there is no file any more are forgotten. wait: for another process that is writing. Raises
-    DataError, changing nothing, where it is not waited for, or a file is gone or changes meanwhile.
+    inputs, exclude, told: as of `find_files`. An exact copy of an image, in the collection or among the photos, is a
+    further path of that image: it is neither encoded nor listed twice. A moved or renamed file has its new path alone:
+    other paths of a photo at which there is no file any more are forgotten. wait: for another process that is writing.
+    Raises DataError, changing nothing, where a file is gone or changes meanwhile, BusyError where another process is
+    writing and is not waited for.
     """
     with collection.writing(wait=wait) as writer:
-        photos = inspect(*find_files(inputs, exclude), options.workers or None)
+        photos = inspect(*find_files(inputs, exclude, told), options.workers or None, told)
         paths = [
             ((photos.root / name).as_posix(), digest) for name, digest in zip(photos.names, photos.digests, strict=True)
         ]
-        gone = [path for path in writer.paths_of(photos.digests) if not Path(path).exists()]
+        gone = [path for path in writer.paths_of(photos.digests) if is_gone(Path(path))]
         new = _new(writer, photos.digests)
         if not len(new):
             return writer.commit(paths, [], NOTHING, gone), photos.skipped

@@ -9,7 +9,7 @@ but for their names. `codes/` then holds `codes.npy` (uint8 (N, ⌈K/8⌉)), `ma
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import commonpath
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ssdh.features.backbone import Backbone
 from ssdh.features.blocks import compute_rows
 from ssdh.features.extract import feature_kind
 from ssdh.features.forward import image_blocks
-from ssdh.features.image_files import is_text, list_images
+from ssdh.features.image_files import check_there, is_text, list_images
 from ssdh.features.images import FileImages
 from ssdh.features.reuse import reusing
 from ssdh.features.store import FeatureStore, evict, store_limit
@@ -56,16 +56,28 @@ class Photos:
         write_csv(path, ("row", "path", "sha256"), rows)
 
 
-def find_files(inputs: Sequence[Path], exclude: Sequence[str] = ()) -> tuple[Path, list[str]]:
+@dataclass(frozen=True)
+class Told:
+    """What was said of files before, so that a folder that is watched is not told of the same again and again."""
+
+    said: set[tuple[str, int]] = field(default_factory=set)
+
+    def is_new(self, text: str, changed: int = 0) -> bool:
+        """Whether this text was not said yet of a file that had changed at this time; it counts as said from now on."""
+        new = (text, changed) not in self.said
+        self.said.add((text, changed))
+        return new
+
+
+def find_files(inputs: Sequence[Path], exclude: Sequence[str] = (), told: Told | None = None) -> tuple[Path, list[str]]:
     """(root, names below it, sorted) of photos and of all image files in folders, by the rules of ingestion.
 
     exclude: patterns of files in the folders, as those of `list_images`; what is passed over there is counted and
-    logged. Raises DataError where a path does not exist, there is no image file, or a name is one that no list can
-    hold.
+    logged, but for what was `told`. Raises DataError where a path does not exist, there is no image file, or the root's
+    name is one that no list can hold.
     """
     for path in inputs:
-        if not path.exists():
-            raise DataError(f"{path} does not exist: give photos or folders of photos")
+        check_there(path)
     folders = [path.resolve() if path.is_dir() else path.resolve().parent for path in inputs]
     root = Path(commonpath(folders))
     result: set[str] = set()
@@ -74,28 +86,43 @@ def find_files(inputs: Sequence[Path], exclude: Sequence[str] = ()) -> tuple[Pat
         if path.is_dir():
             listing = list_images(own, exclude)
             names = listing.names
-            if passed_over := listing.passed_over():
-                logger.warning("{}: passed over {}", one_line(str(path)), passed_over)
+            message = f"{one_line(str(path))}: passed over {listing.passed_over()}"
+            if listing.passed_over() and (told or Told()).is_new(message):
+                logger.warning("{}", message)
         result.update((own / name).relative_to(root).as_posix() for name in names)
     if not result:
         raise DataError(f"{', '.join(map(str, inputs))} holds no image file")
-    if unnamed := sorted(name for name in result if not is_text(f"{root}/{name}")):
-        raise DataError(f"{len(unnamed)} file names are not in UTF-8 ({one_line(f'{root}/{unnamed[0]}')}): rename them")
+    if not is_text(str(root)):
+        raise DataError(f"{one_line(str(root))} is not in UTF-8: rename this folder")
     return root, sorted(result)
 
 
-def inspect(root: Path, names: list[str], workers: int | None) -> Photos:
-    """Hash and decode every file once; what is bad is logged and left out. DataError where nothing is left."""
+def inspect(root: Path, names: list[str], workers: int | None, told: Told | None = None) -> Photos:
+    """Hash and decode every file once; what is bad is left out, and logged but for what was `told`.
+
+    DataError where nothing is left.
+    """
     inspections = inspect_files(root, names, workers)
     skipped = [(name, item.reason) for name, item in zip(names, inspections, strict=True) if item.reason]
-    for name, reason in skipped[:10]:
+    told = told or Told()
+    new = [one for one in skipped if told.is_new(f"{root / one[0]}: {one[1]}", _changed(root / one[0]))]
+    for name, reason in new[:10]:
         logger.warning("{} is left out: {}", one_line(str(root / name)), reason)
-    if len(skipped) > 10:
-        logger.warning("{:,} further files are left out", len(skipped) - 10)
+    if len(new) > 10:
+        logger.warning("{:,} further files are left out", len(new) - 10)
     good = [(name, item.digest) for name, item in zip(names, inspections, strict=True) if not item.reason]
     if not good:
-        raise DataError(f"none of {len(names)} files is an image: {root / skipped[0][0]}: {skipped[0][1]}")
+        name, reason = skipped[0]
+        raise DataError(f"none of {len(names)} files is an image: {one_line(str(root / name))}: {reason}")
     return Photos(root, [name for name, _ in good], [digest for _, digest in good], skipped)
+
+
+def _changed(path: Path) -> int:
+    """When a file's content last changed, in nanoseconds; 0 where that cannot be read."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def encode_rows(

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssdh.core.errors import DataError
+from ssdh.core.errors import DataError, one_line
 from ssdh.core.files import file_sha256, read_array, write_csv, write_json, write_parts
+from ssdh.features.image_files import is_text
 from ssdh.hashing.codes import width
 from ssdh.search.layout import Layout
 
@@ -45,9 +46,10 @@ def finish(out: Path, about: dict[str, Any], layout: Layout, model_path: Path) -
 
 
 def write_skipped(out: Path, skipped: Sequence[tuple[str, str]]) -> None:
-    """Write (path, reason) of what was left out, if anything was."""
+    """Write (path, reason) of what was left out, if anything was; a path that is no text with escapes."""
     if skipped:
-        write_csv(out / "skipped.csv", ("path", "reason"), skipped)
+        rows = ((path if is_text(path) else one_line(path), reason) for path, reason in skipped)
+        write_csv(out / "skipped.csv", ("path", "reason"), rows)
     else:
         (out / "skipped.csv").unlink(missing_ok=True)
 

@@ -12,8 +12,6 @@ from ssdh.features.image_files import EXTENSIONS
 from ssdh.search.collection import Collection
 from ssdh.search.collection_add import add_photos
 from ssdh.search.encode import EncodeOptions
-from ssdh.search.gallery import Gallery
-from ssdh.search.searchable import searchable_collection
 
 FOLDER = "photos"  # in the collection's folder
 
@@ -56,10 +54,6 @@ class PhotoAdder:
         added = self._id_of(digest)
         assert added is not None
         return AddedPhoto(added, True)
-
-    def reopen(self, gallery: Gallery) -> Gallery:
-        """The collection as it is now, with the index's kind and the network, as it was opened before."""
-        return searchable_collection(self.collection).open_gallery(gallery.index.kind, gallery.encode)
 
     def _id_of(self, digest: str) -> int | None:
         with self.collection.writing() as writer:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ssdh.core.device import autocast
 from ssdh.core.errors import DataError
 from ssdh.features.decode import BadImageError, Pixels, decode_image
-from ssdh.features.image_files import EXTENSIONS, image_files
+from ssdh.features.image_files import EXTENSIONS, SPECIAL, check_there, image_files, is_special
 from ssdh.features.loader import normalise, preprocess
 from ssdh.hashing.codes import pack, sign_codes
 from ssdh.hashing.encoder import Encoder
@@ -52,18 +52,19 @@ class PhotoEncoder:
         return stored_outputs(self.encoder.model, packed, self.encoder.bits, features, self.device)
 
 
-def find_photos(path: Path) -> list[Path]:
+def find_photos(path: Path, skipped: list[tuple[Path, str]]) -> list[Path]:
     """The photo itself, or every image file in a folder and below, sorted; raises DataError where there is none.
 
-    As in ingestion, hidden files and folders below are not looked at.
+    As in ingestion, hidden files and folders below are not looked at; what is no file there goes to `skipped`.
     """
+    check_there(path)
     if path.is_dir():
-        photos = sorted(file for name in image_files(path) if (file := path / name).is_file())
+        photos = sorted(path / name for name in image_files(path))
         if not photos:
             raise DataError(f"{path} holds no image file ({', '.join(sorted(EXTENSIONS)[:6])}, …)")
-        return photos
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give a photo or a folder of photos")
+        special = set(filter(is_special, photos))
+        skipped += [(photo, SPECIAL) for photo in sorted(special)]
+        return [photo for photo in photos if photo not in special]
     return [path]
 
 

@@ -19,7 +19,7 @@ from ssdh.search import finished_run
 from ssdh.search.collection import Collection, open_collection
 from ssdh.search.engines import CodeTable
 from ssdh.search.finished_run import SMOKE_RUN
-from ssdh.search.gallery import Encode, Gallery
+from ssdh.search.gallery import Gallery
 from ssdh.search.index import Index, Kind
 from ssdh.search.photos import PhotoEncoder
 from ssdh.search.texts import texts_on_demand
@@ -106,10 +106,10 @@ class SearchableCollection:
         model = self.collection.model
         return PhotoEncoder(load_encoder(model), select_device("auto"), image_precision(read_metadata(model)))
 
-    def open_gallery(self, kind: Kind = "flat", encode: Encode | None = None) -> Gallery:
+    def open_gallery(self, kind: Kind = "flat", before: Gallery | None = None) -> Gallery:
         """All of it, for the page; an image is read from the first of its paths.
 
-        encode: the network, where it is open already.
+        before: an earlier state of this collection, whose networks are taken over.
         """
         if self.collection.of_embeddings:
             raise DataError(
@@ -120,12 +120,12 @@ class SearchableCollection:
         return Gallery(
             index=self.open_index(kind, features=True),
             images=FileImages(Path(), files),
-            encode=encode or self.open_encoder(),
+            encode=before.encode if before else self.open_encoder(),
             title=self.collection.folder.resolve().name,
             version=self.version,
             files=lambda: self.open_files(features=True),
             ids=self.table.ids,
-            texts=texts_on_demand(self.collection.model),
+            texts=before.texts if before else texts_on_demand(self.collection.model),
             notice=SMOKE_RUN if read_metadata(self.collection.model).get("weights") == "random" else "",
         )
 

@@ -41,7 +41,7 @@ def collection(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Colle
 @pytest.fixture(scope="module")
 def address(collection: Collection) -> Iterator[str]:
     gallery = open_searchable(collection.folder).open_gallery()
-    with serving(create_app(gallery, adder=PhotoAdder(collection, OPTIONS))) as result:
+    with serving(create_app(gallery, collection=collection, adder=PhotoAdder(collection, OPTIONS))) as result:
         yield result
 
 
@@ -176,3 +176,15 @@ def test_there_is_no_button_where_nothing_may_be_added(
         page.upload(tmp_path / "photo.png")
         page.wait(lambda: page.distances)
         assert not page.one("#add").is_displayed()
+
+
+def test_a_card_leads_to_its_own_image_after_others_went(page: Page, collection: Collection) -> None:
+    card = next(card for card in page.cards if card.get_attribute("data-id") == "3")
+    name = Path(collection.items()[2].paths[0]).name
+    with collection.writing() as writer:
+        writer.remove([2])
+    card.click()
+    page.wait(lambda: page.distances)
+    assert page.browser.current_url.endswith("#id=3")
+    assert page.text("#name").endswith(name)
+    assert page.errors() == []

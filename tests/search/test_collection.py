@@ -2,10 +2,15 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -297,6 +302,109 @@ def test_a_watched_folder_is_added_again(
     first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mine: "))
     assert first == "mine: 24 images added. It holds 24 images."
     assert second.startswith("mine: 1 images added; 24 files were there")
+
+
+@pytest.fixture
+def watch(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[list[str], list[str]]]:
+    """Runs `add mine … --watch 60`, between whose rounds things happen; gives what it printed and warned of."""
+    monkeypatch.chdir(collection.folder.parent)
+
+    def run(rounds: Sequence[Callable[[], Any]], *arguments: str) -> tuple[list[str], list[str]]:
+        coming = iter([*rounds, Mock(side_effect=KeyboardInterrupt)])
+        monkeypatch.setattr("ssdh.cli.add.time.sleep", lambda _: next(coming)())
+        capsys.readouterr()
+        assert main(["add", "mine", *arguments, "--watch", "60", "--workers", "0", "--device", "cpu"]) == 130
+        printed, logged = capsys.readouterr()
+        warned = [line.partition(" WARNING ")[2] for line in logged.splitlines() if " WARNING " in line]
+        return printed.splitlines(), warned
+
+    return run
+
+
+def nothing() -> None:
+    """A round in which all is as before."""
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_watch_waits_for_another_writer_and_says_so_once(collection: Collection, watch: Any) -> None:
+    with ExitStack() as other:
+        other.enter_context(collection.writing())
+        printed, warned = watch([nothing, nothing, other.close, nothing, nothing], "photos")
+    assert printed == ["mine: 24 images added. It holds 24 images."]
+    assert warned == ["another process is changing mine: wait until it has ended (looking again every 60 s)"]
+
+
+def test_a_watch_goes_on_when_a_drive_is_away_for_a_while(photos: Path, watch: Any) -> None:
+    away = photos.with_name("away")
+
+    def unmount() -> None:
+        photos.rename(away)
+        photos.mkdir()
+
+    def mount() -> None:
+        photos.rmdir()
+        away.rename(photos)
+        disc(99).save(photos / "new.png")
+
+    printed, warned = watch([unmount, nothing, mount, nothing], "photos")
+    assert printed[0] == "mine: 24 images added. It holds 24 images."
+    assert printed[1:] == ["mine: 1 images added; 24 files were there. It holds 25 images."]
+    assert warned == ["photos holds no image file (looking again every 60 s)"]
+
+
+def test_a_watch_goes_on_with_other_folders_when_one_is_moved(collection: Collection, photos: Path, watch: Any) -> None:
+    Path("more").mkdir()
+    disc(98).save("more/a.png")
+
+    def take_away() -> None:
+        photos.rename("away")
+        disc(97).save("more/b.png")
+
+    def bring_back() -> None:
+        Path("away").rename(photos)
+
+    printed, warned = watch([take_away, nothing, bring_back, take_away, bring_back], "photos", "more")
+    assert printed[0] == "mine: 25 images added. It holds 25 images."
+    assert printed[1:] == ["mine: 1 images added; 1 files were there. It holds 26 images."]
+    assert warned == ["photos is gone (looking again every 60 s)"] * 2
+
+
+def test_a_watch_goes_on_when_its_collection_is_back(collection: Collection, photos: Path, watch: Any) -> None:
+    def take_away() -> None:
+        collection.folder.rename("away")
+
+    def bring_back() -> None:
+        assert not collection.folder.exists()
+        Path("away").rename(collection.folder)
+        disc(99).save(photos / "new.png")
+
+    printed, (warning,) = watch([take_away, nothing, bring_back], "photos")
+    assert printed[1:] == ["mine: 1 images added; 24 files were there. It holds 25 images."]
+    assert warning.endswith("(looking again every 60 s)")
+
+
+def test_a_mistake_ends_a_watch_that_has_not_begun(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ssdh.cli.add.time.sleep", lambda _: pytest.fail("slept"))
+    assert main(["add", str(collection.folder), "photoz", "--watch", "60", "--device", "cpu"]) == 1
+    assert "photoz does not exist" in capsys.readouterr().err
+
+
+def test_a_watch_tells_of_a_broken_file_once_until_it_changes(photos: Path, watch: Any) -> None:
+    broken = photos / "broken.jpg"
+    (photos / ".hidden.jpg").touch()
+
+    def write(content: bytes, seconds: int) -> None:
+        broken.write_bytes(content)
+        os.utime(broken, (seconds, seconds))
+
+    changes = [partial(write, b"<html>", 1), nothing, partial(write, b"<html> again", 2), nothing, nothing]
+    _, warned = watch(changes, "photos")
+    message = f"{broken} is left out: a web page, not an image"
+    assert warned == ["photos: passed over 1 hidden or excluded files", message, message]
 
 
 def test_commands(

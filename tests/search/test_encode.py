@@ -250,3 +250,42 @@ def test_mistakes_are_one_line(
     assert main(["encode", *inputs, *model, "--out", "out", "--workers", "0"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ssdh:")]
     assert message in line
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such files or names")
+def test_what_is_no_file_or_has_no_name_in_text_is_left_out_by_name(
+    finished: Path,
+    model: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = (finished / "photos/day 0/000.jpg").read_bytes()
+    folder = tmp_path / "photos"
+    (folder / "album.jpg").mkdir(parents=True)
+    for name in ("album.jpg/in it.jpg", os.fsdecode(b"\xe9t\xe9.jpg")):
+        (folder / name).write_bytes(photo)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    special, odd = "not a file but a folder, pipe, socket or device", r"\udce9t\udce9.jpg"
+
+    assert main(["encode", "photos", "--out", "out", "--workers", "0", *model]) == 0
+    with Path("out/skipped.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1:] == [
+            ["device.jpg", special], ["pipe.jpg", special], [f"'{odd}'", "its name is not in UTF-8: rename it"]
+        ]  # fmt: skip
+    assert ": 1 codes of 12 bits" in capsys.readouterr().out
+    assert main(["add", "mine", "photos", "--workers", "0", *model]) == 0
+    printed, logged = capsys.readouterr()
+    assert "1 images added; 3 files are no images" in printed
+    assert f"{folder}/pipe.jpg is left out: {special}" in logged
+    assert f"'{folder}/{odd}' is left out: its name is not in UTF-8" in logged
+
+    assert main(["search", "photos", "--collection", "mine", "--json"]) == 0
+    printed, logged = capsys.readouterr()
+    answer = json.loads(printed)
+    assert [query["results"][0]["distance"] for query in answer["queries"]] == [0, 0]
+    assert answer["skipped"] == [{"photo": f"photos/{name}", "reason": special} for name in ("device.jpg", "pipe.jpg")]
+    assert main(["encode", "photos/pipe.jpg", "--out", "none", *model]) == 1
+    assert f"none of 1 files is an image: {folder}/pipe.jpg: {special}" in capsys.readouterr().err

@@ -52,7 +52,7 @@ def collection(finished: Path, tmp_path: Path) -> Collection:
 def client(collection: Collection) -> Iterator[TestClient]:
     """The page of a collection to which photos may be added."""
     gallery = open_searchable(collection.folder).open_gallery()
-    app = create_app(gallery, max_upload=LIMIT, adder=PhotoAdder(collection, OPTIONS))
+    app = create_app(gallery, collection=collection, max_upload=LIMIT, adder=PhotoAdder(collection, OPTIONS))
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as result:
         yield result
 

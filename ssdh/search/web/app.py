@@ -8,9 +8,9 @@ A program asks as the page does:
     curl 'http://127.0.0.1:8000/api/search?row=17&top=20&rerank=500'
     curl 'http://127.0.0.1:8000/api/duplicates?radius=4&min_similarity=0.95'
 
-Images are named by their row alone, so no path reaches the file system. A photo is the request's body (or the one file
-of a form, as `curl -F file=@photo.jpg` sends it). That of a search stays in memory and its name is never sent; photos
-are added (`POST /api/images?name=photo.jpg`) only where an adder is given.
+Images are named by their row, or in a collection, where rows shift, by their id, so no path reaches the file system. A
+photo is the request's body (or the one file of a form, as `curl -F file=@photo.jpg` sends it). That of a search stays
+in memory and its name is never sent; photos are added (`POST /api/images?name=photo.jpg`) only where an adder is given.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from starlette.types import ASGIApp
 
 from ssdh.core.errors import DataError, ParameterError
 from ssdh.features.decode import BadImageError, decode_image
+from ssdh.search.collection import Collection
 from ssdh.search.gallery import Encoded, Gallery
 from ssdh.search.index import parse_code
 from ssdh.search.photo_adder import AddedPhoto
-from ssdh.search.web.groups import Groups
+from ssdh.search.web.current import Current, Shown
 from ssdh.search.web.guard import Guard
-from ssdh.search.web.thumbnails import Size, Thumbnails
+from ssdh.search.web.thumbnails import Size
 from ssdh.search.web.upload import photo_of
-from ssdh.search.web.view import View
 
 STATIC = Path(__file__).parent / "static"
 FILES = {"": "index.html", "favicon.ico": "icon.svg"} | {
@@ -53,6 +53,7 @@ MAX_RERANK = 10_000  # features that a request may have read
 PAGE = 200  # images a page at most
 MAX_GROUPS = 50  # of near-identical images in an answer
 IMMUTABLE = "private, max-age=31536000, immutable"
+Id = Annotated[int | None, Query(ge=0, lt=1 << 63)]
 Top = Annotated[int, Query(ge=1, le=MAX_TOP)]
 Rerank = Annotated[int, Query(ge=0, le=MAX_RERANK)]
 
@@ -63,25 +64,19 @@ class Adder(Protocol):
     def add(self, data: bytes, name: str) -> AddedPhoto:
         """Add the bytes of one photo; as `ssdh.search.photo_adder.PhotoAdder.add`."""
 
-    def reopen(self, gallery: Gallery) -> Gallery:
-        """The collection as it is now."""
-
-
-class _Shown:
-    """All that answers come from; another one after each addition."""
-
-    def __init__(self, gallery: Gallery, limits: dict[str, Any]) -> None:
-        self.gallery, self.view, self.thumbnails = gallery, View(gallery), Thumbnails(gallery)
-        self.groups = Groups(gallery, self.view)
-        self.about = self.view.about() | limits
-
 
 def create_app(
-    gallery: Gallery, *, hosts: tuple[str, ...] = (), max_upload: int = MAX_UPLOAD, adder: Adder | None = None
+    gallery: Gallery,
+    *,
+    collection: Collection | None = None,
+    hosts: tuple[str, ...] = (),
+    max_upload: int = MAX_UPLOAD,
+    adder: Adder | None = None,
 ) -> ASGIApp:
     """The application over an opened gallery.
 
-    hosts: further names of this machine that requests may use. adder: with it, requests may add photos.
+    collection: what the gallery was opened from; answers then come from its newest state. hosts: further names of this
+    machine that requests may use. adder: with it, requests may add photos to the collection.
     """
     # one photo is encoded at a time (the network uses all cores itself), while the next one is decoded
     encoder, decoder = ThreadPoolExecutor(1, "encode"), ThreadPoolExecutor(MAX_DECODED, "decode")
@@ -96,7 +91,7 @@ def create_app(
     app = FastAPI(title="SSDH search by image", docs_url=None, redoc_url=None, lifespan=lifespan)
     _answer_errors_in_json(app)
     limits = {"max_upload": max_upload, "max_top": MAX_TOP, "adds": adder is not None}
-    shown = _Shown(gallery, limits)
+    current = Current(gallery, collection, limits)
     waiting, decoded = asyncio.Semaphore(MAX_WAITING), asyncio.Semaphore(MAX_DECODED)
     run = asyncio.get_running_loop
 
@@ -116,14 +111,16 @@ def create_app(
             yield
 
     known = [Depends(_only_known_parameters)]
+    now = Depends(current.now)
 
     @app.get("/api/about", dependencies=known)
-    def tell_about() -> dict[str, Any]:
+    def tell_about(shown: Annotated[Shown, now]) -> dict[str, Any]:
         """The data set, the length of the codes, limits, and the distances from a typical image to all others."""
         return shown.about
 
     @app.get("/api/images", dependencies=known)
     def list_images(
+        shown: Annotated[Shown, now],
         start: Annotated[int, Query(ge=0)] = 0,
         count: Annotated[int, Query(ge=1, le=PAGE)] = 60,
         seed: Annotated[int | None, Query(ge=0, lt=2**32)] = None,
@@ -136,7 +133,6 @@ def create_app(
         request: Request, response: Response, name: Annotated[str, Query(max_length=500)] = ""
     ) -> dict[str, Any]:
         """Add a photo to the collection; 201 where it was new, 200 where one of the same bytes was there."""
-        nonlocal shown
         if adder is None:
             raise HTTPException(403, "photos cannot be added here: `serve --collection FOLDER --allow-add` lets them")
         async with one_of_few():
@@ -144,20 +140,18 @@ def create_app(
             async with decoded:
                 try:
                     added = await run().run_in_executor(encoder, adder.add, data, name)
-                    if added.new:
-                        shown = await run().run_in_executor(
-                            encoder, lambda: _Shown(adder.reopen(shown.gallery), limits)
-                        )
                 except BadImageError:
                     raise
                 except DataError as error:
                     raise HTTPException(409, str(error)) from None
+            shown = await run().run_in_executor(decoder, current.newest)
         response.status_code = 201 if added.new else 200
         (row,) = shown.gallery.rows_of([added.id])
         return {"id": added.id, "new": added.new, "row": int(row), "images": shown.about["images"]}
 
     @app.get("/api/duplicates", dependencies=known)
     async def find_duplicates(
+        shown: Annotated[Shown, now],
         radius: Annotated[int | None, Query()] = None,
         min_similarity: Annotated[float | None, Query()] = None,
         start: Annotated[int, Query(ge=0)] = 0,
@@ -168,7 +162,9 @@ def create_app(
 
     @app.get("/api/search", dependencies=known)
     def search_known(
+        shown: Annotated[Shown, now],
         row: Annotated[int | None, Query()] = None,
+        id: Id = None,
         code: str | None = None,
         text: Annotated[str | None, Query(min_length=1, max_length=MAX_TEXT)] = None,
         top: Top = 60,
@@ -176,12 +172,14 @@ def create_app(
     ) -> Any:
         """The images nearest to an image of the database, which is left out itself, to a code, or to a text."""
         view = shown.view
-        if [row, code, text].count(None) != 2:
-            raise HTTPException(422, "give one of row, code and text")
+        if [row, id, code, text].count(None) != 3:
+            raise HTTPException(422, "give one of row, id, code and text")
         if text is not None:
             if (texts := shown.gallery.texts) is None:
                 raise HTTPException(422, "the network of this collection reads no texts")
             return view.search_text(text, encoder.submit(texts, [text]).result(), top, rerank)
+        if id is not None:
+            row = view.row_of(id)
         if row is not None:
             view.check_row(row)
             return view.search_row(row, top, rerank)
@@ -191,7 +189,7 @@ def create_app(
         return view.search(parse_code(code, view.index.bits), top)
 
     @app.post("/api/search", dependencies=known)
-    async def search_photo(request: Request, top: Top = 60, rerank: Rerank = 0) -> Any:
+    async def search_photo(request: Request, shown: Annotated[Shown, now], top: Top = 60, rerank: Rerank = 0) -> Any:
         """The images nearest to a photo, which is the request's body or the one file of a form."""
         async with one_of_few():
             data, encode = await photo(request), shown.gallery.encode
@@ -201,15 +199,18 @@ def create_app(
             return await run().run_in_executor(decoder, shown.view.search_photo, result, top, rerank)
 
     @app.get("/images/{row}/{size}")
-    def picture(row: int, size: Size, v: str = "") -> Response:
-        """A database image with at most 192 (thumbnail) or 640 (preview) pixels a side."""
-        at = shown
-        at.view.check_row(row)
+    def picture(shown: Annotated[Shown, now], row: int, size: Size, v: str = "", id: Id = None) -> Response:
+        """A database image with at most 192 (thumbnail) or 640 (preview) pixels a side.
+
+        id: which it is, where the page was told its row before others went.
+        """
+        row = row if id is None else shown.view.row_of(id)
+        shown.view.check_row(row)
         try:
-            picture = at.thumbnails.get(row, size)
+            picture = shown.thumbnails.get(row, size)
         except DataError as error:
             raise HTTPException(410, str(error)) from None
-        cached = IMMUTABLE if v == at.gallery.version else "no-cache"
+        cached = IMMUTABLE if v == shown.gallery.version else "no-cache"
         return Response(picture.data, media_type=picture.media_type, headers={"Cache-Control": cached})
 
     for path, name in FILES.items():
@@ -259,7 +260,10 @@ def _static(name: str) -> Any:
 
 
 def _answer_errors_in_json(app: FastAPI) -> None:
-    """Every refusal is `{"error": one readable sentence}` with a 4xx; what nobody expected is a 500 and is logged."""
+    """Every refusal is `{"error": one readable sentence}`, with a 4xx, or a 503 where the images cannot be read now.
+
+    What nobody expected is a 500 and is logged.
+    """
 
     def answer(status: int, text: str, headers: Any = None) -> JSONResponse:
         return JSONResponse({"error": text}, status_code=status, headers=headers)
@@ -281,6 +285,10 @@ def _answer_errors_in_json(app: FastAPI) -> None:
     @app.exception_handler(ParameterError)
     def parameter(_: Request, error: ParameterError) -> JSONResponse:
         return answer(422, str(error))
+
+    @app.exception_handler(DataError)
+    def data(_: Request, error: DataError) -> JSONResponse:
+        return answer(503, str(error))
 
     @app.exception_handler(Exception)
     def unexpected(_: Request, error: Exception) -> JSONResponse:

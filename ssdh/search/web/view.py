@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ssdh.core.arrays import Packed
 from ssdh.hashing.rerank import cosines
 from ssdh.search.gallery import Encoded, Gallery
+from ssdh.search.web.thumbnails import Size
 
 TYPICAL_ROWS = 64  # images whose distances to all others make the typical histogram
 
@@ -98,12 +99,23 @@ class View:
             "classes": self.gallery.classes_of(row),
             "code": self.index.packed[row].tobytes().hex(),
             "thumbnail": self.thumbnail(row),
-            "preview": f"/images/{row}/preview?v={self.gallery.version}",
+            "preview": self._picture(row, "preview"),
         }
 
     def thumbnail(self, row: int) -> str:
         """The address of an image's small picture."""
-        return f"/images/{row}/thumbnail?v={self.gallery.version}"
+        return self._picture(row, "thumbnail")
+
+    def _picture(self, row: int, size: Size) -> str:
+        number = "" if self.gallery.ids is None else f"&id={self.gallery.ids[row]}"
+        return f"/images/{row}/{size}?v={self.gallery.version}{number}"
+
+    def row_of(self, number: int) -> int:
+        """The row of an image by its id; HTTPException (404) where there is none."""
+        (row,) = self.gallery.rows_of([number])
+        if row < 0:
+            raise HTTPException(404, f"there is no image with the id {number}")
+        return int(row)
 
     def check_row(self, row: int) -> None:
         """Raise HTTPException (404) for a row that is none."""

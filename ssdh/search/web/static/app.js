@@ -1,5 +1,5 @@
 "use strict";
-// The state is in the address: "#" the collection, "#row=12" an image of it, "#code=ab01…" a photo's code, "#text=a%20dog", "#duplicates"
+// The state is in the address: "#" the collection, "#row=12" an image of it ("#id=12" where rows shift), "#code=ab01…" a photo's code, "#text=a%20dog", "#duplicates"
 // its near-identical images (groups.js).
 
 const FIRST = 60, STEP = 120, PAGE = 60, SHOWN_AT_FIRST = 24, SHORTLIST = 500;
@@ -53,10 +53,11 @@ function showError(text) {
 // --- what is shown -----------------------------------------------------------------------------------------------
 
 // How a query is asked for again, and what the address says of it.
-const keyOfQuery = (query) => query.row !== undefined ? ["row", query.row]
+const keyOfImage = (image) => image.id !== undefined ? ["id", image.id] : ["row", image.row];
+const keyOfQuery = (query) => query.row !== undefined ? keyOfImage(query)
   : query.text !== undefined ? ["text", query.text] : ["code", query.code];
 
-// The answer for "row=12", "text=…" or "code=ab01…". A photo of this page is sent again: its code alone tells less than it does.
+// The answer for "row=12", "id=12", "text=…" or "code=ab01…". A photo of this page is sent again: its code alone tells less than it does.
 function search(key, value, top) {
   const photo = key === "code" && photos.get(value);
   const rerank = $("rerank").checked && (photo || key !== "code") ? `&rerank=${SHORTLIST}` : "";
@@ -73,7 +74,7 @@ function send(file, top, rerank) {
 async function route() {
   if (location.hash === "#duplicates") return attempt(showGroups);
   document.body.classList.remove("grouping");
-  const [, key, encoded] = location.hash.match(/^#(row|code|text)=(.+)$/) || [];
+  const [, key, encoded] = location.hash.match(/^#(row|id|code|text)=(.+)$/) || [];
   const value = key && decodeURIComponent(encoded);
   const known = current && key === "code" && String(keyOfQuery(current.query)) === String([key, value]);
   if (!key) return attempt(showCollection);
@@ -228,7 +229,7 @@ function drawHistogram(histogram, total) {
 function fillGrid(images) {
   const old = new Map([...$("grid").children].map((item) => [item.dataset.key, item]));
   $("grid").replaceChildren(...images.map((image) => {
-    const key = `${image.row} ${current ? current.query.code : ""} ${image.similarity ?? ""}`;
+    const key = `${image.id ?? image.row} ${current ? current.query.code : ""} ${image.similarity ?? ""}`;
     return old.get(key) || card(image, key);
   }));
 }
@@ -256,6 +257,7 @@ function card(image, key) {
   button.type = "button";
   button.className = "card";
   button.dataset.row = image.row;
+  if (image.id !== undefined) button.dataset.id = image.id;
   picture.loading = "lazy";
   picture.alt = "";
   picture.src = image.thumbnail;
@@ -352,7 +354,7 @@ function listen() {
   });
   $("grid").addEventListener("click", (event) => {
     const chosen = event.target.closest(".card");
-    if (chosen) location.hash = `row=${chosen.dataset.row}`;
+    if (chosen) location.hash = keyOfImage(chosen.dataset).join("=");
   });
   $("grid").addEventListener("keydown", moveFocus);
   document.addEventListener("load", (event) => {

@@ -75,7 +75,7 @@ function memberOf(group, image, place) {
   picture.addEventListener("error", () => { picture.alt = "cannot be read"; });
   if (image.thumbnail) {
     picture.src = image.thumbnail;
-    link.href = `#row=${image.row}`;
+    link.href = `#${keyOfImage(image).join("=")}`;
   } else picture.alt = "added meanwhile";
   link.title = image.name;
   link.append(picture, fileName(image.name));
