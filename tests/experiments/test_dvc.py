@@ -117,7 +117,7 @@ def test_the_tests_own_status_is_asked_again(answers: Answers, tmp_path: Path) -
     clone = Clone(tmp_path)
     calls = answers(EMPTY, (0, "Success", ""))
     assert clone.dvc("queue", "status").stdout == "Success"
-    assert calls() == ["queue status"] * 2
+    assert calls() == ["--wait-for-lock queue status"] * 2
     answers(BROKEN)
     with pytest.raises(AssertionError, match=r"exited with 255\n\nERROR: failed to parse"):
         clone.dvc("queue", "status")

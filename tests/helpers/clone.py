@@ -7,7 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from ssdh.experiments.dvc import PAUSE, TRIES, met_half_written
 
@@ -66,8 +69,11 @@ class Clone:
         return checked(done) if check else done
 
     def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run dvc; what asks about queue workers is asked again where it met a file that one of them was writing."""
-        command = (sys.executable, "-m", "dvc", *arguments)
+        """Run dvc; what asks about queue workers is asked again where it met a file that one of them was writing.
+
+        Where another dvc holds the repository's lock it waits, however long; by itself dvc gives up after 3 seconds.
+        """
+        command = (sys.executable, "-m", "dvc", "--wait-for-lock", *arguments)
         for _ in range(TRIES - 1 if arguments[:2] in BESIDE_WORKERS else 0):
             done = self.run(*command, check=False)
             if not (done.returncode and met_half_written(done.stderr)):
@@ -83,9 +89,23 @@ class Clone:
         """Wait until no queued experiment is left, as long as it takes while a worker is there to run them."""
         unattended = 0
         while re.search(r"\b(Queued|Running) *$", status := self.dvc("queue", "status").stdout, re.MULTILINE):
-            unattended = unattended + 1 if "0 active, 0 idle" in status else 0
+            unattended = 0 if self.workers() else unattended + 1
             assert unattended < 10, f"tasks, but no worker\n{status}"
             time.sleep(4)  # asking takes as long as a stage takes to start
+
+    def wait_for_workers(self) -> None:
+        """Wait until the workers of an earlier queue have ended; one that is idle does so within some 10 seconds."""
+        while self.workers():
+            time.sleep(0.5)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of this repository's queue workers; DVC asks them, and a busy one may be silent too long."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if "queue-worker" in process.cmdline() and Path(process.cwd()).is_relative_to(self.folder.resolve()):
+                    found.append(process)
+        return found
 
     def commit(self, message: str = "state") -> None:
         """Commit everything that is not ignored."""

@@ -41,7 +41,7 @@ def stop_for_a_while(process: psutil.Process) -> None:
 def test_two_repros_at_once(first_run: Clone, tmp_path: Path) -> None:
     clone = first_run.copy(tmp_path / "clone")
     clone.set(bits="8")
-    dvc = [sys.executable, "-m", "dvc", "repro"]
+    dvc = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
     with (tmp_path / "log").open("w") as log:
         first = subprocess.Popen(dvc, cwd=clone.folder, env=clone.environment, stdout=log, stderr=log)
         child_of(first, lambda one: any("stages." in word for word in one.cmdline()))

@@ -39,7 +39,11 @@ EXECUTED = [block for block in ALL if is_edit(block) or (is_command(block) and b
 START = "start"  # a git tag
 # a queue's status is asked again: its workers may be writing what it reads (ssdh/experiments/dvc.py)
 ASKED_AGAIN = r"""dvc() {
-    for try in 1 2 3 4 5; do command dvc "$@" && return; [[ "$1 $2" =~ queue\ (status|start) ]] || return; sleep 1; done
+    for try in 1 2 3 4 5; do
+        command dvc --wait-for-lock "$@" && return
+        [[ "$1 $2" =~ queue\ (status|start) ]] || return
+        sleep 1
+    done
     return 1
 }
 """

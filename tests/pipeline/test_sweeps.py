@@ -7,10 +7,8 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +73,7 @@ def test_two_workers_run_the_whole_grid(clone: Clone, swept: dict[tuple[int, int
 
 def test_a_worker_keeps_the_environment_it_was_started_with(clone: Clone, swept: object) -> None:
     """So `CUDA_VISIBLE_DEVICES=0 dvc queue start`, then `CUDA_VISIBLE_DEVICES=1 dvc queue start -j 2`: a GPU each."""
+    clone.wait_for_workers()  # those of the sweep would take the task
     before, home = stages_of(clone.home), clone.folder.parent / "of-the-worker"
     clone.dvc("exp", "run", "--queue", "-S", "datasets.digits.topk=300")
     worker = Clone(clone.folder)
@@ -225,6 +224,7 @@ def test_an_experiment_that_ran_in_part_is_no_result(clone: Clone, swept: object
 
 
 def test_a_table_passes_over_an_experiment_of_no_data_set(clone: Clone, swept: object) -> None:
+    clone.wait_for_workers()
     clone.dvc("exp", "run", "--queue", "--name", "odd-set", "-S", "dataset=nope")
     message = table(clone, "--datasets", "digits", "--bits", "8,12", "--seeds", "0,1", "--dry-run")
     clone.dvc("queue", "remove", "odd-set")
@@ -276,22 +276,13 @@ def s3() -> Iterator[dict[str, str]]:
     pytest.importorskip("moto", reason="needs the development extras (moto)")
     pytest.importorskip("dvc_s3", reason="needs the extra s3 (dvc-s3)")
     import boto3
+    from moto.server import ThreadedMotoServer
 
-    with socket.socket() as result:
-        result.bind(("127.0.0.1", 0))
-        port = result.getsockname()[1]
     secrets = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    address = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | secrets,
-    )
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
     try:
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert server.poll() is None
-            time.sleep(0.2)
+        address = "http://{}:{}".format(*server.get_host_and_port())
         boto3.client(
             "s3",
             endpoint_url=address,
@@ -301,8 +292,7 @@ def s3() -> Iterator[dict[str, str]]:
         ).create_bucket(Bucket="results")
         yield secrets | {"address": address}
     finally:
-        server.terminate()
-        server.wait()
+        server.stop()
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
