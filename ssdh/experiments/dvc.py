@@ -32,6 +32,7 @@ _HALF_WRITTEN = re.compile(
     r": line \d+ column \d+ \(char \d+\)|JSON file structure is corrupted|No such file or directory: '[^']*\.run'"
 )
 TRIES, PAUSE = 5, 1.0  # how often dvc is asked, and the seconds between
+ANSWER = 300.0  # seconds that an answer may take
 
 
 def override(name: str, value: object) -> str:
@@ -90,19 +91,28 @@ def shell_line(words: Sequence[str]) -> str:
 def dvc(*arguments: str, quiet: bool = False, check: bool = True) -> str:
     """Run dvc here and return what it printed; with `quiet` nothing reaches the terminal.
 
-    A quiet command is one that only asks: where it met a file that a queue worker was writing, it is run again, TRIES
-    times in all. Raises SSDHError with dvc's last error line where it fails and `check` is true. Without `quiet` output
-    goes straight to the terminal and the returned text is empty.
+    A quiet command is one that only asks: where it met a file that a queue worker was writing, or gave no answer in
+    ANSWER seconds (dvc can wait for itself, for ever, while a worker removes what it reads), it is run again, TRIES
+    times in all. Raises SSDHError where that was in vain, and with dvc's last error line where it fails and `check` is
+    true. Without `quiet` output goes straight to the terminal and the returned text is empty.
     """
     for left in reversed(range(TRIES if quiet else 1)):
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],  # a queue worker holds it for moments
-            env=environment(),
-            capture_output=quiet,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],  # a queue worker holds it for moments
+                env=environment(),
+                capture_output=quiet,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+                timeout=ANSWER if quiet else None,
+            )
+        except subprocess.TimeoutExpired:
+            if left:
+                continue
+            raise SSDHError(
+                f"dvc {arguments[0]} gave no answer in {ANSWER:g} s, {TRIES} times: try it by itself"
+            ) from None
         if not (left and done.returncode and met_half_written(done.stderr or "")):
             break
         time.sleep(PAUSE)

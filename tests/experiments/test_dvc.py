@@ -16,12 +16,14 @@ from tests.helpers.clone import Clone
 
 # each call takes the next of the answers, and the last of them for ever
 FAKE = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 folder = pathlib.Path(__file__).parent
 (code, out, err), *rest = json.loads((folder / "answers.json").read_text())
 (folder / "answers.json").write_text(json.dumps(rest or [(code, out, err)]))
 with (folder / "calls.txt").open("a") as file:
     print(*sys.argv[1:], file=file)
+if out is None:
+    time.sleep(600)
 print(out, end="")
 print(err, end="", file=sys.stderr)
 sys.exit(code)
@@ -31,6 +33,7 @@ CUT = (255, "", "ERROR: unexpected error - Unterminated string starting at: line
 CORRUPTED = (255, "", "ERROR: unable to read: 'x.run', JSON file structure is corrupted\n")
 BROKEN = (255, "", "ERROR: failed to parse 'dvc.yaml'\n")
 GOOD = (0, "[]", "")
+SILENT = (0, None, "")
 
 Answers = Callable[..., Callable[[], list[str]]]
 
@@ -46,7 +49,7 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
     monkeypatch.setattr(module, "PAUSE", 0.0)
     monkeypatch.setattr("tests.helpers.clone.PAUSE", 0.0)
 
-    def answer(*given: tuple[int, str, str]) -> Callable[[], list[str]]:
+    def answer(*given: tuple[int, str | None, str]) -> Callable[[], list[str]]:
         (folder / "answers.json").write_text(json.dumps(given))
         return lambda: (folder / "calls.txt").read_text().splitlines()
 
@@ -74,6 +77,19 @@ def test_another_failure_is_not_asked_again(answers: Answers) -> None:
     with pytest.raises(SSDHError, match=r"^dvc exp failed with exit code 255: failed to parse 'dvc\.yaml'$"):
         dvc("exp", "show", quiet=True)
     assert len(calls()) == 1
+
+
+def test_an_answer_that_does_not_come_is_asked_for_again(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER", 3.0)
+    calls = answers(SILENT, GOOD)
+    with pytest.MonkeyPatch.context() as long:
+        long.setattr(module, "TRIES", 20)  # a slow machine may need more than 3 seconds for the good one
+        assert dvc("exp", "show", quiet=True) == "[]"
+    assert len(calls()) >= 2
+    answers(SILENT)
+    monkeypatch.setattr(module, "TRIES", 2)
+    with pytest.raises(SSDHError, match=r"^dvc exp gave no answer in 3 s, 2 times: try it by itself$"):
+        dvc("exp", "show", quiet=True)
 
 
 def test_what_changes_something_is_not_run_again(answers: Answers) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from ssdh.experiments.dvc import PAUSE, TRIES, met_half_written
+from ssdh.experiments.dvc import ANSWER, PAUSE, TRIES, met_half_written
 
 # dvc commands that read what queue workers write, and may be run twice
 BESIDE_WORKERS = (("queue", "status"), ("queue", "start"), ("exp", "show"))
@@ -55,7 +55,7 @@ class Clone:
         shutil.copytree(self.home, other.home)
         return other
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone; raises with its whole output where it fails and `check` is true."""
         done = subprocess.run(
             command,
@@ -65,17 +65,21 @@ class Clone:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
+            timeout=timeout,
         )
         return checked(done) if check else done
 
     def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run dvc; what asks about queue workers is asked again where it met a file that one of them was writing.
+        """Run dvc; what asks beside queue workers is asked again where `ssdh.experiments.dvc.dvc` does so.
 
         Where another dvc holds the repository's lock it waits, however long; by itself dvc gives up after 3 seconds.
         """
         command = (sys.executable, "-m", "dvc", "--wait-for-lock", *arguments)
         for _ in range(TRIES - 1 if arguments[:2] in BESIDE_WORKERS else 0):
-            done = self.run(*command, check=False)
+            try:
+                done = self.run(*command, check=False, timeout=ANSWER)
+            except subprocess.TimeoutExpired:
+                continue
             if not (done.returncode and met_half_written(done.stderr)):
                 return checked(done) if check else done
             time.sleep(PAUSE)
