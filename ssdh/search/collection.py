@@ -2,7 +2,7 @@
 
     collection = create(Path("mine"), model_path, kind="float16")
     with collection.writing() as writer:
-        writer.commit(new, layout, rows)
+        writer.commit(paths, digests, rows)
 
 `collection.sqlite3` holds ids, codes, features and paths; `model.safetensors` is the network, copied once. SQLite's
 write-ahead log makes every change whole: a process that is killed has changed all or nothing, and who reads meanwhile
@@ -82,7 +82,8 @@ class Collection:
 
     @property
     def model(self) -> Path:
-        """The network's file."""
+        """The network's file; DataError where the collection is gone."""
+        _database(self.folder)
         return self.folder / MODEL
 
     @property
@@ -243,30 +244,28 @@ class Writer:
         return Added(len(digests), len(paths) - unchanged - len(digests), unchanged, removed, len(gone))
 
     def remove(self, wanted: Iterable[int | str]) -> "Removed":
-        """Remove images by id, path or folder of paths, all or nothing.
+        """Remove images by id, path or folder of paths, all or nothing; one may be named several times.
 
         A path goes with its image unless the image has other paths. Raises DataError, changing nothing, where one is
         not there.
         """
         with self._transaction():
-            paths: list[int] = []
+            found: dict[str, int] = {}
             for one in wanted:
                 if isinstance(one, str) and not is_text(one):
                     raise DataError(f"{one_line(one)} is not in UTF-8, so {self.collection.folder} cannot hold it")
                 below = f"{one}".rstrip("/") + "/"
                 which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, len(below), below))
-                gone = [
-                    number for (number,) in self.database.execute(f"SELECT id FROM paths WHERE {which[0]}", which[1])
-                ]
-                if not gone:
+                ids = dict(self.database.execute(f"SELECT path, id FROM paths WHERE {which[0]}", which[1]))
+                if not ids:
                     raise DataError(
                         f"{self.collection.folder} has no image {one_line(str(one))}: `python -m ssdh list` shows "
                         "what is there"
                     )
-                self.database.execute(f"DELETE FROM paths WHERE {which[0]}", which[1])
-                paths += gone
-            images = {number for number in set(paths) if self._remove_pathless([number])}
-        return Removed(len(images), sum(number not in images for number in paths))
+                found |= ids
+            self.database.executemany("DELETE FROM paths WHERE path = ?", ((path,) for path in found))
+            images = {number for number in set(found.values()) if self._remove_pathless([number])}
+        return Removed(len(images), sum(number not in images for number in found.values()))
 
     def _remove_pathless(self, ids: Iterable[int]) -> int:
         """Remove those of the images that have no path left; returns how many."""
