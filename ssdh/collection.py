@@ -118,13 +118,15 @@ class Collection:
             raise DataError(f"{self.folder} holds photos: use add_photos")
         return add_array(self._stored, features, names, _options())
 
-    def add_photos(self, photos: str | Path | Iterable[str | Path], exclude: Sequence[str] = ()) -> int:
+    def add_photos(self, photos: str | Path | Iterable[str | Path], exclude: str | Sequence[str] = ()) -> int:
         """Add photos, and all in folders, as `ssdh add` does; returns how many images are new.
 
-        Their names are their paths; one that is no image is logged and left out. exclude: patterns of files in folders
-        that are passed over. Raises DataError, changing nothing, where a path does not exist or holds no image.
+        Their names are their absolute paths; one that is no image is logged and left out. exclude: a pattern, or
+        several, of files in folders that are passed over. Raises DataError, changing nothing, where a path does not
+        exist or holds no image.
         """
-        added, _ = add_photos(self._stored, _paths(photos), _options(), exclude, wait=True)
+        patterns = [exclude] if isinstance(exclude, str) else exclude
+        added, _ = add_photos(self._stored, _paths(photos), _options(), patterns, wait=True)
         return added.new
 
     def search(self, features: ArrayLike, top: int = 10, radius: int | None = None, *, rerank: int = 0) -> Found:
@@ -148,8 +150,8 @@ class Collection:
         encoder, skipped = self._photo_encoder, list[tuple[Path, str]]()
         batches = read_photos(_paths(photos), encoder.min_side, skipped)
         encoded = [encoder([pixels for _, pixels in batch]) for batch in batches]
-        if skipped or not encoded:
-            raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped) or "give a photo at least")
+        if skipped:
+            raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
         return self._find(Encoded(*map(np.concatenate, zip(*encoded, strict=True))), top, radius, rerank)
 
     def _find(self, queries: Encoded, top: int, radius: int | None, rerank: int) -> Found:
@@ -212,7 +214,10 @@ class Collection:
 
 
 def _paths(photos: str | Path | Iterable[str | Path]) -> list[Path]:
-    return [Path(photos)] if isinstance(photos, (str, Path)) else [Path(photo) for photo in photos]
+    result = [Path(photos)] if isinstance(photos, (str, Path)) else [Path(photo) for photo in photos]
+    if not result:
+        raise DataError("give a photo at least")
+    return result
 
 
 def _options() -> EncodeOptions:

@@ -330,7 +330,8 @@ def test_photos_are_added_and_searched_as_by_the_commands(
     model, photos = run / "models/hashnet.safetensors", run / "photos"
     mine = Collection.create("mine", model)
     assert mine.add_photos([photos / "day 0", str(photos / "day 1/001.jpg")]) == 4
-    assert mine.add_photos(photos, exclude=["day 2/*"]) == 2
+    assert mine.add_photos(photos, exclude="day 2/*") == 2
+    assert mine.add_photos(photos, exclude=["day 2/*"]) == 0
     assert main(["add", "mine", str(photos), "--workers", "0"]) == 0
     assert "3 images added; 6 files were there" in capsys.readouterr().out
     assert main(["search", str(photos), "--collection", "mine", "--top", "4", "--rerank", "9", "--json"]) == 0
@@ -343,8 +344,9 @@ def test_photos_are_added_and_searched_as_by_the_commands(
     (photos / "broken.jpg").write_bytes(b"<html>")
     with pytest.raises(DataError, match=r"broken\.jpg: a web page, not an image"):
         mine.search_photos([paths[0], photos / "broken.jpg"])
-    with pytest.raises(DataError, match="give a photo at least"):
-        mine.search_photos([])
+    for ask in (mine.search_photos, mine.add_photos):
+        with pytest.raises(DataError, match="give a photo at least"):
+            ask([])
     with pytest.raises(DataError, match="mine holds photos: use add_photos"):
         mine.add(rows(3))
     assert mine.remove([paths[0], paths[1]]) == 2
