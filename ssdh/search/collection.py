@@ -156,19 +156,9 @@ class Collection:
         Raises DataError where no process can write.
         """
         self.check_writable()
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            raise BusyError(f"another process is changing {self.folder}: wait until it has ended") from None
-        except OSError as error:
-            raise DataError(f"{self.folder / LOCK} cannot be locked ({error.strerror or error})") from None
-        try:
-            with _opened(self.folder) as database:
-                self._check(database)
-                yield Writer(self, database)
-        finally:
-            lock.release()
+        with _locked(self.folder, wait=wait), _opened(self.folder) as database:
+            self._check(database)
+            yield Writer(self, database)
 
     def check_writable(self) -> None:
         """Raise DataError where the collection is gone or cannot be changed, on a read-only drive say."""
@@ -311,22 +301,35 @@ class Removed:
 def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
     """Make an empty collection for the codes of a model; DataError where the folder holds other things.
 
-    The database comes into place last: a folder that was left half made is made anew.
+    The database comes into place last: a folder that was left half made is made anew. BusyError where another process
+    is making one there.
     """
     layout = layout_of(model_path, kind)
+    _check_new(folder)  # before the lock is put there
+    with _locked(folder):
+        _check_new(folder)
+        _write_empty(folder, model_path, layout)
+    return open_collection(folder)
+
+
+def _check_new(folder: Path) -> None:
+    """Raise DataError where there is a file, or a folder with anything but what a half-made collection leaves."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file: name a new or empty folder")
     if folder.is_dir() and (
         others := {path.name for path in folder.iterdir() if ".tmp" not in path.name} - {MODEL, LOCK}
     ):
         raise DataError(f"{folder} holds other things ({min(others)}): name a new or empty folder")
+
+
+def _write_empty(folder: Path, model_path: Path, layout: Layout) -> None:
     with atomic_path(folder / MODEL) as temporary:
         shutil.copyfile(model_path, temporary)
     settings = {
         "version": VERSION,
         "bits": layout.bits,
         "dim": layout.dim,
-        "features": kind,
+        "features": layout.kind,
         "model_sha256": file_sha256(folder / MODEL),
     }
     try:
@@ -342,7 +345,6 @@ def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
     finally:
         for left in folder.glob(f"{temporary.name}-*"):  # SQLite's own beside it, where it could not end
             left.unlink()
-    return open_collection(folder)
 
 
 def open_collection(folder: Path) -> Collection:
@@ -355,6 +357,22 @@ def open_collection(folder: Path) -> Collection:
         raise DataError(f"{folder / MODEL} is not the network that made these codes: put it back")
     kind: Any = settings["features"]
     return Collection(folder, Layout(int(settings["bits"]), int(settings["dim"]), kind), settings)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """The lock of the one writer of a folder; where another process has it, waits for it, or raises BusyError."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise BusyError(f"another process is changing {folder}: wait until it has ended") from None
+    except OSError as error:
+        raise DataError(f"{folder / LOCK} cannot be locked ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
