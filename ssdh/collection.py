@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssdh.core.device import select_device, use_device
-from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.errors import DataError, ParameterError, one_line
 from ssdh.hashing.model_file import load_hashnet
 from ssdh.hashing.network import HashNet
 from ssdh.search import collection as stored
@@ -151,7 +151,7 @@ class Collection:
         batches = read_photos(_paths(photos), encoder.min_side, skipped)
         encoded = [encoder([pixels for _, pixels in batch]) for batch in batches]
         if skipped:
-            raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped))
+            raise DataError("\n".join(f"{one_line(str(path))}: {reason}" for path, reason in skipped))
         return self._find(Encoded(*map(np.concatenate, zip(*encoded, strict=True))), top, radius, rerank)
 
     def _find(self, queries: Encoded, top: int, radius: int | None, rerank: int) -> Found:

@@ -1,5 +1,6 @@
 """Collections in Python: against brute force, against the commands on the same folder, and several at once."""
 
+import itertools
 import json
 import pickle
 import shutil
@@ -155,6 +156,32 @@ def test_what_is_named_twice_is_removed_once(mine: Collection) -> None:
     ids = mine.add(rows(4), ["a", "a/b", "a/c", "d"])
     assert mine.remove(["a", "a/b", int(ids[2]), "d", int(ids[3]), "d"]) == 4
     assert len(mine) == 0
+
+
+def test_a_name_takes_what_is_below_it_and_no_other(mine: Collection) -> None:
+    names = ["a", "a/b", "a/\U0010ffff", "a/b/c", "a0", "a.b", "ab", "A", "b/a/c", "a\x7f", "/d/e:1", "/f"]
+    mine.add(rows(len(names)), names)
+    with pytest.raises(DataError, match="has no image : "):
+        mine.remove("")
+    assert mine.remove("a") == 4
+    assert mine.names(np.arange(5, 13)).tolist() == names[4:]
+    assert mine.remove("/d/") == 1
+    assert mine.remove("/") == 1
+    assert len(mine) == 6
+
+
+def test_names_are_found_without_looking_at_all(mine: Collection) -> None:
+    """Removing half the rows by name takes SQLite as many steps as removing the others by id, up to a factor."""
+    mine.add(rows(), NAMES)
+    steps = []
+    for wanted in (range(1, ROWS // 2 + 1), NAMES[ROWS // 2 :]):
+        with open_collection(mine.folder).writing() as writer:
+            count = itertools.count()
+            writer.database.set_progress_handler(lambda count=count: next(count) < 0, 10)
+            writer.remove(wanted)
+            steps.append(next(count))
+    assert len(mine) == 0
+    assert steps[1] < 2 * steps[0]
 
 
 def test_commands_and_library_share_the_folder(
@@ -344,6 +371,10 @@ def test_photos_are_added_and_searched_as_by_the_commands(
     (photos / "broken.jpg").write_bytes(b"<html>")
     with pytest.raises(DataError, match=r"broken\.jpg: a web page, not an image"):
         mine.search_photos([paths[0], photos / "broken.jpg"])
+    with pytest.raises(DataError, match=r"^'\\udce9\.jpg': cannot be read"):
+        mine.search_photos("\udce9.jpg")
+    with pytest.raises(DataError, match="has no image : "):
+        mine.remove("")
     for ask in (mine.search_photos, mine.add_photos):
         with pytest.raises(DataError, match="give a photo at least"):
             ask([])

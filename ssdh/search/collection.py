@@ -46,7 +46,7 @@ CREATE TABLE paths (path TEXT PRIMARY KEY, id INTEGER NOT NULL REFERENCES images
 CREATE INDEX paths_of_an_image ON paths (id);
 """
 
-BELOW = "path = ? OR substr(path, 1, ?) = ?"  # a path, or all paths that begin with a folder's
+BELOW = "path = ? OR path >= ? AND path < ?"  # a path, or those in a folder: from FOLDER/ to FOLDER0, as 0 follows /
 
 # FILE:ROW, or CONTENT and its SHA-256, which name a row of embeddings that has no name of its own
 CONTENT = "sha256:"
@@ -244,10 +244,10 @@ class Writer:
             for one in wanted:
                 if isinstance(one, str) and not is_text(one):
                     raise DataError(f"{one_line(one)} is not in UTF-8, so {self.collection.folder} cannot hold it")
-                below = f"{one}".rstrip("/") + "/"
-                which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, len(below), below))
+                folder = f"{one}".rstrip("/")
+                which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, f"{folder}/", f"{folder}0"))
                 ids = dict(self.database.execute(f"SELECT path, id FROM paths WHERE {which[0]}", which[1]))
-                if not ids:
+                if not ids or one == "":  # in which everything would lie whose path begins with /
                     raise DataError(
                         f"{self.collection.folder} has no image {one_line(str(one))}: `python -m ssdh list` shows "
                         "what is there"
