@@ -10,6 +10,7 @@ Where the network takes images: `add_photos("photos")` and `search_photos("photo
 `ssdh add`, `search`, `list` and `remove` work on.
 """
 
+import operator
 import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ssdh.core.device import select_device, use_device
-from ssdh.core.errors import DataError, ParameterError
+from ssdh.core.errors import DataError, ParameterError, one_line
 from ssdh.hashing.model_file import load_hashnet
 from ssdh.hashing.network import HashNet
 from ssdh.search import collection as stored
@@ -97,6 +98,10 @@ class Collection:
         """Where it lies."""
         return self._stored.folder
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process that is handed it opens the folder itself."""
+        return Collection.open, (self.folder,)
+
     def __len__(self) -> int:
         return len(self._stored)
 
@@ -113,13 +118,15 @@ class Collection:
             raise DataError(f"{self.folder} holds photos: use add_photos")
         return add_array(self._stored, features, names, _options())
 
-    def add_photos(self, photos: str | Path | Iterable[str | Path], exclude: Sequence[str] = ()) -> int:
+    def add_photos(self, photos: str | Path | Iterable[str | Path], exclude: str | Sequence[str] = ()) -> int:
         """Add photos, and all in folders, as `ssdh add` does; returns how many images are new.
 
-        Their names are their paths; one that is no image is logged and left out. exclude: patterns of files in folders
-        that are passed over. Raises DataError, changing nothing, where a path does not exist or holds no image.
+        Their names are their absolute paths; one that is no image is logged and left out. exclude: a pattern, or
+        several, of files in folders that are passed over. Raises DataError, changing nothing, where a path does not
+        exist or holds no image.
         """
-        added, _ = add_photos(self._stored, _paths(photos), _options(), exclude, wait=True)
+        patterns = [exclude] if isinstance(exclude, str) else exclude
+        added, _ = add_photos(self._stored, _paths(photos), _options(), patterns, wait=True)
         return added.new
 
     def search(self, features: ArrayLike, top: int = 10, radius: int | None = None, *, rerank: int = 0) -> Found:
@@ -143,38 +150,48 @@ class Collection:
         encoder, skipped = self._photo_encoder, list[tuple[Path, str]]()
         batches = read_photos(_paths(photos), encoder.min_side, skipped)
         encoded = [encoder([pixels for _, pixels in batch]) for batch in batches]
-        if skipped or not encoded:
-            raise DataError("\n".join(f"{path}: {reason}" for path, reason in skipped) or "give a photo at least")
+        if skipped:
+            raise DataError("\n".join(f"{one_line(str(path))}: {reason}" for path, reason in skipped))
         return self._find(Encoded(*map(np.concatenate, zip(*encoded, strict=True))), top, radius, rerank)
 
     def _find(self, queries: Encoded, top: int, radius: int | None, rerank: int) -> Found:
-        index, ids = self._index()
-        distances, rows = index.search(
-            queries.packed,
-            top,
-            radius,
-            rerank=rerank,
-            query_features=queries.features,
-            query_outputs=queries.outputs,
-        )
-        return Found(distances, np.where(rows < 0, -1, ids[rows]))
+        while True:
+            version, index, ids = self._index()
+            try:
+                distances, rows = index.search(
+                    queries.packed,
+                    top,
+                    radius,
+                    rerank=rerank,
+                    query_features=queries.features,
+                    query_outputs=queries.outputs,
+                )
+            except DataError:
+                if self._stored.version() == version:  # else a row whose features were to be read went meanwhile
+                    raise
+            else:
+                return Found(distances, np.where(rows < 0, -1, ids[rows]))
 
     def remove(self, wanted: int | str | Iterable[int | str]) -> int:
         """Remove rows by id or name, all or none; returns how many went.
 
         A name goes with its row unless the row has others, and takes names below it along (`a` those of `a/b`), as a
-        folder does its photos. Raises DataError where one is not there.
+        folder does its photos. Raises DataError where one is not there, TypeError where one is neither a whole number
+        nor a text.
         """
-        each = [wanted] if isinstance(wanted, (int, np.integer, str)) else wanted
+        each: Iterable[Any] = (
+            wanted if isinstance(wanted, Iterable) and not isinstance(wanted, (str, bytes)) else [wanted]
+        )
         with self._stored.writing(wait=True) as writer:
-            return writer.remove([one if isinstance(one, str) else int(one) for one in each]).images
+            return writer.remove([one if isinstance(one, str) else operator.index(one) for one in each]).images
 
     def names(self, ids: ArrayLike) -> NDArray[Any]:
         """The names of these ids, texts in an array of their shape; of several the first, of −1 the empty text.
 
-        Raises DataError where an id is not there.
+        Raises DataError where an id is not there, TypeError where one is no whole number.
         """
-        numbers = np.asarray(ids, np.int64)
+        numbers = np.asarray(ids)
+        numbers = numbers.astype(np.int64, casting="same_kind" if numbers.size else "unsafe")  # [] is of floats
         known = self._stored.names([number for number in np.unique(numbers).tolist() if number != -1]) | {-1: ""}
         return np.array([known[number] for number in numbers.ravel().tolist()], object).reshape(numbers.shape)
 
@@ -186,17 +203,21 @@ class Collection:
     def _photo_encoder(self) -> PhotoEncoder:
         return searchable_collection(self._stored).open_encoder()
 
-    def _index(self) -> tuple[Index, NDArray[np.int64]]:
-        """The codes, searchable, and their ids by row; built anew where the collection has changed."""
-        version = self._stored.version()
-        if self._opened is None or self._opened[0] != version:
+    def _index(self) -> tuple[str, Index, NDArray[np.int64]]:
+        """The version, its codes, searchable, and their ids by row; built anew where the collection has changed."""
+        opened = self._opened
+        if opened is None or opened[0] != self._stored.version():
             now = searchable_collection(self._stored)
-            self._opened = (now.version, now.open_index(features=True), np.array(now.table.ids, np.int64))
-        return self._opened[1:]
+            opened = (now.version, now.open_index(features=True), np.array(now.table.ids, np.int64))
+            self._opened = opened
+        return opened
 
 
 def _paths(photos: str | Path | Iterable[str | Path]) -> list[Path]:
-    return [Path(photos)] if isinstance(photos, (str, Path)) else [Path(photo) for photo in photos]
+    result = [Path(photos)] if isinstance(photos, (str, Path)) else [Path(photo) for photo in photos]
+    if not result:
+        raise DataError("give a photo at least")
+    return result
 
 
 def _options() -> EncodeOptions:

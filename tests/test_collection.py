@@ -1,8 +1,12 @@
 """Collections in Python: against brute force, against the commands on the same folder, and several at once."""
 
+import itertools
 import json
+import pickle
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import torch
 from ssdh import Collection, Hasher
 from ssdh.__main__ import main
 from ssdh.core.errors import DataError, ParameterError
+from ssdh.search import collection as stored
 from ssdh.search.collection import open_collection
 from tests.helpers.finished_run import finished_run
 
@@ -133,8 +138,50 @@ def test_rows_are_removed_by_id_and_name_and_ids_never_come_back(mine: Collectio
     assert mine.search(X, top=ROWS).ids.min() == 8
     with pytest.raises(DataError, match="mine has no image item 3"):
         mine.remove(["item 20", "item 3"])
+    for wanted in (21.5, [21.0], b"item 20", np.array([21.0])):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            mine.remove(wanted)
     assert mine.names(21) == "item 20"
+    for odd in (21.0, "item 20", [2**70], [np.nan]):
+        with pytest.raises(TypeError):
+            mine.names(odd)
+    assert mine.names([]).shape == (0,)
     assert mine.add(X[:1], ["item 0"]).tolist() == [ROWS + 1]
+
+
+def test_what_is_named_twice_is_removed_once(mine: Collection) -> None:
+    X = rows(6)
+    X[3] = X[0]
+    assert mine.remove(mine.add(X)) == 5  # equal rows have one id
+    ids = mine.add(rows(4), ["a", "a/b", "a/c", "d"])
+    assert mine.remove(["a", "a/b", int(ids[2]), "d", int(ids[3]), "d"]) == 4
+    assert len(mine) == 0
+
+
+def test_a_name_takes_what_is_below_it_and_no_other(mine: Collection) -> None:
+    names = ["a", "a/b", "a/\U0010ffff", "a/b/c", "a0", "a.b", "ab", "A", "b/a/c", "a\x7f", "/d/e:1", "/f"]
+    mine.add(rows(len(names)), names)
+    with pytest.raises(DataError, match="has no image : "):
+        mine.remove("")
+    assert mine.remove("a") == 4
+    assert mine.names(np.arange(5, 13)).tolist() == names[4:]
+    assert mine.remove("/d/") == 1
+    assert mine.remove("/") == 1
+    assert len(mine) == 6
+
+
+def test_names_are_found_without_looking_at_all(mine: Collection) -> None:
+    """Removing half the rows by name takes SQLite as many steps as removing the others by id, up to a factor."""
+    mine.add(rows(), NAMES)
+    steps = []
+    for wanted in (range(1, ROWS // 2 + 1), NAMES[ROWS // 2 :]):
+        with open_collection(mine.folder).writing() as writer:
+            count = itertools.count()
+            writer.database.set_progress_handler(lambda count=count: next(count) < 0, 10)
+            writer.remove(wanted)
+            steps.append(next(count))
+    assert len(mine) == 0
+    assert steps[1] < 2 * steps[0]
 
 
 def test_commands_and_library_share_the_folder(
@@ -176,6 +223,49 @@ def test_what_another_one_changes_is_seen(mine: Collection) -> None:
     assert other.search(X, top=1, rerank=ROWS).ids.item() != number
 
 
+def test_a_row_that_goes_during_a_search_is_not_found(mine: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = rows()
+    ids = mine.add(X)
+    features, other = stored.Collection.features, Collection.open("mine")
+
+    def one_goes_before(self: stored.Collection, wanted: Any) -> Any:
+        monkeypatch.setattr(stored.Collection, "features", features)
+        other.remove(ids[:3])
+        return features(self, wanted)
+
+    monkeypatch.setattr(stored.Collection, "features", one_goes_before)
+    found = mine.search(X[:3], top=ROWS, rerank=ROWS).ids
+    assert len(mine) == ROWS - 3
+    assert np.sort(found, axis=1).tolist() == [ids[3:].tolist()] * 3
+
+
+def test_another_process_can_be_handed_one(mine: Collection) -> None:
+    X = rows()
+    mine.add(X)
+    expected = mine.search(X[:5], rerank=50).ids
+    handed = pickle.loads(pickle.dumps(mine))
+    np.testing.assert_array_equal(handed.search(X[:5], rerank=50).ids, expected)
+
+
+def test_a_folder_that_is_gone_is_one_line_whatever_is_asked(mine: Collection) -> None:
+    X = rows()
+    mine.add(X)
+    shutil.rmtree("mine")
+    asked: list[Callable[[], Any]] = [
+        lambda: len(mine),
+        lambda: mine.add(X),
+        lambda: mine.search(X),
+        lambda: mine.names(1),
+        lambda: mine.remove(1),
+        lambda: mine.add_photos("a.jpg"),
+        lambda: mine.search_photos("a.jpg"),
+    ]
+    for ask in asked:
+        with pytest.raises(DataError, match="mine is no collection"):
+            ask()
+    assert not Path("mine").exists()
+
+
 def test_additions_at_once_come_one_after_the_other(hasher: Hasher, mine: Collection) -> None:
     def add(seed: int) -> np.ndarray:
         return Collection.open("mine").add(rows(40, seed), [f"{seed}/{row}" for row in range(40)])
@@ -212,6 +302,7 @@ def bad(row: int, value: float) -> np.ndarray:
         (np.ones((3, 5)), None, r"features must be \(n, 24\).*got shape \(3, 5\)"),
         (np.ones((0, DIM)), None, r"got shape \(0, 24\)"),
         (np.full((2, DIM), "a"), None, "features must be numbers, got <U1"),
+        ([[1.0] * DIM, [1.0]], None, r"features must be \(n, 24\).*got rows of different lengths"),
         (np.ones((2, DIM), object), None, "features must be numbers, got object"),
         (np.ones((2, DIM), complex), None, "features must be numbers, got complex128"),
         (bad(3, np.nan), None, "features: row 3 holds NaN or infinity: repair it"),
@@ -221,6 +312,9 @@ def bad(row: int, value: float) -> np.ndarray:
         (rows(3), ["a", "b", "a"], r"names.*a name is of one row"),
         (rows(3), ["a", "", "c"], "names: row 1 has no name"),
         (rows(3), ["a", None, "c"], "names: row 1 has no name"),
+        (rows(3), ["a", float("nan"), "c"], "names: row 1 has no name"),
+        (rows(3), ["a", np.float32("nan"), "c"], "names: row 1 has no name"),
+        (rows(3), ["a", "b\0c", "c"], r"names holds 'b\\x00c': no name has a null"),
         (rows(3), ["a", "\udce9", "c"], r"'\\udce9' is not in UTF-8"),
     ],
 )  # fmt: skip
@@ -263,7 +357,8 @@ def test_photos_are_added_and_searched_as_by_the_commands(
     model, photos = run / "models/hashnet.safetensors", run / "photos"
     mine = Collection.create("mine", model)
     assert mine.add_photos([photos / "day 0", str(photos / "day 1/001.jpg")]) == 4
-    assert mine.add_photos(photos, exclude=["day 2/*"]) == 2
+    assert mine.add_photos(photos, exclude="day 2/*") == 2
+    assert mine.add_photos(photos, exclude=["day 2/*"]) == 0
     assert main(["add", "mine", str(photos), "--workers", "0"]) == 0
     assert "3 images added; 6 files were there" in capsys.readouterr().out
     assert main(["search", str(photos), "--collection", "mine", "--top", "4", "--rerank", "9", "--json"]) == 0
@@ -276,8 +371,13 @@ def test_photos_are_added_and_searched_as_by_the_commands(
     (photos / "broken.jpg").write_bytes(b"<html>")
     with pytest.raises(DataError, match=r"broken\.jpg: a web page, not an image"):
         mine.search_photos([paths[0], photos / "broken.jpg"])
-    with pytest.raises(DataError, match="give a photo at least"):
-        mine.search_photos([])
+    with pytest.raises(DataError, match=r"^'\\udce9\.jpg': cannot be read"):
+        mine.search_photos("\udce9.jpg")
+    with pytest.raises(DataError, match="has no image : "):
+        mine.remove("")
+    for ask in (mine.search_photos, mine.add_photos):
+        with pytest.raises(DataError, match="give a photo at least"):
+            ask([])
     with pytest.raises(DataError, match="mine holds photos: use add_photos"):
         mine.add(rows(3))
     assert mine.remove([paths[0], paths[1]]) == 2

@@ -157,7 +157,7 @@ def _recorded(one: Experiment) -> tuple[int, dict[str, Any]]:
     try:
         stages = parse_lock(one.lock)
     except ValueError as error:
-        raise DataError(f"{one.name}: its seed is not known, since of dvc.lock {error}") from None
+        raise DataError(f"{one.name}: its seed is not known, since it has no whole dvc.lock ({error})") from None
     settings = [
         (f"{file}:{name}", value)
         for stage in STAGES

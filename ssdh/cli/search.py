@@ -106,7 +106,7 @@ def _search_photos(options: argparse.Namespace, skipped: list[tuple[Path, str]])
     from ssdh.search.photos import find_photos, read_photos
     from ssdh.search.searchable import open_searchable
 
-    paths = find_photos(Path(options.query), skipped)
+    paths = find_photos(Path(options.query))
     opened = open_searchable(options.collection)
     index, encoder = _index(options, opened.open_index, features=options.rerank > 0), opened.open_encoder()
     ids = _ids(options, opened)

@@ -110,7 +110,7 @@ def _column(name: str, names: Sequence[str]) -> str:
 def ordered(rows: Sequence[dict[str, str]], column: str, *, descending: bool) -> list[dict[str, str]]:
     """The experiments below each commit by a column, numbers before texts; those without a value last either way."""
     result: list[dict[str, str]] = []
-    for is_experiment, group in itertools.groupby(rows, key=lambda row: row["typ"].startswith(BRANCH)):
+    for is_experiment, group in itertools.groupby(rows, key=lambda row: row.get("typ", "").startswith(BRANCH)):
         part = list(group)
         if is_experiment:
             known = [row for row in part if row[column]]

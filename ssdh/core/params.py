@@ -191,12 +191,13 @@ def _describe(name: str, value: Any, item: Any, file: str) -> str:
     message = _OF_PYDANTIC.sub("must ", message)
     message = _OF_LENGTHS.sub("", message)
     hint = ""
-    if isinstance(result, str) and _is_number(result):
+    if isinstance(result, str) and is_number(result):
         hint = " (a string: write it without quotes)"
     return f"{path} {message}, got {result!r}{hint} ({file}: {path})"
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number as Python reads it."""
     try:
         float(text)
     except ValueError:

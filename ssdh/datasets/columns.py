@@ -28,8 +28,8 @@ Column = Sequence[Any] | NDArray[Any]  # numbers, texts, lists of them, None; or
 def read_column(path: Path, key: str | None, usual: tuple[str, ...]) -> Column | None:
     """The column `key` of a file, or the first one of a `usual` name; None where it has none of them.
 
-    A .npy, and a .csv or .txt of one column, is the column itself. Of a folder of shards the `metadata_*.parquet` in it
-    or in `metadata/` are read. Raises DataError where the file cannot be read or has no column `key`.
+    A .npy, and a .csv, .tsv or .txt of one column, is the column itself. Of a folder of shards the `metadata_*.parquet`
+    in it or in `metadata/` are read. Raises DataError where the file cannot be read or has no column `key`.
     """
     if path.is_dir():
         files = sorted([*path.glob("metadata_*.parquet"), *path.glob("metadata/*.parquet")], key=natural_order)
@@ -72,7 +72,9 @@ def _tables(path: Path) -> Iterator[tuple[str, Any]]:
             keys = list(tensors.keys())
         yield from ((name, lambda name=name: _tensor(path, name)) for name in keys)
     else:
-        raise DataError(f"{path} holds no column: known are .npy, .npz, .csv, .txt, .parquet, .h5 and .safetensors")
+        raise DataError(
+            f"{path} holds no column: known are .npy, .npz, .csv, .tsv, .txt, .parquet, .h5 and .safetensors"
+        )
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
@@ -257,14 +259,22 @@ def _numbers_first(label: int | str) -> tuple[bool, int, str]:
 
 
 def names_of(column: Column, where: str) -> list[str]:
-    """N different texts; numbers are written out. Raises DataError for empty and repeated ones, and for lists."""
+    """N different texts; numbers are written out. Raises DataError for empty and repeated ones, NaN, and for lists."""
     if odd := [value for value in column if isinstance(value, (list, tuple, dict, np.ndarray))]:
         raise DataError(f"{where} holds {str(odd[0])[:40]!r}: a name is a text or a number, one a row")
     names = [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in column]
-    if empty := [row for row, (name, value) in enumerate(zip(names, column, strict=True)) if not name or value is None]:
+    pairs = enumerate(zip(names, column, strict=True))
+    if empty := [row for row, (name, value) in pairs if not name or value is None or _is_nan(value)]:
         raise DataError(f"{where}: row {empty[0]} has no name; {len(empty)} of {len(names)} are empty")
+    if null := [name for name in names if "\0" in name]:
+        raise DataError(f"{where} holds {null[0][:40]!r}: no name has a null character in it")
     _refuse_repeated(names, where, "a name is of one row")
     return names
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether it is what tables of numbers have where there is no value."""
+    return isinstance(value, (float, np.floating)) and value != value
 
 
 def _refuse_repeated(names: Sequence[str], where: str, rule: str) -> None:
@@ -277,7 +287,7 @@ ROLE_OF = {"query": "query", "test": "query", "train": "train", "database": "dat
 
 def roles_of(path: Path, names: list[str]) -> NDArray[Any]:
     """(N,) texts query, train, database and unused, from a column in the rows' order, or beside `row` or `name`."""
-    if path.suffix.lower() == ".csv" and {"row", "name"} & (table := dict(_text(path))).keys():
+    if path.suffix.lower() in (".csv", ".tsv") and {"row", "name"} & (table := dict(_text(path))).keys():
         beside = "row" if "row" in table else "name"
         known = map(str, range(len(names))) if beside == "row" else names
         given, row_of = table[beside](), {name: row for row, name in enumerate(known)}

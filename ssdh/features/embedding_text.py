@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ssdh.core.errors import DataError, one_line
+from ssdh.core.params import is_number
 from ssdh.features.embedding_part import Part, Values, numbered, part, reading
 
 SHOWN = 8  # names of columns in a message
@@ -85,7 +86,7 @@ def text_header(path: Path) -> list[str] | None:
     """
     first = [field.strip() for field in next(text_rows(path), [""])]
     given = [field for field in first if field]
-    numbers = [field for field in given if _is_number(field)]
+    numbers = [field for field in given if is_number(field) and "_" not in field]  # 0_1 is a name, to Python 1
     if len(numbers) == len(given) > 0 and given != list(map(str, range(len(given)))):
         return None
     if values := [field for field in numbers if not field.isdecimal()]:
@@ -94,11 +95,3 @@ def text_header(path: Path) -> list[str] | None:
             "id, f0, f1, …"
         )
     return first
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

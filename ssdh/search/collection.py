@@ -2,7 +2,7 @@
 
     collection = create(Path("mine"), model_path, kind="float16")
     with collection.writing() as writer:
-        writer.commit(new, layout, rows)
+        writer.commit(paths, digests, rows)
 
 `collection.sqlite3` holds ids, codes, features and paths; `model.safetensors` is the network, copied once. SQLite's
 write-ahead log makes every change whole: a process that is killed has changed all or nothing, and who reads meanwhile
@@ -46,7 +46,7 @@ CREATE TABLE paths (path TEXT PRIMARY KEY, id INTEGER NOT NULL REFERENCES images
 CREATE INDEX paths_of_an_image ON paths (id);
 """
 
-BELOW = "path = ? OR substr(path, 1, ?) = ?"  # a path, or all paths that begin with a folder's
+BELOW = "path = ? OR path >= ? AND path < ?"  # a path, or those in a folder: from FOLDER/ to FOLDER0, as 0 follows /
 
 # FILE:ROW, or CONTENT and its SHA-256, which name a row of embeddings that has no name of its own
 CONTENT = "sha256:"
@@ -82,7 +82,8 @@ class Collection:
 
     @property
     def model(self) -> Path:
-        """The network's file."""
+        """The network's file; DataError where the collection is gone."""
+        _database(self.folder)
         return self.folder / MODEL
 
     @property
@@ -155,19 +156,9 @@ class Collection:
         Raises DataError where no process can write.
         """
         self.check_writable()
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            raise BusyError(f"another process is changing {self.folder}: wait until it has ended") from None
-        except OSError as error:
-            raise DataError(f"{self.folder / LOCK} cannot be locked ({error.strerror or error})") from None
-        try:
-            with _opened(self.folder) as database:
-                self._check(database)
-                yield Writer(self, database)
-        finally:
-            lock.release()
+        with _locked(self.folder, wait=wait), _opened(self.folder) as database:
+            self._check(database)
+            yield Writer(self, database)
 
     def check_writable(self) -> None:
         """Raise DataError where the collection is gone or cannot be changed, on a read-only drive say."""
@@ -243,30 +234,28 @@ class Writer:
         return Added(len(digests), len(paths) - unchanged - len(digests), unchanged, removed, len(gone))
 
     def remove(self, wanted: Iterable[int | str]) -> "Removed":
-        """Remove images by id, path or folder of paths, all or nothing.
+        """Remove images by id, path or folder of paths, all or nothing; one may be named several times.
 
         A path goes with its image unless the image has other paths. Raises DataError, changing nothing, where one is
         not there.
         """
         with self._transaction():
-            paths: list[int] = []
+            found: dict[str, int] = {}
             for one in wanted:
                 if isinstance(one, str) and not is_text(one):
                     raise DataError(f"{one_line(one)} is not in UTF-8, so {self.collection.folder} cannot hold it")
-                below = f"{one}".rstrip("/") + "/"
-                which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, len(below), below))
-                gone = [
-                    number for (number,) in self.database.execute(f"SELECT id FROM paths WHERE {which[0]}", which[1])
-                ]
-                if not gone:
+                folder = f"{one}".rstrip("/")
+                which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, f"{folder}/", f"{folder}0"))
+                ids = dict(self.database.execute(f"SELECT path, id FROM paths WHERE {which[0]}", which[1]))
+                if not ids or one == "":  # in which everything would lie whose path begins with /
                     raise DataError(
                         f"{self.collection.folder} has no image {one_line(str(one))}: `python -m ssdh list` shows "
                         "what is there"
                     )
-                self.database.execute(f"DELETE FROM paths WHERE {which[0]}", which[1])
-                paths += gone
-            images = {number for number in set(paths) if self._remove_pathless([number])}
-        return Removed(len(images), sum(number not in images for number in paths))
+                found |= ids
+            self.database.executemany("DELETE FROM paths WHERE path = ?", ((path,) for path in found))
+            images = {number for number in set(found.values()) if self._remove_pathless([number])}
+        return Removed(len(images), sum(number not in images for number in found.values()))
 
     def _remove_pathless(self, ids: Iterable[int]) -> int:
         """Remove those of the images that have no path left; returns how many."""
@@ -312,22 +301,35 @@ class Removed:
 def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
     """Make an empty collection for the codes of a model; DataError where the folder holds other things.
 
-    The database comes into place last: a folder that was left half made is made anew.
+    The database comes into place last: a folder that was left half made is made anew. BusyError where another process
+    is making one there.
     """
     layout = layout_of(model_path, kind)
+    _check_new(folder)  # before the lock is put there
+    with _locked(folder):
+        _check_new(folder)
+        _write_empty(folder, model_path, layout)
+    return open_collection(folder)
+
+
+def _check_new(folder: Path) -> None:
+    """Raise DataError where there is a file, or a folder with anything but what a half-made collection leaves."""
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file: name a new or empty folder")
     if folder.is_dir() and (
         others := {path.name for path in folder.iterdir() if ".tmp" not in path.name} - {MODEL, LOCK}
     ):
         raise DataError(f"{folder} holds other things ({min(others)}): name a new or empty folder")
+
+
+def _write_empty(folder: Path, model_path: Path, layout: Layout) -> None:
     with atomic_path(folder / MODEL) as temporary:
         shutil.copyfile(model_path, temporary)
     settings = {
         "version": VERSION,
         "bits": layout.bits,
         "dim": layout.dim,
-        "features": kind,
+        "features": layout.kind,
         "model_sha256": file_sha256(folder / MODEL),
     }
     try:
@@ -343,7 +345,6 @@ def create(folder: Path, model_path: Path, kind: FeatureKind) -> Collection:
     finally:
         for left in folder.glob(f"{temporary.name}-*"):  # SQLite's own beside it, where it could not end
             left.unlink()
-    return open_collection(folder)
 
 
 def open_collection(folder: Path) -> Collection:
@@ -356,6 +357,22 @@ def open_collection(folder: Path) -> Collection:
         raise DataError(f"{folder / MODEL} is not the network that made these codes: put it back")
     kind: Any = settings["features"]
     return Collection(folder, Layout(int(settings["bits"]), int(settings["dim"]), kind), settings)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """The lock of the one writer of a folder; where another process has it, waits for it, or raises BusyError."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise BusyError(f"another process is changing {folder}: wait until it has ended") from None
+    except OSError as error:
+        raise DataError(f"{folder / LOCK} cannot be locked ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

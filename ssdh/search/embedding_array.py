@@ -30,7 +30,10 @@ class EmbeddingArray:
 
 def open_array(features: Any, dim: int) -> EmbeddingArray:
     """Look at every row of `features` (n, dim); DataError where one is bad, or they are no numbers of this shape."""
-    values: NDArray[Any] = np.asarray(from_tensor(features))
+    try:
+        values: NDArray[Any] = np.asarray(from_tensor(features))
+    except ValueError:
+        raise DataError(f"features must be (n, {dim}), one row an embedding, got rows of different lengths") from None
     if values.ndim != 2 or values.shape[1] != dim or not len(values):
         raise DataError(f"features must be (n, {dim}), one row an embedding, got shape {values.shape}")
     if values.dtype.kind not in "biuf":

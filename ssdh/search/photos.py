@@ -52,29 +52,33 @@ class PhotoEncoder:
         return stored_outputs(self.encoder.model, packed, self.encoder.bits, features, self.device)
 
 
-def find_photos(path: Path, skipped: list[tuple[Path, str]]) -> list[Path]:
+def find_photos(path: Path) -> list[Path]:
     """The photo itself, or every image file in a folder and below, sorted; raises DataError where there is none.
 
-    As in ingestion, hidden files and folders below are not looked at; what is no file there goes to `skipped`.
+    As in ingestion, hidden files and folders below are not looked at.
     """
     check_there(path)
     if path.is_dir():
         photos = sorted(path / name for name in image_files(path))
         if not photos:
             raise DataError(f"{path} holds no image file ({', '.join(sorted(EXTENSIONS)[:6])}, …)")
-        special = set(filter(is_special, photos))
-        skipped += [(photo, SPECIAL) for photo in sorted(special)]
-        return [photo for photo in photos if photo not in special]
+        return photos
     return [path]
 
 
 def read_photos(
     paths: Sequence[Path], min_side: int, skipped: list[tuple[Path, str]]
 ) -> Iterator[list[tuple[Path, Pixels]]]:
-    """Decode photos in batches that fit memory, by the rules of ingestion; bad ones go to `skipped` with the reason."""
+    """Decode photos in batches that fit memory, by the rules of ingestion; bad ones go to `skipped` with the reason.
+
+    What is no file is bad, and not opened.
+    """
     for start in range(0, len(paths), BATCH):
         batch = []
         for path in paths[start : start + BATCH]:
+            if is_special(path):
+                skipped.append((path, SPECIAL))
+                continue
             try:
                 batch.append((path, decode_image(path, min_side)))
             except BadImageError as error:

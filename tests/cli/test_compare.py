@@ -190,7 +190,7 @@ def test_seeds_are_paired_and_pooled_in_one_verdict(sweep: Path, capsys: pytest.
         (
             "a0,a1",
             "b0,b1/metrics/per_query.csv",
-            r"^b1/metrics/per_query.csv: its seed is not known, since",
+            r"^b1/metrics/per_query.csv: its seed is not known, since it has no whole dvc.lock \(",
         ),
     ],
 )

@@ -134,8 +134,8 @@ def test_hidden_photos_of_a_folder_are_passed_over_as_in_ingestion(tmp_path: Pat
     for name in ("a.png", "in/b.JPG", "._a.png", ".thumbnails/a.png", "in/.cache/deep/a.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 30)).save(folder / name)
-    assert [path.relative_to(folder).as_posix() for path in find_photos(folder, [])] == ["a.png", "in/b.JPG"]
-    assert find_photos(folder / "._a.png", []) == [folder / "._a.png"]
+    assert [path.relative_to(folder).as_posix() for path in find_photos(folder)] == ["a.png", "in/b.JPG"]
+    assert find_photos(folder / "._a.png") == [folder / "._a.png"]
 
 
 def test_mistakes_are_one_line_with_the_way_out(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

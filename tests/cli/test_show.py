@@ -86,6 +86,16 @@ def test_every_form_has_the_same_rows_and_blank_cells_where_there_is_no_result(s
     assert "nan" not in text
 
 
+def test_without_experiments_there_is_nothing_to_sort(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where all rows are commits, DVC leaves out the column that says so."""
+    table = "Experiment,rev,map\n,workspace,0.8\n,main,0.81\n"
+    monkeypatch.setattr("ssdh.cli.show.dvc", lambda *arguments, quiet: table)
+    assert main(["show", "--csv", "--sort-by", "map"]) == 0
+    assert capsys.readouterr().out == table
+
+
 def test_no_such_column_is_one_line(shown: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "--sort-by", "nonsense"]) == 1
     assert "--sort-by 'nonsense' is no column" in capsys.readouterr().err

@@ -262,6 +262,14 @@ def test_roles_of_too_few_rows_are_found_before_any_stage(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
+def test_roles_beside_names_or_rows_are_theirs(tmp_path: Path, suffix: str, separator: str) -> None:
+    path = tmp_path / f"r{suffix}"
+    for lines in ("name,role\nb,query\na,train\nc,database\n", "row,role\n1,query\n0,train\n2,database\n"):
+        path.write_text(lines.replace(",", separator))
+        assert roles_of(path, ["a", "b", "c"]).tolist() == ["train", "query", "database"]
+
+
 def test_roles_that_do_not_fit(tmp_path: Path) -> None:
     names = ["a", "b", "c"]
     for text, message in (

@@ -182,7 +182,10 @@ def lines_of(array: np.ndarray, separator: str = ",") -> list[str]:
     return [separator.join(map(str, row)) for row in array.tolist()]
 
 
-@pytest.mark.parametrize("kind", ["header", "no header", "pandas", "tsv", "names", "quotes", "shuffled", "from one"])
+KINDS = ("header", "no header", "pandas", "tsv", "names", "quotes", "shuffled", "from one", "underscores")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_text_is_the_same_rows(tmp_path: Path, kind: str) -> None:
     array = matrix()
     lines, path = lines_of(array), tmp_path / "a.csv"
@@ -201,6 +204,8 @@ def test_text_is_the_same_rows(tmp_path: Path, kind: str) -> None:
     elif kind == "shuffled":
         order = [3, 1, 0, 5, 4, 2]
         table(path, ",".join(f"f{n}" for n in order), *lines_of(array[:, order]))
+    elif kind == "underscores":  # Python reads 0_1 as the number 1
+        table(path, "0_0,0_1,0_2,0_3,0_4,0_5", *lines)
     else:
         table(path, "\ufeffV1,V2,V3,V4,V5,V6", *lines)
     result = open_embeddings(path)

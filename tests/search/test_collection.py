@@ -20,7 +20,7 @@ from ssdh.core.errors import DataError
 from ssdh.core.files import file_sha256
 from ssdh.features.images import read_manifest
 from ssdh.search import collection_add
-from ssdh.search.collection import DATABASE, MODEL, Collection, Removed, create, open_collection
+from ssdh.search.collection import DATABASE, MODEL, BusyError, Collection, Removed, create, open_collection
 from ssdh.search.collection_add import add_photos
 from ssdh.search.encode import EncodeOptions
 from tests.helpers.finished_run import finished_run
@@ -198,6 +198,25 @@ def test_an_image_stays_while_it_has_a_file(collection: Collection, photos: Path
         with pytest.raises(DataError, match="has no image 99: `python -m ssdh list` shows"):
             writer.remove([1, 2, 99])
     assert state(collection) == before
+
+
+def test_of_two_that_make_a_collection_in_one_place_one_does(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first has added is not lost by the second."""
+    model, copy = finished / "models/hashnet.safetensors", shutil.copyfile
+
+    def meanwhile(*arguments: Path) -> Path:
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        with pytest.raises(BusyError, match="another process is changing"):
+            create(tmp_path / "mine", model, "float16")
+        return Path(copy(*arguments))
+
+    monkeypatch.setattr(shutil, "copyfile", meanwhile)
+    made = create(tmp_path / "mine", model, "float16")
+    with pytest.raises(DataError, match=r"mine holds other things \(collection\.sqlite3\)"):
+        create(tmp_path / "mine", model, "float16")
+    assert len(made) == 0
 
 
 # --- several processes ----------------------------------------------------------------------------------------------

@@ -287,5 +287,8 @@ def test_what_is_no_file_or_has_no_name_in_text_is_left_out_by_name(
     answer = json.loads(printed)
     assert [query["results"][0]["distance"] for query in answer["queries"]] == [0, 0]
     assert answer["skipped"] == [{"photo": f"photos/{name}", "reason": special} for name in ("device.jpg", "pipe.jpg")]
+    for name in ("pipe.jpg", "device.jpg"):
+        assert main(["search", f"photos/{name}", "--collection", "mine"]) == 1
+        assert f"photos/{name}: {special}" in capsys.readouterr().err
     assert main(["encode", "photos/pipe.jpg", "--out", "none", *model]) == 1
     assert f"none of 1 files is an image: {folder}/pipe.jpg: {special}" in capsys.readouterr().err
