@@ -14,10 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
+from scipy.special import stdtrit
+
 from benchmarks import quick_versions
 from benchmarks.common import COMMITTED
 from ssdh.evaluation.baselines import registry
 from ssdh.evaluation.baselines._base import Codes
+from ssdh.experiments.bootstrap import over_seeds
 
 OUT = COMMITTED.parents[1] / "docs" / "leaderboard.md"
 OURS = ("default", "published", "centred", "manifold", "manifold_views", "soft", "neighbors", "float")
@@ -62,10 +66,10 @@ grid and scored at 32 bits on validation queries of two CIFAR-10 splits that no 
 benchmarks.studies.rivals`, every run in `benchmarks/studies/rivals.json`. **Collapsed** codes hold almost nothing (a
 constant bit, or fewer than one code in a hundred images); such a row stays as it is. *Same picture* is the share of
 the ten nearest images by features among the first ten and the first hundred by code. *Seconds* are processor time of
-one core: fit, and codes of all images. No method is given anything besides images. *The default's lead* is the mean
-difference of average precision on the same queries, of the seeds that were measured beside today's default (two or
-more; empty: none were), with the 95% interval of the paired bootstrap over the queries of all seeds: training's own
-noise, which *deviation* shows, is not in it.
+one core: fit, and codes of all images. No method is given anything besides images. *The default's lead* is the
+difference of the means, with the 95% interval over the seeds, which holds the noise of splits, queries and training:
+Student's of the seeds' differences where each seed's mAP is kept, since both methods had its split; else Welch's of
+the two means and deviations, which is wider.
 """
 
 ABSENT = """## What is not here
@@ -91,29 +95,48 @@ def by_hamming(method: str) -> bool:
     return method not in registry.names() or get_type_hints(registry.get(method).fit)["return"] is Codes
 
 
-def lead(row: dict[str, Any]) -> str:
-    """How far the default is ahead, in words."""
-    if "default_minus_method" not in row:
+def interval(default: dict[str, Any], row: dict[str, Any]) -> tuple[float, float]:
+    """The 95% interval of default − row, each a mean over two seeds or more.
+
+    Where both rows hold each seed's mAP it is of the seeds that both have, whose splits are the same; else Welch's
+    (B. L. Welch, *The Generalization of "Student's" Problem*, Biometrika 34, 1947).
+    """
+    if "maps" in default and "maps" in row:
+        pairs = list(zip(default["maps"], row["maps"], strict=False))
+        theirs, ours = ([[pair[side]] for pair in pairs] for side in (1, 0))
+        result = over_seeds([[seed] for seed in range(len(pairs))], theirs, ours)
+        return result.low, result.high
+    parts = np.array([one["map_std"] ** 2 / one["seeds"] for one in (default, row)])
+    freedom = parts.sum() ** 2 / (parts**2 / [default["seeds"] - 1, row["seeds"] - 1]).sum()
+    half = stdtrit(freedom, 0.975) * np.sqrt(parts.sum())
+    difference = default["map_mean"] - row["map_mean"]
+    return float(difference - half), float(difference + half)
+
+
+def lead(default: dict[str, Any] | None, row: dict[str, Any]) -> str:
+    """How far the default is ahead, in words; nothing beside itself and where one has a single seed."""
+    if default is None or default is row or min(default["seeds"], row["seeds"]) < 2:
         return ""
-    difference, low, high = row["default_minus_method"]
-    interval = f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
-    if low > 0:
-        return f"{interval}, more than noise"
-    return f"{interval}, behind by more than noise" if high < 0 else f"{interval}, within noise"
+    low, high = interval(default, row)
+    words = "more than noise" if low > 0 else "behind by more than noise" if high < 0 else "within noise"
+    return f"{default['map_mean'] - row['map_mean']:+.4f} ({low:+.4f} to {high:+.4f}), {words}"
+
+
+def default_of(rows: Sequence[dict[str, Any]], bits: int) -> dict[str, Any] | None:
+    """The default's row of this length."""
+    return next((row for row in rows if row["method"] == "default" and row["bits"] == bits), None)
 
 
 def best_rival(rows: Sequence[dict[str, Any]], bits: int) -> str:
     """One sentence on the default and the best method of others that gives Hamming codes."""
-    own = next((row for row in rows if row["method"] == "default" and row["bits"] == bits), None)
+    own = default_of(rows, bits)
     others = [row for row in rows if row["bits"] == bits and row["method"] not in OURS and by_hamming(row["method"])]
     if own is None or not others:
         return ""
     best = max(others, key=lambda row: row["map_mean"])
-    difference, low, high = best["default_minus_method"]
-    words = "more than the noise of which queries were drawn" if low > 0 or high < 0 else "no more than noise"
     return (
         f"The best method of others that gives bits is {title(best['method'])} with {best['map_mean']:.4f}; the "
-        f"default's {own['map_mean']:.4f} differs by {difference:+.4f} ({low:+.4f} to {high:+.4f}), {words}."
+        f"default has {own['map_mean']:.4f}: {lead(own, best)}."
     )
 
 
@@ -130,12 +153,13 @@ def collapse(row: dict[str, Any]) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Lines of a table, best mAP first."""
+    """Lines of a table of one length, best mAP first."""
     lines = [
         "| method | settings | mAP | mAP@1000 | same picture: in 10; in 100 | different codes | seconds | seeds "
         "| the default's lead |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
+    default = default_of(rows, rows[0]["bits"])
     for row in sorted(rows, key=lambda row: -row["map_mean"]):
         unique = "" if row["unique_codes"] is None else f"{row['unique_codes']:,}" + collapse(row)
         cells = (
@@ -147,7 +171,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
             unique,
             f"{row['seconds']:.1f}",
             str(row["seeds"]),
-            lead(row),
+            lead(default, row),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines

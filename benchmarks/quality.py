@@ -13,10 +13,10 @@ initial weights and the batches. A method is `float`, a file of `ssdh/evaluation
 its authors, where its file has them, or of its best trial (trials), where `benchmarks.studies.rivals` tried some. Rows
 that OUT holds of other methods stay; `python -m benchmarks.leaderboard` makes a page of them.
 
-A JSON row: method, settings, bits, map_mean and map_std (tie-aware, over the seeds), map_at_1000, unique_codes,
-neighbor_recall_at_10 (of the ten nearest by features among the first ten by code), recall_10_in_100 (among the first
-hundred), seconds (of processor time: fit and codes, no mAP), seeds, collapsed (how many of them gave codes that hold
-almost nothing), and the paired bootstrap against the default.
+A JSON row: method, settings, bits, map_mean and map_std (tie-aware, over the seeds), maps (each seed's), map_at_1000,
+unique_codes, neighbor_recall_at_10 (of the ten nearest by features among the first ten by code), recall_10_in_100
+(among the first hundred), seconds (of processor time: fit and codes, no mAP), seeds, and collapsed (how many of them
+gave codes that hold almost nothing).
 """
 
 import argparse
@@ -48,7 +48,6 @@ from ssdh.evaluation.comparison import encode, fit
 from ssdh.evaluation.float_search import nearest, sharing, similarity_blocks
 from ssdh.evaluation.metrics import neighbors_among_first
 from ssdh.evaluation.scored import Ranked
-from ssdh.experiments.bootstrap import paired_bootstrap
 from ssdh.features.params import ViewsParams
 from ssdh.hashing import ranking
 from ssdh.hashing.codes import hamming, pack, sign_codes, unpack
@@ -239,22 +238,17 @@ def replace_seconds(found: Measured, started: float, ended: float | None = None)
 
 
 def summarise(results: Results) -> list[Row]:
-    """Mean and deviation over the seeds (of the sample; 0 for one), and how far the default is from each method."""
+    """Mean and deviation over the seeds (of the sample; 0 for one)."""
     rows: list[Row] = []
     for (method, settings, bits), result in results.items():
         maps = np.array([one.precisions.mean() for one in result])
         uniques = [one.unique_codes for one in result if one.unique_codes is not None]
         row: Row = {"method": method, "settings": settings, "bits": bits}
         row |= {"map_mean": float(maps.mean()), "map_std": float(maps.std(ddof=1)) if len(maps) > 1 else 0.0}
+        row["maps"] = maps.tolist()
         row |= {name: float(np.mean([getattr(one, name) for one in result])) for name in MEANS}
         row |= {"unique_codes": round(float(np.mean(uniques))) if uniques else None, "seeds": len(result)}
         row["collapsed"] = sum(one.collapsed for one in result)
-        reference = results.get(("default", "chosen", bits))
-        if reference and method != "default":
-            pairs = zip(reference, result, strict=False)  # of the seeds that both have, in the middle of a run
-            ours, theirs = (np.concatenate([one.precisions for one in each]) for each in zip(*pairs, strict=True))
-            difference = paired_bootstrap(theirs, ours)
-            row["default_minus_method"] = [difference.difference, difference.low, difference.high]
         rows.append(row)
     return rows
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind, ttest_rel
 
-from benchmarks.leaderboard import best_rival, by_hamming, cost, page
+from benchmarks.leaderboard import best_rival, by_hamming, cost, interval, lead, page
 from benchmarks.quality import Task, draw, load_views, merged, summarise
 from benchmarks.quick_versions import section
 from benchmarks.settings import runs_of, with_settings
@@ -65,13 +66,11 @@ def test_scores_without_ties_are_measured_as_codes_are(task: Task) -> None:
 
 def test_rows_and_page(task: Task, tmp_path: Path) -> None:
     worse = np.where(np.random.default_rng(1).random((300, BITS)) < 0.5, 1, -1)
-    measured = {name: task.codes(pack(codes), BITS) for name, codes in (("default", codes_of(task)), ("sdc", worse))}
-    rows = summarise({(name, "chosen", BITS): [result] for name, result in measured.items()})
-    difference, low, high = rows[1]["default_minus_method"]
-    assert difference == pytest.approx(rows[0]["map_mean"] - rows[1]["map_mean"])
-    assert 0 < low < difference < high
-    halfway = {("default", "chosen", BITS): [measured["default"]] * 2, ("sdc", "chosen", BITS): [measured["sdc"]]}
-    assert summarise(halfway)[1] == rows[1]  # the second seed has come to the default alone
+    seeds = {"default": [codes_of(task), codes_of(task, 1)], "sdc": [worse, -worse]}
+    measured = {name: [task.codes(pack(codes), BITS) for codes in both] for name, both in seeds.items()}
+    rows = summarise({(name, "chosen", BITS): both for name, both in measured.items()})
+    assert rows[1]["maps"] == [result.precisions.mean() for result in measured["sdc"]]
+    assert rows[1]["map_mean"] == pytest.approx(np.mean(rows[1]["maps"]))
     path = tmp_path / "leaderboard-mine.json"
     path.write_text(json.dumps(merged(path, rows)), encoding="utf-8")
     again = merged(path, [rows[1] | {"map_mean": 0.125}])
@@ -81,8 +80,28 @@ def test_rows_and_page(task: Task, tmp_path: Path) -> None:
     assert f"### {BITS} bits" in text
     assert "The best method of others that gives bits is `sdc`" in text
     in_overview, in_table = [line for line in text.splitlines() if line.startswith("| `sdc`")]
-    assert in_overview == f"| `sdc` | chosen | {rows[1]['map_mean']:.4f} |"
-    assert "more than noise" in in_table
+    assert in_overview == f"| `sdc` | chosen | {rows[1]['map_mean']:.4f} ± {rows[1]['map_std']:.4f} |"
+    assert f"{rows[0]['map_mean'] - rows[1]['map_mean']:+.4f} (" in in_table
+
+
+def row_of(maps: list[float], **more: Any) -> dict[str, Any]:
+    return {"map_mean": np.mean(maps), "map_std": np.std(maps, ddof=1), "seeds": len(maps), "maps": maps} | more
+
+
+def test_the_lead_is_over_seeds() -> None:
+    """Paired where each seed's value is kept; else wider where splits move both methods alike."""
+    splits = np.array([0.0, 0.1, 0.2, 0.3])
+    default, other = row_of([*(0.5 + splits)]), row_of([*(0.48 + splits + [0.001, -0.001, 0.001, -0.001])])
+    low, high = interval(default, other)
+    expected = ttest_rel(default["maps"], other["maps"]).confidence_interval()
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert lead(default, other).endswith("), more than noise")
+    assert lead(other, default).endswith("), behind by more than noise")
+    del other["maps"]
+    expected = ttest_ind(default["maps"], 0.48 + splits + [0.001, -0.001, 0.001, -0.001], equal_var=False)
+    assert interval(default, other) == pytest.approx(tuple(expected.confidence_interval()))
+    assert lead(default, other).endswith("), within noise")
+    assert lead(default, default) == lead(default, row_of([0.1, 0.2]) | {"seeds": 1}) == lead(None, other) == ""
 
 
 def test_a_collapse_is_said_and_its_row_stays(task: Task, tmp_path: Path) -> None:
@@ -102,10 +121,12 @@ def test_a_collapse_is_said_and_its_row_stays(task: Task, tmp_path: Path) -> Non
 
 def test_the_best_of_others_is_one_of_hamming_codes() -> None:
     assert {name for name in registry.names() if not by_hamming(name)} == {"opq", "pca_rr_asymmetric", "pq", "rabitq"}
-    default = {"method": "default", "bits": 8, "map_mean": 0.5}
-    others = [{"method": name, "bits": 8, "map_mean": value} for name, value in (("pq", 0.4), ("itq", 0.3))]
-    rows = [default, *(row | {"default_minus_method": [0.1, 0.05, 0.15]} for row in others)]
-    assert best_rival(rows, 8).startswith("The best method of others that gives bits is ITQ with 0.3000")
+    values = {"default": [0.5, 0.5], "pq": [0.4, 0.4], "itq": [0.29, 0.31]}
+    rows = [row_of(maps, method=name, bits=8) for name, maps in values.items()]
+    assert best_rival(rows, 8) == (
+        "The best method of others that gives bits is ITQ with 0.3000; the default has 0.5000: "
+        "+0.2000 (+0.0729 to +0.3271), more than noise."
+    )
 
 
 def test_the_cost_is_that_of_each_method_once() -> None:
