@@ -121,6 +121,11 @@ class Collection:
         ids = [number for number, *_ in rows]
         return CodeTable(packed.reshape(len(rows), width(self.layout.bits)), self.layout.bits, ids, metadata)
 
+    def known(self, digests: Iterable[str]) -> dict[str, int]:
+        """The ids of those of the SHA-256 that are there."""
+        with self._reading() as database:
+            return _known(database, digests)
+
     def names(self, ids: Sequence[int]) -> dict[int, str]:
         """The path, or name, of each of these ids, of several the first, as in `table`; DataError where one is gone."""
         names = {}
@@ -185,9 +190,7 @@ class Writer:
 
     def known(self, digests: Iterable[str]) -> dict[str, int]:
         """The ids of those of the SHA-256 that are there."""
-        ask = "SELECT id FROM images WHERE sha256 = ?"
-        result = ((digest, self.database.execute(ask, (bytes.fromhex(digest),)).fetchone()) for digest in set(digests))
-        return {digest: row[0] for digest, row in result if row is not None}
+        return _known(self.database, digests)
 
     def paths_of(self, digests: Iterable[str]) -> list[str]:
         """All paths of those of the SHA-256 that are there."""
@@ -373,6 +376,12 @@ def _locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _known(database: sqlite3.Connection, digests: Iterable[str]) -> dict[str, int]:
+    ask = "SELECT id FROM images WHERE sha256 = ?"
+    result = ((digest, database.execute(ask, (bytes.fromhex(digest),)).fetchone()) for digest in set(digests))
+    return {digest: row[0] for digest, row in result if row is not None}
 
 
 @contextmanager

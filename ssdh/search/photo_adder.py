@@ -41,8 +41,8 @@ class PhotoAdder:
         """
         decode_image(data)
         digest = hashlib.sha256(data).hexdigest()
-        if (known := self._id_of(digest)) is not None:
-            return AddedPhoto(known, False)
+        if known := self.collection.known([digest]):
+            return AddedPhoto(known[digest], False)
         path = self.collection.folder / FOLDER / file_name(name, digest)
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
@@ -51,13 +51,10 @@ class PhotoAdder:
         except DataError:
             path.unlink(missing_ok=True)
             raise
-        added = self._id_of(digest)
-        assert added is not None
-        return AddedPhoto(added, True)
-
-    def _id_of(self, digest: str) -> int | None:
-        with self.collection.writing() as writer:
-            return writer.known([digest]).get(digest)
+        added = self.collection.known([digest])
+        if not added:
+            raise DataError("another process has removed this photo again")
+        return AddedPhoto(added[digest], True)
 
 
 def file_name(name: str, digest: str) -> str:

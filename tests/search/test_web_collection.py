@@ -166,6 +166,8 @@ def test_a_photo_that_is_there_is_recognised(client: TestClient, collection: Col
     (known,) = (item.id for item in collection.items() if item.sha256 == hashlib.sha256(data).hexdigest())
     answer = client.post("/api/images?name=again.jpg", content=data)
     assert (answer.status_code, answer.json()["id"], answer.json()["new"]) == (200, known, False)
+    with collection.writing():  # another process adds meanwhile
+        assert client.post("/api/images?name=again.jpg", content=data).json() == answer.json()
     for name in ("a.png", "b.png"):
         assert client.post(f"/api/images?name={name}", files={"file": photo(5)}).json()["id"] == 7
     assert len(collection) == 7
