@@ -1,6 +1,7 @@
 """A column beside embeddings: labels, names or roles, one entry a row, from whatever file it lies in."""
 
 import math
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -193,6 +194,7 @@ def _text(path: Path) -> Iterator[tuple[str, Callable[[], list[str]]]]:
 LABELS = ("", "labels", "label", "class", "classes", "category", "y")  # usual names of columns, best first
 NAMES = ("", "names", "name", "id", "ids", "key", "path", "image_path", "filename", "url")
 ROLES = ("", "role", "split")
+NEGATIVE = re.compile(r"-[0-9]+(\.0*)?")  # a class number that is no label, written out
 HEADERS = {*LABELS, *NAMES, *ROLES} - {""}
 
 
@@ -202,7 +204,8 @@ HEADERS = {*LABELS, *NAMES, *ROLES} - {""}
 def labels_of(column: Column, where: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     """(C class names, (N, C) uint8 multi-hot) of class numbers, texts, a multi-hot matrix, or lists of either.
 
-    A text may hold several labels, set apart by semicolons; an empty one, None, NaN and a negative number are no label.
+    A text may hold several labels, set apart by semicolons; an empty one, None, NaN and a negative number, as text too,
+    are no label.
     `where` begins the error for what is none of these.
     """
     array = np.asarray(column) if _is_matrix(column) else None
@@ -242,7 +245,8 @@ def _labels(value: Any, where: str, known: dict[str, Any]) -> list[int] | list[s
         value = value.decode(errors="replace")
     if isinstance(value, str):
         if value not in known:
-            known[value] = list(dict.fromkeys(label for part in value.split(";") if (label := part.strip())))
+            parts = [part.strip() for part in value.split(";")]
+            known[value] = list(dict.fromkeys(part for part in parts if part and not NEGATIVE.fullmatch(part)))
         labels: list[str] = known[value]
         return labels
     if isinstance(value, (bool, np.bool_, int, np.integer, float, np.floating)):
