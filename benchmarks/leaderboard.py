@@ -21,7 +21,7 @@ from benchmarks import quick_versions
 from benchmarks.common import COMMITTED
 from ssdh.evaluation.baselines import registry
 from ssdh.evaluation.baselines._base import Codes
-from ssdh.experiments.bootstrap import over_seeds
+from ssdh.experiments.bootstrap import student_half
 
 OUT = COMMITTED.parents[1] / "docs" / "leaderboard.md"
 OURS = ("default", "published", "centred", "manifold", "manifold_views", "soft", "neighbors", "float")
@@ -102,14 +102,12 @@ def interval(default: dict[str, Any], row: dict[str, Any]) -> tuple[float, float
     (B. L. Welch, *The Generalization of "Student's" Problem*, Biometrika 34, 1947).
     """
     if "maps" in default and "maps" in row:
-        pairs = list(zip(default["maps"], row["maps"], strict=False))
-        theirs, ours = ([[pair[side]] for pair in pairs] for side in (1, 0))
-        result = over_seeds([[seed] for seed in range(len(pairs))], theirs, ours)
-        return result.low, result.high
-    parts = np.array([one["map_std"] ** 2 / one["seeds"] for one in (default, row)])
-    freedom = parts.sum() ** 2 / (parts**2 / [default["seeds"] - 1, row["seeds"] - 1]).sum()
-    half = stdtrit(freedom, 0.975) * np.sqrt(parts.sum())
-    difference = default["map_mean"] - row["map_mean"]
+        differences = [ours - theirs for ours, theirs in zip(default["maps"], row["maps"], strict=False)]
+        difference, half = np.mean(differences), student_half(differences, 0.95)
+    else:
+        parts = np.array([one["map_std"] ** 2 / one["seeds"] for one in (default, row)])
+        freedom = parts.sum() ** 2 / (parts**2 / [default["seeds"] - 1, row["seeds"] - 1]).sum()
+        difference, half = default["map_mean"] - row["map_mean"], stdtrit(freedom, 0.975) * np.sqrt(parts.sum())
     return float(difference - half), float(difference + half)
 
 

@@ -106,7 +106,7 @@ def over_seeds(
     means = np.array([[a.mean(), b.mean()] for a, b in pairs])  # (S, 2)
     a, b = means.mean(axis=0)
     level = (1 + confidence) / 2
-    half = stdtrit(len(means) - 1, level) * np.std(means[:, 1] - means[:, 0], ddof=1) / np.sqrt(len(means))
+    half = student_half(means[:, 1] - means[:, 0], confidence)
     orders = [np.argsort(each) for each in rows]
     queries = [np.asarray(each)[order] for each, order in zip(rows, orders, strict=True)]
     if all(np.array_equal(each, queries[0]) for each in queries):
@@ -122,6 +122,13 @@ def over_seeds(
         confidence=confidence,
         num_seeds=len(means),
     )
+
+
+def student_half(differences: ArrayLike, confidence: float) -> float:
+    """Half the width of Student's interval of a mean, from two or more independent differences (S,): t·s/√S."""
+    values = np.asarray(differences, np.float64)
+    quantile = stdtrit(len(values) - 1, (1 + confidence) / 2)
+    return float(quantile * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def verdict(result: PairedDifference, first: str, second: str, metric: str = "mAP") -> str:
