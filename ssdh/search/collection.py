@@ -170,6 +170,11 @@ class Collection:
         if not _writable(_database(self.folder).parent):
             raise DataError(f"{self.folder} cannot be written to: it can be searched, but nothing added or removed")
 
+    def check_name(self, name: str) -> None:
+        """Raise DataError for a path or name that no text of the database can be."""
+        if not is_text(name):
+            raise DataError(f"{one_line(name)} is not in UTF-8, so {self.folder} cannot hold it")
+
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with _opened(self.folder) as database:
@@ -245,8 +250,8 @@ class Writer:
         with self._transaction():
             found: dict[str, int] = {}
             for one in wanted:
-                if isinstance(one, str) and not is_text(one):
-                    raise DataError(f"{one_line(one)} is not in UTF-8, so {self.collection.folder} cannot hold it")
+                if isinstance(one, str):
+                    self.collection.check_name(one)
                 folder = f"{one}".rstrip("/")
                 which = ("id = ?", (str(one),)) if isinstance(one, int) else (BELOW, (one, f"{folder}/", f"{folder}0"))
                 ids = dict(self.database.execute(f"SELECT path, id FROM paths WHERE {which[0]}", which[1]))

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssdh.core.distributed import Rank
-from ssdh.core.errors import DataError, one_line
+from ssdh.core.errors import DataError
 from ssdh.core.files import read_array, write_csv
 from ssdh.core.resume import work_folder
 from ssdh.datasets.columns import names_of
-from ssdh.features.image_files import is_gone, is_text
+from ssdh.features.image_files import is_gone
 from ssdh.search.collection import CONTENT, Added, Collection, Writer
 from ssdh.search.embedding_array import EmbeddingArray, open_array
 from ssdh.search.encode import EncodeOptions, Told, encode_rows, find_files, inspect
@@ -90,8 +90,8 @@ def add_array(
         raise DataError(f"{len(names):,} names do not fit {len(rows.digests):,} rows of features: give one a row")
     else:
         names = names_of(names, "names")
-        if unnamed := [name for name in names if not is_text(name)]:
-            raise DataError(f"{one_line(unnamed[0])} is not in UTF-8, so {collection.folder} cannot hold it")
+        for name in names:
+            collection.check_name(name)
     with collection.writing(wait=True) as writer:
         _add_rows(writer, names, rows, options)
         ids = writer.known(rows.digests)
