@@ -66,10 +66,24 @@ def part(
     rows: Callable[[int], Iterator[NDArray[Any]]],
     role: str = "",
 ) -> Part:
-    """A part whose rows have one length; raises DataError where shape or type are not those of embeddings.
+    """A part whose rows have one length, checked by `kept_type`. rows(step) yields (≤ step, D) of `dtype`."""
+    kept_dtype = kept_type(path, shape, dtype)
 
-    dtype: of the file, or its name where NumPy has none. rows(step) yields (≤ step, D) of it. Of all rows their names
-    and digests are in memory, of the values a block, which is one row at least.
+    def read(step: int) -> Iterator[Values]:
+        with reading(path):
+            for block in rows(step):
+                with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity: a bad row
+                    values = np.ascontiguousarray(block, kept_dtype)
+                yield values, np.zeros(len(values), np.bool_)
+
+    return Part(path, shape[0], shape[1], kept_dtype, read, role)
+
+
+def kept_type(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any] | str) -> np.dtype[Any]:
+    """The type that values of a file's `dtype` are kept in, by its name where NumPy has none.
+
+    Raises DataError where shape or type are not those of embeddings, or memory would not do: it holds the names and
+    digests of all rows, of the values a block, which is one row at least.
     """
     name = dtype if isinstance(dtype, str) else dtype.newbyteorder("=").name
     kept_dtype = np.dtype(name if name in KEPT else np.float32) if name in (*KEPT, *CONVERTED) else None
@@ -85,15 +99,7 @@ def part(
     refuse_inflation(path, shape[0] * ROW_BYTES, f"names and digests of {shape[0]:,} rows")
     refuse_inflation(path, shape[1] * kept_dtype.itemsize, f"a row of {shape[1]:,} values")
     refuse_inflation(path, math.prod(shape) * kept_dtype.itemsize, f"{shape[0]:,} rows of {shape[1]:,}", streamed=True)
-
-    def read(step: int) -> Iterator[Values]:
-        with reading(path):
-            for block in rows(step):
-                with np.errstate(over="ignore"):  # a float64 that float32 cannot hold becomes infinity: a bad row
-                    values = np.ascontiguousarray(block, kept_dtype)
-                yield values, np.zeros(len(values), np.bool_)
-
-    return Part(path, shape[0], shape[1], kept_dtype, read, role)
+    return kept_dtype
 
 
 def _words(name: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ssdh.core.errors import DataError, one_line
 from ssdh.core.inflation import refuse_inflation
-from ssdh.features.embedding_part import Part, Values, choose, missing_package, numbered, part, reading
+from ssdh.features.embedding_part import Part, Values, choose, kept_type, missing_package, numbered, part, reading
 
 # pyarrow else reads a column of a group of rows as a whole, and those of all groups ahead
 STREAMED = {"pre_buffer": False, "buffer_size": 1 << 16}
@@ -151,9 +151,9 @@ def _wide(path: Path, count: int, fields: list[Any]) -> Part:
 
 
 def _kept(path: Path, shape: tuple[int, int], kind: Any) -> np.dtype[Any]:
-    """The type in which values of an Arrow type are kept, after the checks of any other format."""
+    """`kept_type` of an Arrow type."""
     name = {"halffloat": "float16", "float": "float32", "double": "float64"}.get(str(kind), str(kind))
-    return part(path, shape, name, lambda _: iter(())).dtype
+    return kept_type(path, shape, name)
 
 
 def parquet_values(file: Any, column: str) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ssdh.core.errors import DataError, one_line
 from ssdh.core.params import is_number
-from ssdh.features.embedding_part import Part, Values, numbered, part, reading
+from ssdh.features.embedding_part import Part, Values, kept_type, numbered, reading
 
 SHOWN = 8  # names of columns in a message
 
@@ -26,7 +26,7 @@ def open_text(path: Path, key: str | None) -> list[Part]:
         raise DataError(f"{path} has no numbered columns (f0, f1, …) of values: its columns are {shown}")
     first = 0 if names is None else 1
     count = sum(1 for _ in text_rows(path)) - first
-    kept_dtype = part(path, (count, len(places)), "float32", lambda _: iter(())).dtype  # the checks of any other format
+    kept_dtype = kept_type(path, (count, len(places)), "float32")
 
     def read(step: int) -> Iterator[Values]:
         with reading(path), np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity: a bad row
